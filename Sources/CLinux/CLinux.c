@@ -1,0 +1,1 @@
+// Inline wrappers live in the header; a target needs one source file.

@@ -1,0 +1,213 @@
+public import IPsec
+public import Wire
+
+/// A point in monotonic time, in nanoseconds since an arbitrary start. The core never reads a clock.
+public struct Instant: Hashable, Comparable, Sendable {
+    public var nanoseconds: UInt64
+    public init(nanoseconds: UInt64) { self.nanoseconds = nanoseconds }
+    public static func < (a: Self, b: Self) -> Bool { a.nanoseconds < b.nanoseconds }
+    public static func + (a: Self, b: Duration) -> Self {
+        let c = b.components
+        return Self(nanoseconds: a.nanoseconds &+ UInt64(clamping: c.seconds) &* 1_000_000_000 &+ UInt64(clamping: c.attoseconds / 1_000_000_000))
+    }
+    public static func - (a: Self, b: Self) -> Duration { .nanoseconds(Int64(clamping: a.nanoseconds) - Int64(clamping: b.nanoseconds)) }
+}
+
+public struct Endpoint: Hashable, Sendable, CustomStringConvertible {
+    public var address: IPAddress
+    public var port: UInt16
+    public init(_ address: IPAddress, _ port: UInt16) { (self.address, self.port) = (address, port) }
+    public var description: String { address.isIPv4 ? "\(address):\(port)" : "[\(address)]:\(port)" }
+}
+
+/// The addresses and ports a datagram travels between, as seen from here.
+public struct Path: Hashable, Sendable {
+    public var local: Endpoint
+    public var remote: Endpoint
+    public init(local: Endpoint, remote: Endpoint) { (self.local, self.remote) = (local, remote) }
+}
+
+/// A datagram to send. `bytes` is the UDP payload, with the non-ESP marker in front already when either port is 4500-style.
+public struct Transmit: Sendable {
+    public var bytes: [UInt8]
+    public var path: Path
+    public init(bytes: [UInt8], path: Path) { (self.bytes, self.path) = (bytes, path) }
+}
+
+/// RFC 7296 §3.5. The `any` of a remote identity in configuration is nil in `ConnectionPlan.remoteIdentity`.
+public enum Identity: Hashable, Sendable, CustomStringConvertible {
+    case address(IPAddress)          // ID_IPV4_ADDR 1, ID_IPV6_ADDR 5
+    case fqdn(String)                // 2
+    case email(String)               // ID_RFC822_ADDR 3
+    case distinguishedName([UInt8])  // ID_DER_ASN1_DN 9
+    case keyID([UInt8])              // ID_KEY_ID 11
+
+    public var description: String {
+        switch self {
+        case .address(let a): a.description
+        case .fqdn(let s), .email(let s): s
+        case .distinguishedName(let d): "DN(\(d.count) octets)"
+        case .keyID(let k): "key-id:" + (String(validating: k, as: UTF8.self) ?? k.map { String($0, radix: 16) }.joined())
+        }
+    }
+}
+
+public enum NATTraversal: String, Sendable { case auto, force, off }
+public enum StartAction: String, Sendable { case immediately, onTraffic = "on-traffic", manual }
+
+/// A child of a connection as configured.
+public struct ChildPlan: Sendable {
+    public var name: String
+    public var localSelectors: [TrafficSelector]
+    public var remoteSelectors: [TrafficSelector]
+    public var proposals: [ESPProposal]
+    public var lifetime: Duration
+    public var lifetimeBytes: UInt64
+    public var lifetimePackets: UInt64
+    public var replayWindowPackets: Int
+    public var start: StartAction
+    public init(
+        name: String, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector], proposals: [ESPProposal],
+        lifetime: Duration = .seconds(3600), lifetimeBytes: UInt64 = 0, lifetimePackets: UInt64 = 0,
+        replayWindowPackets: Int = 4096, start: StartAction = .immediately
+    ) {
+        (self.name, self.localSelectors, self.remoteSelectors, self.proposals) = (name, localSelectors, remoteSelectors, proposals)
+        (self.lifetime, self.lifetimeBytes, self.lifetimePackets) = (lifetime, lifetimeBytes, lifetimePackets)
+        (self.replayWindowPackets, self.start) = (replayWindowPackets, start)
+    }
+}
+
+/// A connection as configured: everything the core needs to initiate it and to answer for it.
+public struct ConnectionPlan: Sendable {
+    public var name: String
+    public var localAddress: IPAddress
+    /// nil: the peer may come from anywhere and cannot be initiated to.
+    public var remoteAddress: IPAddress?
+    public var localIdentity: Identity
+    /// nil: any identity that authenticates.
+    public var remoteIdentity: Identity?
+    public var presharedKey: Secret
+    public var proposals: [IKEProposal]
+    public var lifetime: Duration
+    public var dpdInterval: Duration  // zero: no liveness checks
+    public var natTraversal: NATTraversal
+    public var children: [ChildPlan]
+    public init(
+        name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
+        presharedKey: Secret, proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600), dpdInterval: Duration = .seconds(10),
+        natTraversal: NATTraversal = .auto, children: [ChildPlan]
+    ) {
+        (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
+        (self.localIdentity, self.remoteIdentity, self.presharedKey) = (localIdentity, remoteIdentity, presharedKey)
+        (self.proposals, self.lifetime, self.dpdInterval) = (proposals, lifetime, dpdInterval)
+        (self.natTraversal, self.children) = (natTraversal, children)
+    }
+}
+
+/// What a proposal keyword string such as `aes256gcm16-prfsha384-ecp384` stands for: alternatives per transform type.
+public struct IKEProposal: Hashable, Sendable {
+    public var ciphers: [IKECipher]
+    public var prfs: [PseudoRandomFunction]
+    public var methods: [KeyExchangeMethod]
+    public init(ciphers: [IKECipher], prfs: [PseudoRandomFunction], methods: [KeyExchangeMethod]) {
+        (self.ciphers, self.prfs, self.methods) = (ciphers, prfs, methods)
+    }
+}
+
+/// `aes256gcm16-ecp384-esn`: methods are for PFS on rekey and ignored in IKE_AUTH (RFC 7296 §1.2).
+public struct ESPProposal: Hashable, Sendable {
+    public var keyBits: [Int]
+    public var methods: [KeyExchangeMethod]
+    /// In order of preference; [false] when neither `-esn` nor `-noesn` was written.
+    public var extendedSequenceNumbers: [Bool]
+    public init(keyBits: [Int], methods: [KeyExchangeMethod] = [], extendedSequenceNumbers: [Bool] = [false]) {
+        (self.keyBits, self.methods, self.extendedSequenceNumbers) = (keyBits, methods, extendedSequenceNumbers)
+    }
+}
+
+/// What the core asks of its surroundings.
+public enum Event: Sendable {
+    /// Install both directions. The response that lets the peer send stays in the core until `childInstalled(token:)`.
+    case installChild(ChildSA, token: UInt64)
+    case removeChild(connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32)
+    /// Authenticated packets came from somewhere else (a NAT rebooted): send there from now on. RFC 7296 §2.23.
+    case movePath(connection: String, inboundSPIs: [UInt32], path: TunnelPath)
+    case connectionEstablished(connection: String)
+    /// The connection is down or could not come up; the sentence names cause and remedy.
+    case connectionDown(connection: String, reason: String)
+    case log(LogLevel, connection: String?, String)
+}
+
+public enum LogLevel: String, Sendable { case debug, info, warning, error }
+
+/// How one connection stands, for `culvert status` (names follow the status JSON).
+public struct ConnectionStatus: Sendable {
+    public enum State: String, Sendable { case down, connecting, established, failed }
+    public struct IKE: Sendable {
+        public var initiatorSPI: UInt64, responderSPI: UInt64
+        public var isInitiator: Bool
+        public var proposal: String
+        public var establishedAt: Instant
+        public var rekeyAt: Instant?
+        public var localNAT: Bool, remoteNAT: Bool
+        public var localIdentity: Identity, remoteIdentity: Identity
+        public var path: Path
+        public init(
+            initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, proposal: String, establishedAt: Instant, rekeyAt: Instant?,
+            localNAT: Bool, remoteNAT: Bool, localIdentity: Identity, remoteIdentity: Identity, path: Path
+        ) {
+            (self.initiatorSPI, self.responderSPI, self.isInitiator) = (initiatorSPI, responderSPI, isInitiator)
+            (self.proposal, self.establishedAt, self.rekeyAt) = (proposal, establishedAt, rekeyAt)
+            (self.localNAT, self.remoteNAT) = (localNAT, remoteNAT)
+            (self.localIdentity, self.remoteIdentity, self.path) = (localIdentity, remoteIdentity, path)
+        }
+    }
+    public struct Child: Sendable {
+        public enum State: String, Sendable { case down, connecting, installed }
+        public var name: String
+        public var state: State
+        public var reason: String?
+        public var inboundSPI: UInt32, outboundSPI: UInt32
+        public var transform: ESPTransform?
+        public var path: TunnelPath?
+        public var localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector]
+        public var rekeys: Int
+        public var rekeyAt: Instant?
+        public init(
+            name: String, state: State, reason: String?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0, transform: ESPTransform? = nil,
+            path: TunnelPath? = nil, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector], rekeys: Int = 0,
+            rekeyAt: Instant? = nil
+        ) {
+            (self.name, self.state, self.reason) = (name, state, reason)
+            (self.inboundSPI, self.outboundSPI, self.transform, self.path) = (inboundSPI, outboundSPI, transform, path)
+            (self.localSelectors, self.remoteSelectors, self.rekeys, self.rekeyAt) = (localSelectors, remoteSelectors, rekeys, rekeyAt)
+        }
+    }
+    public var name: String
+    public var state: State
+    /// A sentence in every state but `established`, from the first unanswered retransmission on.
+    public var reason: String?
+    public var ike: IKE?
+    public var children: [Child]
+    public init(name: String, state: State, reason: String?, ike: IKE?, children: [Child]) {
+        (self.name, self.state, self.reason, self.ike, self.children) = (name, state, reason, ike, children)
+    }
+}
+
+/// Bounds and timings of the core. Every bound is counted when it is hit.
+public struct CoreSettings: Sendable {
+    /// UDP ports: 500 and 4500, others in tests.
+    public var ikePort: UInt16 = 500
+    public var natTraversalPort: UInt16 = 4500
+    /// First retransmission after this; each next interval is 1.8 times longer. RFC 7296 §2.4.
+    public var retransmitInitial: Duration = .milliseconds(500)
+    public var retransmitTries: Int = 5
+    /// Half-open responder SAs from which on IKE_SA_INIT needs a COOKIE. RFC 7296 §2.6.
+    public var cookieThreshold: Int = 32
+    public var maxHalfOpen: Int = 4096
+    public var maxIKESAs: Int = 20_000
+    public var natKeepaliveInterval: Duration = .seconds(20)
+    /// Pause between attempts of a `start: immediately` connection.
+    public var reconnectInterval: Duration = .seconds(10)
+    public init() {}
+}

@@ -1,0 +1,64 @@
+public import Wire
+
+/// The ESP transform of a child SA: AES-GCM with a 16-octet ICV. RFC 4106.
+public struct ESPTransform: Hashable, Sendable {
+    public enum Cipher: UInt8, Sendable { case aesGCM16 }
+    public var cipher: Cipher
+    public var keyBits: Int
+    /// RFC 4303 §2.2.1: 64-bit extended sequence numbers.
+    public var extendedSequenceNumbers: Bool
+
+    public init(cipher: Cipher = .aesGCM16, keyBits: Int, extendedSequenceNumbers: Bool) {
+        (self.cipher, self.keyBits, self.extendedSequenceNumbers) = (cipher, keyBits, extendedSequenceNumbers)
+    }
+
+    /// Octets taken from KEYMAT for one direction: the key and the 4-octet salt. RFC 4106 §8.1.
+    public var keyMaterialBytes: Int { keyBits / 8 + 4 }
+
+    /// strongSwan-style keyword: `aes256gcm16-esn`, `aes128gcm16`.
+    public var keyword: String { "aes\(keyBits)gcm16" + (extendedSequenceNumbers ? "-esn" : "") }
+}
+
+/// Where packets of an SA travel on the underlay. Port 0 on both ends: native ESP; otherwise UDP encapsulation (RFC 3948).
+public struct TunnelPath: Hashable, Sendable {
+    public var local: IPAddress
+    public var remote: IPAddress
+    public var localPort: UInt16
+    public var remotePort: UInt16
+
+    public init(local: IPAddress, remote: IPAddress, localPort: UInt16 = 0, remotePort: UInt16 = 0) {
+        (self.local, self.remote, self.localPort, self.remotePort) = (local, remote, localPort, remotePort)
+    }
+
+    public var isUDPEncapsulated: Bool { remotePort != 0 }
+}
+
+/// A negotiated pair of ESP SAs, as the IKE core hands it to whoever installs it. RFC 7296 §2.17.
+public struct ChildSA: Sendable {
+    public var connection: String
+    public var child: String
+    /// The SPI that we chose: packets to us carry it.
+    public var inboundSPI: UInt32
+    /// The SPI that the peer chose: packets from us carry it.
+    public var outboundSPI: UInt32
+    public var transform: ESPTransform
+    /// Encryption key followed by the 4-octet salt.
+    public var inboundKey: Secret
+    public var outboundKey: Secret
+    public var localSelectors: [TrafficSelector]
+    public var remoteSelectors: [TrafficSelector]
+    public var path: TunnelPath
+    public var replayWindowPackets: Int
+
+    public init(
+        connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32, transform: ESPTransform,
+        inboundKey: Secret, outboundKey: Secret, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector],
+        path: TunnelPath, replayWindowPackets: Int
+    ) {
+        (self.connection, self.child) = (connection, child)
+        (self.inboundSPI, self.outboundSPI) = (inboundSPI, outboundSPI)
+        (self.transform, self.inboundKey, self.outboundKey) = (transform, inboundKey, outboundKey)
+        (self.localSelectors, self.remoteSelectors) = (localSelectors, remoteSelectors)
+        (self.path, self.replayWindowPackets) = (path, replayWindowPackets)
+    }
+}
