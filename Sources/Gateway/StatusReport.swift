@@ -1,0 +1,216 @@
+/// A snapshot of a running gateway: the JSON of `culvert status --json`, used by the gateway that writes it and the
+/// clients that read it. The coding keys are a contract with scripts: add freely, change or drop nothing.
+///
+/// Every number of seconds must be finite (JSON has no NaN). Counters never go backwards while the gateway runs.
+public struct StatusReport: Codable, Hashable, Sendable {
+    public var version: String
+    /// `gateway.name` of the configuration.
+    public var gateway: String
+    public var uptimeSeconds: Double
+    public var connections: [Connection]
+    public var workers: [Worker]
+    /// Drops of the whole gateway by the reason's name, such as `no-policy`.
+    public var drops: [String: UInt64]
+
+    enum CodingKeys: String, CodingKey {
+        case version, gateway, connections, workers, drops
+        case uptimeSeconds = "uptime_seconds"
+    }
+
+    public init(
+        version: String, gateway: String, uptimeSeconds: Double, connections: [Connection], workers: [Worker] = [],
+        drops: [String: UInt64] = [:]
+    ) {
+        (self.version, self.gateway, self.uptimeSeconds) = (version, gateway, uptimeSeconds)
+        (self.connections, self.workers, self.drops) = (connections, workers, drops)
+    }
+
+    /// One configured connection.
+    public struct Connection: Codable, Hashable, Sendable {
+        public enum State: String, Codable, Sendable, CaseIterable { case down, connecting, established, failed }
+        public var name: String
+        public var state: State
+        /// A sentence in every state but `established`, from the first unanswered retransmission on; null otherwise.
+        @ExplicitNull public var reason: String?
+        public var ikeVersion: Int
+        public var local: Peer
+        public var remote: Peer
+        /// Null while there is no IKE SA.
+        @ExplicitNull public var ike: IKE?
+        /// One entry per configured child, also during rekey and drain.
+        public var children: [Child]
+
+        enum CodingKeys: String, CodingKey {
+            case name, state, reason, local, remote, ike, children
+            case ikeVersion = "ike_version"
+        }
+
+        public init(
+            name: String, state: State, reason: String?, ikeVersion: Int = 2, local: Peer, remote: Peer, ike: IKE?, children: [Child]
+        ) {
+            (self.name, self.state, self.ikeVersion) = (name, state, ikeVersion)
+            (self.local, self.remote, self.children) = (local, remote, children)
+            _reason = ExplicitNull(wrappedValue: reason)
+            _ike = ExplicitNull(wrappedValue: ike)
+        }
+    }
+
+    /// One end of a connection, as it is when there is an IKE SA, else as configured (`any` where that is what it says).
+    public struct Peer: Codable, Hashable, Sendable {
+        public var address: String
+        /// UDP port of IKE: 500 or 4500, or what a NAT made of it.
+        public var port: UInt16
+        public var id: String
+        /// This end sits behind a NAT.
+        public var nat: Bool
+
+        public init(address: String, port: UInt16, id: String, nat: Bool) {
+            (self.address, self.port, self.id, self.nat) = (address, port, id, nat)
+        }
+    }
+
+    public struct IKE: Codable, Hashable, Sendable {
+        /// 16 hexadecimal digits, no prefix.
+        public var spiInitiator: String
+        public var spiResponder: String
+        /// We are the original initiator of this IKE SA.
+        public var initiator: Bool
+        /// Keywords as in the configuration, such as `aes256gcm16-prfsha384-ecp384`.
+        public var proposal: String
+        public var establishedSeconds: Double
+        /// Null when no rekey is planned.
+        @ExplicitNull public var rekeyInSeconds: Double?
+
+        enum CodingKeys: String, CodingKey {
+            case initiator, proposal
+            case spiInitiator = "spi_initiator"
+            case spiResponder = "spi_responder"
+            case establishedSeconds = "established_seconds"
+            case rekeyInSeconds = "rekey_in_seconds"
+        }
+
+        public init(
+            spiInitiator: String, spiResponder: String, initiator: Bool, proposal: String, establishedSeconds: Double,
+            rekeyInSeconds: Double?
+        ) {
+            (self.spiInitiator, self.spiResponder, self.initiator) = (spiInitiator, spiResponder, initiator)
+            (self.proposal, self.establishedSeconds) = (proposal, establishedSeconds)
+            _rekeyInSeconds = ExplicitNull(wrappedValue: rekeyInSeconds)
+        }
+    }
+
+    public struct Child: Codable, Hashable, Sendable {
+        public enum State: String, Codable, Sendable, CaseIterable { case down, connecting, installed }
+        public enum Encapsulation: String, Codable, Sendable, CaseIterable { case none, udp }
+        public var name: String
+        /// `installed` throughout a rekey.
+        public var state: State
+        /// Why it is not installed; null when it is, or when nothing went wrong.
+        @ExplicitNull public var reason: String?
+        public var mode: String
+        public var encapsulation: Encapsulation
+        /// 8 hexadecimal digits, no prefix; null while there is no SA.
+        @ExplicitNull public var spiIn: String?
+        @ExplicitNull public var spiOut: String?
+        @ExplicitNull public var proposal: String?
+        public var localSubnets: [String]
+        public var remoteSubnets: [String]
+        public var packetsIn: UInt64
+        public var bytesIn: UInt64
+        public var packetsOut: UInt64
+        public var bytesOut: UInt64
+        /// Counts on across rekeys of the IKE SA.
+        public var rekeys: Int
+        @ExplicitNull public var rekeyInSeconds: Double?
+        /// Drops charged to this child by the reason's name, such as `replay`.
+        public var drops: [String: UInt64]
+
+        enum CodingKeys: String, CodingKey {
+            case name, state, reason, mode, encapsulation, proposal, rekeys, drops
+            case spiIn = "spi_in"
+            case spiOut = "spi_out"
+            case localSubnets = "local_subnets"
+            case remoteSubnets = "remote_subnets"
+            case packetsIn = "packets_in"
+            case bytesIn = "bytes_in"
+            case packetsOut = "packets_out"
+            case bytesOut = "bytes_out"
+            case rekeyInSeconds = "rekey_in_seconds"
+        }
+
+        public init(
+            name: String, state: State, reason: String?, mode: String = "tunnel", encapsulation: Encapsulation = .none,
+            spiIn: String? = nil, spiOut: String? = nil, proposal: String? = nil, localSubnets: [String], remoteSubnets: [String],
+            packetsIn: UInt64 = 0, bytesIn: UInt64 = 0, packetsOut: UInt64 = 0, bytesOut: UInt64 = 0, rekeys: Int = 0,
+            rekeyInSeconds: Double? = nil, drops: [String: UInt64] = [:]
+        ) {
+            (self.name, self.state, self.mode, self.encapsulation) = (name, state, mode, encapsulation)
+            _reason = ExplicitNull(wrappedValue: reason)
+            _spiIn = ExplicitNull(wrappedValue: spiIn)
+            _spiOut = ExplicitNull(wrappedValue: spiOut)
+            _proposal = ExplicitNull(wrappedValue: proposal)
+            _rekeyInSeconds = ExplicitNull(wrappedValue: rekeyInSeconds)
+            (self.localSubnets, self.remoteSubnets) = (localSubnets, remoteSubnets)
+            (self.packetsIn, self.bytesIn, self.packetsOut, self.bytesOut) = (packetsIn, bytesIn, packetsOut, bytesOut)
+            (self.rekeys, self.drops) = (rekeys, drops)
+        }
+    }
+
+    public struct Worker: Codable, Hashable, Sendable {
+        public var id: Int
+        public var cpu: Int
+        public var numaNode: Int
+        /// `openssl` or `ipsec-mb`.
+        public var engine: String
+        /// `zero-copy`, `native` or `generic`.
+        public var xdpMode: String
+        public var packetsIn: UInt64
+        public var packetsOut: UInt64
+        public var busyPercent: Double
+        public var drops: [String: UInt64]
+
+        enum CodingKeys: String, CodingKey {
+            case id, cpu, engine, drops
+            case numaNode = "numa_node"
+            case xdpMode = "xdp_mode"
+            case packetsIn = "packets_in"
+            case packetsOut = "packets_out"
+            case busyPercent = "busy_percent"
+        }
+
+        public init(
+            id: Int, cpu: Int, numaNode: Int, engine: String, xdpMode: String, packetsIn: UInt64 = 0, packetsOut: UInt64 = 0,
+            busyPercent: Double = 0, drops: [String: UInt64] = [:]
+        ) {
+            (self.id, self.cpu, self.numaNode, self.engine) = (id, cpu, numaNode, engine)
+            (self.xdpMode, self.packetsIn, self.packetsOut) = (xdpMode, packetsIn, packetsOut)
+            (self.busyPercent, self.drops) = (busyPercent, drops)
+        }
+    }
+}
+
+/// An optional that is written as `null` when it is nil, instead of being left out as synthesized coding would do:
+/// scripts may rely on the key being there. Reading accepts both.
+@propertyWrapper
+public struct ExplicitNull<Value: Codable & Hashable & Sendable>: Codable, Hashable, Sendable {
+    public var wrappedValue: Value?
+
+    public init(wrappedValue: Value?) { self.wrappedValue = wrappedValue }
+
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        wrappedValue = container.decodeNil() ? nil : try container.decode(Value.self)
+    }
+
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        if let wrappedValue { try container.encode(wrappedValue) } else { try container.encodeNil() }
+    }
+}
+
+extension KeyedDecodingContainer {
+    /// Found by synthesized `init(from:)` for a wrapped property, so that an absent key reads as nil.
+    public func decode<Value>(_ type: ExplicitNull<Value>.Type, forKey key: Key) throws -> ExplicitNull<Value> {
+        try decodeIfPresent(type, forKey: key) ?? ExplicitNull(wrappedValue: nil)
+    }
+}
