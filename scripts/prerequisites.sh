@@ -1,0 +1,70 @@
+# Sourced by scripts/demo and scripts/test: what the machine needs, and how a step is told. Bash, Debian or Ubuntu.
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+build_packages=(libxdp-dev libbpf-dev libelf-dev zlib1g-dev libssl-dev libnuma-dev linux-libc-dev pkg-config git ca-certificates)
+if [ "$(uname -m)" = x86_64 ]; then build_packages+=(libipsec-mb-dev); fi
+lab_packages=(iproute2 iputils-ping iperf3 tcpdump ethtool nftables procps python3)
+test_packages=(python3-venv charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins
+    libcap2-bin util-linux binutils)
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+    bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'
+else
+    bold='' red='' plain=''
+fi
+
+step() { printf '%s==>%s %s\n' "$bold" "$plain" "$*"; }
+
+give_up() {
+    printf '%s%s:%s %s\n' "$red" "$(basename "$0")" "$plain" "$*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else
+        give_up "'$*' needs root and there is no sudo: run this as root"
+    fi
+}
+
+# Installs the Debian packages named that are not installed; says which.
+install_packages() {
+    local missing=() package
+    command -v dpkg-query >/dev/null || give_up "this is not Debian or Ubuntu; install the counterparts of: $*"
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    step "Installing ${missing[*]}"
+    as_root apt-get update -qq || step "apt-get update failed; trying with the lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        give_up "apt-get could not install ${missing[*]}: install them by hand and start again"
+}
+
+# Finds swift, also where swiftly or a tarball puts it, or says exactly how to get it.
+require_swift() {
+    local place home=${HOME:-/root}
+    if [ -n "${SUDO_USER:-}" ]; then home=$(getent passwd "$SUDO_USER" | cut -d: -f6); fi
+    for place in "$home/.local/share/swiftly/bin" /opt/swift/usr/bin /usr/share/swift/usr/bin; do
+        if ! command -v swift >/dev/null && [ -x "$place/swift" ]; then PATH=$place:$PATH; fi
+    done
+    if ! command -v swift >/dev/null; then
+        cat >&2 <<TEXT
+${red}Swift is missing.${plain} Culvert needs Swift 6.3. On Debian 12 or Ubuntu these lines install it for you alone:
+
+    sudo apt-get install -y curl gnupg2 binutils libc6-dev libcurl4-openssl-dev libedit2 libgcc-12-dev libpython3-dev \\
+        libsqlite3-0 libstdc++-12-dev libxml2-dev libncurses-dev libz3-dev pkg-config tzdata zlib1g-dev unzip
+    curl -fO https://download.swift.org/swiftly/linux/swiftly-$(uname -m).tar.gz
+    tar -xzf swiftly-$(uname -m).tar.gz && ./swiftly init --assume-yes --skip-install
+    . ~/.local/share/swiftly/env.sh && swiftly install 6.3 && swiftly use 6.3
+
+Then start this again.
+TEXT
+        exit 1
+    fi
+    local version
+    version=$(swift --version 2>/dev/null | sed -n 's/.*Swift version \([0-9]*\.[0-9]*\).*/\1/p' | head -n 1)
+    case $version in
+        [0-5].* | 6.[0-2] | '') give_up "Swift ${version:-of unknown version} at $(command -v swift) is too old: 6.3 is needed" ;;
+    esac
+}
