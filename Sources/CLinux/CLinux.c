@@ -1,1 +1,0 @@
-// Inline wrappers live in the header; a target needs one source file.

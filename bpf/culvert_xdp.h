@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What the XDP program and user space agree on: the maps' keys and values, and the counters. Included by both, so the
+ * layouts cannot drift apart. Addresses are in network byte order, as the packet carries them.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define CULVERT_MAX_PORTS 64
+#define CULVERT_MAX_QUEUES 64 /* receive queues per port that can have a socket */
+#define CULVERT_MAX_LOCAL_ADDRESSES 1024
+#define CULVERT_MAX_PREFIXES 65536
+#define CULVERT_MAX_IKE_SOURCES 16384
+#define CULVERT_MAX_VLAN_TAGS 2 /* priority tags (VLAN 0) looked through */
+
+/* Roles of a port, or-ed together. */
+#define CULVERT_ROLE_UNDERLAY 1u
+#define CULVERT_ROLE_PROTECTED 2u
+
+/* Map `ports`: interface index -> this. */
+struct culvert_port {
+    __u32 index; /* its row of the map `xsks`: key = index * CULVERT_MAX_QUEUES + receive queue */
+    __u32 roles;
+    __u8 mac[6]; /* frames for another unicast address are not ours; all zero: not checked */
+    __u16 reserved;
+};
+
+/* Key of the longest-prefix map `prefixes`. */
+struct culvert_prefix {
+    __u32 length;  /* bits, 0 to 32 */
+    __be32 address;
+};
+
+#define CULVERT_STEER_NOTHING 0u
+#define CULVERT_STEER_PASS 1u    /* connected, or reached without a tunnel */
+#define CULVERT_STEER_PROTECT 2u /* behind a tunnel */
+
+/*
+ * Value of `prefixes`. Bit i of a set stands for child i (or for bypass rule i). A longest-prefix match sees one entry
+ * only, so user space gives every entry the sets of all prefixes that cover it.
+ */
+struct culvert_prefix_policy {
+    __u32 steer;
+    __u32 reserved;
+    __u64 local_sets;         /* covered by the local subnets of these children */
+    __u64 remote_sets;        /* covered by the remote subnets of these children */
+    __u64 bypass_source;      /* covered by the source of these bypass rules */
+    __u64 bypass_destination; /* covered by the destination of these bypass rules */
+};
+
+/* Map `settings`, one element. */
+struct culvert_settings {
+    __u32 ike_packets_per_second; /* allowed per source address; 0: no limit */
+    __u32 ike_burst_packets;      /* at once, after a silence */
+};
+
+/* Map `ike_sources`: credit is time, one packet costs 1 s / rate. */
+struct culvert_ike_bucket {
+    __u64 last_ns;
+    __u64 credit_ns;
+};
+
+/* Map `counters`, per CPU. Every packet adds one to exactly one of the first group, its verdict. */
+enum culvert_counter {
+    /* Verdicts. */
+    CULVERT_COUNT_PASSED,               /* to the kernel: nothing of ours */
+    CULVERT_COUNT_PASSED_IKE,           /* to the kernel: IKE for a local address */
+    CULVERT_COUNT_PASSED_FRAGMENT,      /* to the kernel: a fragment of ESP or UDP for a local address */
+    CULVERT_COUNT_PASSED_LOCAL,         /* to the kernel: for a local address */
+    CULVERT_COUNT_PASSED_BYPASS,        /* to the kernel: a bypass rule */
+    CULVERT_COUNT_PASSED_OTHER_HOST,    /* to the kernel, which drops it: another host's link-layer address */
+    CULVERT_COUNT_PASSED_VLAN,          /* to the kernel: a VLAN-tagged frame */
+    CULVERT_COUNT_PASSED_NOT_IPV4,      /* to the kernel: ARP, IPv6 and the rest */
+    CULVERT_COUNT_PASSED_MALFORMED,     /* to the kernel, which drops it: not a whole IPv4 header */
+    CULVERT_COUNT_PASSED_UNKNOWN_PORT,  /* to the kernel: this interface is not in `ports` */
+    CULVERT_COUNT_PASSED_NO_SOCKET,     /* to the kernel: ESP for us, but its queue has no socket */
+    CULVERT_COUNT_REDIRECTED_ESP,       /* to a worker: ESP or AH */
+    CULVERT_COUNT_REDIRECTED_UDP_ESP,   /* to a worker: ESP in UDP */
+    CULVERT_COUNT_REDIRECTED_PROTECTED, /* to a worker: for a protected prefix */
+    CULVERT_COUNT_DROPPED_CLEAR_INBOUND,
+    CULVERT_COUNT_DROPPED_NAT_KEEPALIVE,
+    CULVERT_COUNT_DROPPED_IKE_FLOOD,
+    CULVERT_COUNT_DROPPED_MALFORMED,    /* UDP 4500 too short to be ESP or IKE */
+    CULVERT_COUNT_DROPPED_NO_SOCKET,    /* for a protected prefix, but its queue has no socket */
+    CULVERT_COUNTERS
+};
