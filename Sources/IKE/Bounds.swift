@@ -1,0 +1,56 @@
+/// Every bound of the IKE core that is not a setting, by name. What exceeds one is refused or dropped, and counted.
+package enum Bounds {
+    // Messages (RFC 7296 §2: 1280 octets must be accepted, 3000 should be).
+    package static let messageBytes = 16_384
+    package static let payloadsPerMessage = 64
+    package static let proposalsPerSA = 32
+    package static let transformsPerProposal = 128
+    package static let attributesPerTransform = 8
+    package static let selectorsPerPayload = 64
+    package static let spisPerDelete = 256
+    package static let spiBytes = 8
+    package static let identityBytes = 1024
+    /// RFC 7296 §3.9: between 16 and 256 octets.
+    package static let nonceBytes = 16...256
+    package static let ourNonceBytes = 32
+    /// RFC 7296 §2.6: between 1 and 64 octets.
+    package static let cookieBytes = 1...64
+
+    // Exchanges.
+    /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie exchanges".
+    package static let initRetries = 8
+    /// A responder forgets an initiator that does not authenticate.
+    package static let halfOpenLifetime: Duration = .seconds(30)
+    /// How long an unauthenticated refusal of IKE_SA_INIT is waited out. RFC 7296 §2.21.1.
+    package static let refusalGrace: Duration = .seconds(3)
+    /// How long a closed IKE SA still answers retransmissions of the request that closed it.
+    package static let closedLinger: Duration = .seconds(10)
+    /// Retransmissions of the request that closes an IKE SA.
+    package static let closingTries = 3
+    /// A request whose peer still sends authenticated ESP is retransmitted for this long at most.
+    package static let requestPatience: Duration = .seconds(120)
+    package static let longestRetransmitInterval: Duration = .seconds(10)
+    /// RFC 7296 §2.25: "must wait so that the sender may complete whatever operation caused the temporary condition".
+    package static let temporaryFailureWait: Duration = .seconds(2)
+    /// RFC 7296 §2.25: "after several minutes, it should conclude that the state information is out of sync".
+    package static let temporaryFailures = 60
+    /// How long an initiator waits before it deletes a redundant IKE SA that a simultaneous initiation left.
+    package static let redundantSAWait: Duration = .seconds(3)
+    /// How long a responder leaves further children to the initiator before it creates them itself.
+    package static let responderChildWait: Duration = .seconds(5)
+    package static let longestChildRetry: Duration = .seconds(60)
+    /// How long the surroundings may take to install a child SA.
+    package static let installWait: Duration = .seconds(10)
+
+    // Tables and queues.
+    package static let childrenPerIKESA = 64
+    package static let tasksPerIKESA = 256
+    package static let transmitQueue = 65_536
+    package static let eventQueue = 65_536
+    /// Unprotected error answers (INVALID_IKE_SPI, INVALID_MAJOR_VERSION, NO_PROPOSAL_CHOSEN …) per second. RFC 7296 §2.21.4.
+    package static let unprotectedAnswersPerSecond = 10
+    /// Actions taken on unprotected hints, per IKE SA: one per this interval. RFC 7296 §2.4.
+    package static let hintInterval: Duration = .seconds(10)
+    package static let cookieSecretLifetime: Duration = .seconds(60)
+    package static let logOffers = 4
+}
