@@ -21,7 +21,8 @@ class Capture:
 
     def __init__(self, lab, interface="east", expression="", snap_bytes=0, role="wire"):
         self.path = lab.directory / f"{role}-{interface}-{time.monotonic_ns()}.pcap"
-        words = ["tcpdump", "-Z", "root", "--immediate-mode", "-n", "-p", "-U", "-B", "8192", "-s", str(snap_bytes), "-i", interface, "-w", self.path]
+        words = ["tcpdump", "-Z", "root", "--immediate-mode", "-n", "-p", "-U", "-B", "8192", "-s", str(snap_bytes),
+                 "-i", interface, "-w", self.path]
         if expression:
             words.append(expression)
         self.process = lab.spawn(role, words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

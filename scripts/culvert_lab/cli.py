@@ -32,7 +32,8 @@ def parse(argv):
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="make it (anew, when it is there already)")
     up.add_argument("--wire", choices=WIRES, default="bridge", help="what joins the gateways (default: bridge)")
-    up.add_argument("--queues", type=int, choices=range(1, 9), default=1, metavar="N", help="queues per veth, 1 to 8 (default: 1)")
+    up.add_argument("--queues", type=int, choices=range(1, 9), default=1, metavar="N",
+                    help="queues per veth, 1 to 8 (default: 1)")
     down = commands.add_parser("down", help="end what runs in it and remove it")
     down.add_argument("--all", action="store_true", help="every instance on this machine")
     down.add_argument("--stale", action="store_true", help="instances whose maker has died")

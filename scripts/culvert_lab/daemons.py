@@ -86,7 +86,8 @@ class Culvert(Daemon):
         """Starts the gateway and waits until its socket answers; `prefix` is a command that runs it (setpriv, say)."""
         self.launch([*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options])
         if answer_within:
-            eventually(self._answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
+            eventually(
+                self._answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
         return self
 
     def _answers(self):

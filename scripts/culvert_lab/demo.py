@@ -45,12 +45,13 @@ class Demo:
         self.step(f"Measuring plain kernel routing, nothing encrypted ({4 * self.options.seconds} s)")
         plain = measure(self.lab, seconds=self.options.seconds)
         self.lab.nft("wire", COUNT_ESP)
-        with Capture(self.lab, "east", CLEAR_FILTER, HEADERS_BYTES) as east, Capture(self.lab, "west", CLEAR_FILTER, HEADERS_BYTES) as west:
+        with contextlib.ExitStack() as captures:
+            clear = [captures.enter_context(Capture(self.lab, side, CLEAR_FILTER, HEADERS_BYTES)) for side in ("east", "west")]
             self.start_gateways()
             seen = self.first_packets()
             self.step(f"Measuring through the tunnel ({4 * self.options.seconds} s)")
             tunnel = measure(self.lab, seconds=self.options.seconds)
-        self.judge(seen, len(east.stop()) + len(west.stop()))
+        self.judge(seen, sum(len(capture.stop()) for capture in clear))
         self.step("culvert status (east)")
         print(self.gateways["east"].client("status").stdout)
         self.table(plain, tunnel)
@@ -74,7 +75,7 @@ class Demo:
                 answer = ping(self.lab, role, target, count=5)
                 if answer.received != answer.sent:
                     raise LabError(f"{answer.received} of {answer.sent} pings from {role} to {target} were answered")
-                print(f"    {role} → {target}: {answer.received} of {answer.sent} answered, {answer.average_ms:.2f} ms on average")
+                print(f"    {role} → {target}: {answer.received} of {answer.sent} answered, {answer.average_ms:.2f} ms")
         return tally(everything.stop())
 
     def judge(self, seen, clear_frames):
