@@ -1,0 +1,152 @@
+import IPsec
+
+/// Choosing one suite out of an offer, and checking the choice that a peer made. RFC 7296 §2.7, §3.3.6.
+package enum Negotiation {
+    package struct Choice<Suite: Sendable>: Sendable {
+        package var number: UInt8
+        /// The SPI field of the proposal that was chosen.
+        package var spi: [UInt8]
+        package var suite: Suite
+    }
+
+    // MARK: Responder
+
+    /// The first suite in our order of preference that the offer contains. Nil: NO_PROPOSAL_CHOSEN.
+    package static func choose(_ ours: [IKEProposal], from offer: [WireProposal]) -> Choice<IKESuite>? {
+        for plan in ours {
+            for cipher in plan.ciphers {
+                for proposal in offer where proposal.protocolID == ProtocolID.ike && isReadable(proposal, known: ikeTypes) {
+                    guard accepts(cipher, proposal),
+                        let prf = plan.prfs.first(where: { has(proposal, TransformType.prf, $0.rawValue) }),
+                        let method = plan.methods.first(where: { has(proposal, TransformType.keyExchange, $0.rawValue) })
+                    else { continue }
+                    return Choice(
+                        number: proposal.number, spi: proposal.spi, suite: IKESuite(cipher: cipher, prf: prf, method: method))
+                }
+            }
+        }
+        return nil
+    }
+
+    /// - Parameter withMethods: false in IKE_AUTH, where key exchange transforms have no place and are passed over.
+    package static func choose(_ ours: [ESPProposal], from offer: [WireProposal], withMethods: Bool) -> Choice<ESPSuite>? {
+        for plan in ours {
+            for keyBits in plan.keyBits {
+                for proposal in offer where proposal.protocolID == ProtocolID.esp && proposal.spi.count == 4 {
+                    guard isReadable(proposal, known: espTypes), hasNoIntegrity(proposal),
+                        has(proposal, TransformType.encryption, EncryptionID.aesGCM16, keyLength: UInt16(clamping: keyBits)),
+                        let extended = plan.extendedSequenceNumbers.first(where: { acceptsSequenceNumbers(proposal, $0) })
+                    else { continue }
+                    var method: KeyExchangeMethod?
+                    if withMethods {
+                        guard let agreed = agreeOnMethod(plan.methods, proposal) else { continue }
+                        method = agreed.method
+                    }
+                    let transform = ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended)
+                    return Choice(number: proposal.number, spi: proposal.spi, suite: ESPSuite(transform: transform, method: method))
+                }
+            }
+        }
+        return nil
+    }
+
+    private static let ikeTypes: Set<UInt8> = [
+        TransformType.encryption, TransformType.prf, TransformType.integrity, TransformType.keyExchange,
+    ]
+    private static let espTypes: Set<UInt8> = [
+        TransformType.encryption, TransformType.integrity, TransformType.keyExchange, TransformType.sequenceNumbers,
+    ]
+
+    /// "a proposal that contains a Transform Type it does not understand … it MUST consider this proposal unacceptable".
+    private static func isReadable(_ proposal: WireProposal, known: Set<UInt8>) -> Bool {
+        proposal.transforms.allSatisfy { known.contains($0.type) }
+    }
+
+    private static func has(_ proposal: WireProposal, _ type: UInt8, _ id: UInt16, keyLength: UInt16? = nil) -> Bool {
+        proposal.transforms.contains { $0.type == type && $0.id == id && $0.keyLength == keyLength && !$0.hasUnknownAttribute }
+    }
+
+    /// "MUST either offer no integrity algorithm or a single integrity algorithm of NONE" (§3.3) beside a combined-mode cipher.
+    private static func hasNoIntegrity(_ proposal: WireProposal) -> Bool {
+        let integrity = proposal.transforms(TransformType.integrity)
+        return integrity.isEmpty || integrity.contains { $0.id == 0 }
+    }
+
+    private static func accepts(_ cipher: IKECipher, _ proposal: WireProposal) -> Bool {
+        guard proposal.transforms.contains(cipher.transform) else { return false }
+        guard let integrity = cipher.integrity else { return hasNoIntegrity(proposal) }
+        return has(proposal, TransformType.integrity, integrity.rawValue)
+    }
+
+    /// ESN is mandatory in ESP proposals (§3.3.3); a peer that leaves it out can only mean 32-bit numbers.
+    private static func acceptsSequenceNumbers(_ proposal: WireProposal, _ extended: Bool) -> Bool {
+        let offered = proposal.transforms(TransformType.sequenceNumbers)
+        return offered.isEmpty ? !extended : has(proposal, TransformType.sequenceNumbers, extended ? 1 : 0)
+    }
+
+    /// Nil: no agreement. Without methods on both sides (or with NONE offered and none of ours) there is no exchange.
+    private static func agreeOnMethod(
+        _ ours: [KeyExchangeMethod], _ proposal: WireProposal
+    ) -> (method: KeyExchangeMethod?, Void)? {
+        let offered = proposal.transforms(TransformType.keyExchange)
+        if let method = ours.first(where: { has(proposal, TransformType.keyExchange, $0.rawValue) }) { return (method, ()) }
+        if ours.isEmpty, offered.isEmpty || offered.contains(where: { $0.id == 0 }) { return (nil, ()) }
+        return nil
+    }
+
+    // MARK: Initiator
+
+    /// "The initiator of an exchange MUST check that the accepted offer is consistent with one of its proposals, and if not MUST
+    /// terminate the exchange." (§3.3.6)
+    package static func verify(_ answer: [WireProposal], offered: [WireProposal]) throws(IKEFault) -> Choice<IKESuite> {
+        let chosen = try single(answer, offered: offered)
+        guard let encryption = chosen.transforms(TransformType.encryption).first,
+            let prf = chosen.transforms(TransformType.prf).first.flatMap({ PseudoRandomFunction(rawValue: $0.id) }),
+            let method = chosen.transforms(TransformType.keyExchange).first.flatMap({ KeyExchangeMethod(rawValue: $0.id) })
+        else { throw .peerMisbehaved("the peer's chosen proposal lacks a transform") }
+        let bits = Int(encryption.keyLength ?? 0)
+        let integrity = chosen.transforms(TransformType.integrity).first.flatMap { IntegrityAlgorithm(rawValue: $0.id) }
+        switch (encryption.id, integrity) {
+        case (EncryptionID.aesGCM16, nil):
+            return Choice(
+                number: chosen.number, spi: chosen.spi, suite: IKESuite(cipher: .aesGCM16(keyBits: bits), prf: prf, method: method))
+        case (EncryptionID.aesCBC, let integrity?):
+            return Choice(
+                number: chosen.number, spi: chosen.spi,
+                suite: IKESuite(cipher: .aesCBC(keyBits: bits, integrity), prf: prf, method: method))
+        default: throw .peerMisbehaved("the peer chose a cipher and an integrity algorithm that do not go together")
+        }
+    }
+
+    package static func verifyESP(_ answer: [WireProposal], offered: [WireProposal]) throws(IKEFault) -> Choice<ESPSuite> {
+        let chosen = try single(answer, offered: offered)
+        guard chosen.spi.count == 4, chosen.spi.bigEndianValue > 255 else {
+            throw .peerMisbehaved("the peer's chosen proposal has no usable SPI")
+        }
+        guard let encryption = chosen.transforms(TransformType.encryption).first, encryption.id == EncryptionID.aesGCM16 else {
+            throw .peerMisbehaved("the peer's chosen proposal lacks a cipher")
+        }
+        let extended = chosen.transforms(TransformType.sequenceNumbers).first?.id == 1
+        let method = chosen.transforms(TransformType.keyExchange).first.flatMap { KeyExchangeMethod(rawValue: $0.id) }
+        let transform = ESPTransform(keyBits: Int(encryption.keyLength ?? 0), extendedSequenceNumbers: extended)
+        return Choice(number: chosen.number, spi: chosen.spi, suite: ESPSuite(transform: transform, method: method))
+    }
+
+    /// One proposal, with a number that we offered, holding one of the offered transforms of every offered type and nothing else.
+    private static func single(_ answer: [WireProposal], offered: [WireProposal]) throws(IKEFault) -> WireProposal {
+        guard answer.count == 1, let chosen = answer.first else { throw .peerMisbehaved("the peer did not choose a single proposal") }
+        guard let offer = offered.first(where: { $0.number == chosen.number && $0.protocolID == chosen.protocolID }) else {
+            throw .peerMisbehaved("the peer chose a proposal that was not offered")
+        }
+        let integrityNone = Transform(TransformType.integrity, 0)
+        let transforms = chosen.transforms.filter { $0 != integrityNone }
+        guard transforms.allSatisfy({ offer.transforms.contains($0) }) else {
+            throw .peerMisbehaved("the peer chose a transform that was not offered")
+        }
+        let types = transforms.map(\.type)
+        guard Set(types) == Set(offer.transforms.map(\.type)), types.count == Set(types).count else {
+            throw .peerMisbehaved("the peer did not choose one transform of each type")
+        }
+        return WireProposal(number: chosen.number, protocolID: chosen.protocolID, spi: chosen.spi, transforms: transforms)
+    }
+}

@@ -1,0 +1,125 @@
+import IPsec
+
+/// Why an offer was refused, for the responder's operator: what we accept, what they offered, the first thing that differs, and
+/// the configuration line to change.
+package enum NegotiationReport {
+    package static func ike(ours: [IKEProposal], offer: [WireProposal], connection: String?) -> String {
+        let accepted = ours.map(\.keywords).joined(separator: ", ")
+        let theirs = describe(offer)
+        let difference = firstIKEDifference(ours, offer)
+        let line = difference.fix.map { "add \($0) to ike_proposals" } ?? "make ike_proposals of both ends share one proposal"
+        let place = connection.map { " of connection \($0)" } ?? ""
+        return "No common IKE proposal: we accept \(accepted); the peer offered \(theirs); \(difference.sentence). "
+            + "To accept it, \(line)\(place), or change the peer's offer."
+    }
+
+    package static func esp(
+        ours: [ESPProposal], offer: [WireProposal], withMethods: Bool, connection: String, child: String
+    ) -> String {
+        let accepted = ours.map(\.keywords).joined(separator: ", ")
+        let difference = firstESPDifference(ours, offer, withMethods: withMethods)
+        let line = difference.fix.map { "add \($0) to esp_proposals" } ?? "make esp_proposals of both ends share one proposal"
+        return "No common ESP proposal: we accept \(accepted); the peer offered \(describe(offer)); \(difference.sentence). "
+            + "To accept it, \(line) of child \(connection)/\(child), or change the peer's offer."
+    }
+
+    private typealias Difference = (sentence: String, fix: String?)
+
+    private static func firstIKEDifference(_ ours: [IKEProposal], _ offer: [WireProposal]) -> Difference {
+        let encryption = offer.flatMap { $0.transforms(TransformType.encryption) }
+        guard let best = ours.first(where: { plan in plan.ciphers.contains { encryption.contains($0.transform) } }) else {
+            return difference("encryption algorithm", encryption)
+        }
+        let same = offer.filter { proposal in best.ciphers.contains { proposal.transforms.contains($0.transform) } }
+        let integrity = same.flatMap { $0.transforms(TransformType.integrity) }.filter { $0.id != 0 }
+        let wanted = best.ciphers.compactMap(\.integrity)
+        if !wanted.isEmpty, !integrity.contains(where: { offered in wanted.contains { $0.rawValue == offered.id } }) {
+            return difference("integrity algorithm", integrity)
+        }
+        let prfs = same.flatMap { $0.transforms(TransformType.prf) }
+        if !prfs.contains(where: { offered in best.prfs.contains { $0.rawValue == offered.id } }) {
+            return difference("pseudo-random function", prfs)
+        }
+        let methods = same.flatMap { $0.transforms(TransformType.keyExchange) }
+        if !methods.contains(where: { offered in best.methods.contains { $0.rawValue == offered.id } }) {
+            return difference("key exchange group", methods)
+        }
+        return ("the algorithms are the same, but never together in one proposal", nil)
+    }
+
+    private static func firstESPDifference(_ ours: [ESPProposal], _ offer: [WireProposal], withMethods: Bool) -> Difference {
+        guard offer.contains(where: { $0.protocolID == ProtocolID.esp }) else { return ("none of the offers is for ESP", nil) }
+        let encryption = offer.flatMap { $0.transforms(TransformType.encryption) }
+        let bits = encryption.filter { $0.id == EncryptionID.aesGCM16 }.map { Int($0.keyLength ?? 0) }
+        guard let best = ours.first(where: { plan in plan.keyBits.contains { bits.contains($0) } }) else {
+            return difference("encryption algorithm", encryption)
+        }
+        let sequence = offer.flatMap { $0.transforms(TransformType.sequenceNumbers) }
+        let extended = sequence.isEmpty ? [false] : sequence.map { $0.id == 1 }
+        if !best.extendedSequenceNumbers.contains(where: { extended.contains($0) }) {
+            let name = extended.contains(true) ? "esn" : "noesn"
+            return ("the first difference is extended sequence numbers: the peer insists on \(name)", name)
+        }
+        let methods = offer.flatMap { $0.transforms(TransformType.keyExchange) }
+        if withMethods, methods.isEmpty != best.methods.isEmpty || !methods.isEmpty {
+            if methods.isEmpty {
+                return ("the first difference is perfect forward secrecy: we ask for it and the peer does not offer it", nil)
+            }
+            return difference("key exchange group (perfect forward secrecy)", methods)
+        }
+        return ("the algorithms are the same, but never together in one proposal", nil)
+    }
+
+    private static func difference(_ what: String, _ offered: [Transform]) -> Difference {
+        let names = offered.map(keyword).uniqued
+        if names.isEmpty { return ("the first difference is the \(what): the peer offered none", nil) }
+        let usable = offered.first { isSupported($0) }.map(keyword)
+        return ("the first difference is the \(what): the peer offered only \(names.joined(separator: ", "))", usable)
+    }
+
+    private static func isSupported(_ transform: Transform) -> Bool {
+        switch transform.type {
+        case TransformType.encryption:
+            (transform.id == EncryptionID.aesGCM16 || transform.id == EncryptionID.aesCBC) && transform.keyLength != nil
+        case TransformType.prf: PseudoRandomFunction(rawValue: transform.id) != nil
+        case TransformType.integrity: IntegrityAlgorithm(rawValue: transform.id) != nil
+        case TransformType.keyExchange: KeyExchangeMethod(rawValue: transform.id) != nil
+        default: false
+        }
+    }
+
+    /// The offer in keywords, for a sentence; bounded, since the peer chooses its length.
+    package static func describe(_ offer: [WireProposal]) -> String {
+        let texts = offer.prefix(Bounds.logOffers).map { proposal in
+            proposal.transforms.prefix(24).map(keyword).uniqued.joined(separator: "-")
+        }
+        let more = offer.count > Bounds.logOffers ? " and \(offer.count - Bounds.logOffers) more" : ""
+        return texts.isEmpty ? "nothing" : texts.joined(separator: ", ") + more
+    }
+
+    private static func keyword(_ transform: Transform) -> String {
+        let bits = transform.keyLength.map(String.init) ?? ""
+        let names: [UInt16: String]
+        switch transform.type {
+        case TransformType.encryption:
+            names = [
+                2: "des", 3: "3des", 11: "null", 12: "aes\(bits)", 13: "aes\(bits)ctr", 14: "aes\(bits)ccm8", 15: "aes\(bits)ccm12",
+                16: "aes\(bits)ccm16", 18: "aes\(bits)gcm8", 19: "aes\(bits)gcm12", 20: "aes\(bits)gcm16", 21: "aes\(bits)gmac",
+                23: "camellia\(bits)", 28: "chacha20poly1305",
+            ]
+        case TransformType.prf:
+            names = [1: "prfmd5", 2: "prfsha1", 4: "prfaesxcbc", 5: "prfsha256", 6: "prfsha384", 7: "prfsha512", 8: "prfaescmac"]
+        case TransformType.integrity:
+            names = [0: "no integrity", 1: "md5", 2: "sha1", 5: "aesxcbc", 8: "aescmac", 12: "sha256", 13: "sha384", 14: "sha512"]
+        case TransformType.keyExchange:
+            names = [
+                0: "no group", 1: "modp768", 2: "modp1024", 5: "modp1536", 14: "modp2048", 15: "modp3072", 16: "modp4096",
+                17: "modp6144", 18: "modp8192", 19: "ecp256", 20: "ecp384", 21: "ecp521", 28: "ecp256bp", 29: "ecp384bp",
+                30: "ecp512bp", 31: "x25519", 32: "x448", 35: "mlkem512", 36: "mlkem768", 37: "mlkem1024",
+            ]
+        case TransformType.sequenceNumbers: names = [0: "noesn", 1: "esn"]
+        default: return "transform type \(transform.type)"
+        }
+        return names[transform.id] ?? "type \(transform.type) id \(transform.id)"
+    }
+}
