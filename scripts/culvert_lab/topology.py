@@ -17,11 +17,13 @@ every leak visible on the wire.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -30,6 +32,7 @@ from .shell import LabError, require_root, run
 ROLES = ("host-east", "gw-east", "wire", "gw-west", "host-west")
 WIRES = ("bridge", "routed", "nat-east", "nat-west")
 STATE_DIRECTORY = pathlib.Path("/run/culvert-lab")
+CLONE_NEWNET = 0x40000000
 OFFLOADS = ("tx", "off", "tso", "off", "gso", "off", "gro", "off")
 
 
@@ -139,6 +142,24 @@ class Lab:
 
     def mac(self, role, interface):
         return self.execute(role, ["cat", f"/sys/class/net/{interface}/address"]).stdout.strip()
+
+    def socket(self, role, family=socket.AF_INET, kind=socket.SOCK_STREAM, protocol=0):
+        """A socket of this process that lives in a role's namespace."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{self.namespace(role)}", "rb") as there:
+            if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
+                raise LabError(f"cannot enter {self.namespace(role)}: {os.strerror(ctypes.get_errno())}")
+            try:
+                return socket.socket(family, kind, protocol)
+            finally:
+                libc.setns(home.fileno(), CLONE_NEWNET)
+
+    def frames(self, role, interface):
+        """A packet socket on an interface: what is sent to it goes out there as it is, what it receives is all that passes."""
+        every_protocol = 0x0003
+        raw = self.socket(role, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
+        raw.bind((interface, every_protocol))
+        return raw
 
     # Parts
 
