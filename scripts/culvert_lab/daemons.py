@@ -87,10 +87,11 @@ class Culvert(Daemon):
         self.launch([*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options])
         if answer_within:
             eventually(
-                self._answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
+                self.answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
         return self
 
-    def _answers(self):
+    def answers(self):
+        """Whether the control socket answers; raises LabError when the process is gone."""
         if not self.alive():
             raise LabError(f"culvert in {self.role} ended with status {self.process.returncode}: {self.tail()}")
         return self.client("status", "--json", check=False).returncode == 0
