@@ -97,9 +97,9 @@ class Lab:
                 run(["ip", "netns", "add", self.namespace(role)])
                 self._quiet(role)
             for side in ("east", "west"):
-                self._link(f"host-{side}", "eth0", f"gw-{side}", "lan0")
                 self._link(f"gw-{side}", "wan0", "wire", side)
-                self._address_site(self.site(side))
+                self._address_underlay(self.site(side))
+                self.connect_host(side)
             self._join_wire()
         except LabError:
             self.down()
@@ -182,11 +182,16 @@ class Lab:
             self.execute(role, ["ethtool", "-K", interface, *OFFLOADS])
             self.ip(role, "link", "set", interface, "up")
 
-    def _address_site(self, site):
-        host, gateway = f"host-{site.name}", f"gw-{site.name}"
+    def connect_host(self, side):
+        """The link between a site's host and its gateway, addressed; again when it was deleted."""
+        site, host, gateway = self.site(side), f"host-{side}", f"gw-{side}"
+        self._link(host, "eth0", gateway, "lan0")
         self.ip(host, "address", "add", f"{site.host}/24", "dev", "eth0")
         self.ip(host, "route", "add", "default", "via", site.gateway)
         self.ip(gateway, "address", "add", f"{site.gateway}/24", "dev", "lan0")
+
+    def _address_underlay(self, site):
+        gateway = f"gw-{site.name}"
         self.ip(gateway, "address", "add", f"{site.underlay}/24", "dev", "wan0")
         self.ip(gateway, "route", "add", "default", "via", site.next_hop)
 

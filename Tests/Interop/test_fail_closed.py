@@ -1,0 +1,163 @@
+"""Nothing that policy protects leaves or enters in the clear, whatever happens to the tunnel or to the gateway.
+
+The laboratory's kernels would forward between the sites in the clear (test_laboratory.py shows it): every leak reaches the wire.
+"""
+
+import pytest
+
+from checks import Wire, assert_no_ping, assert_pings_both_ways, difference, pings_again
+from frames import MARK, Tap, send_from_wire, spoofed
+from gateways import Pair, gateway
+
+SPOOFS = 30
+
+
+def assert_silent(lab, sides=("east", "west")):
+    """Neither host gets through, and neither tries in the clear on the wire."""
+    with Wire(lab) as wire:
+        for side in sides:
+            assert_no_ping(lab, side)
+    wire.assert_nothing_clear()
+
+
+def assert_spoofs_stay_out(lab, side):
+    """Clear packets from the wire with the other site's addresses never reach this site's host."""
+    with Tap(lab, f"host-{side}", "eth0") as tap:
+        send_from_wire(lab, side, spoofed(lab, side, SPOOFS))
+    arrived = [frame for frame in tap.frames if MARK in frame]
+    assert not arrived, f"{len(arrived)} of {SPOOFS} spoofed packets reached host-{side}"
+
+
+def blackholes(lab, side, prefix):
+    """Blackhole routes for a prefix in any table of a gateway."""
+    listing = lab.ip(f"gw-{side}", "route", "show", "table", "all").stdout.splitlines()
+    return [line for line in listing if line.startswith(f"blackhole {prefix}")]
+
+
+def test_before_the_tunnel_is_up(lab):
+    gateway(lab, "east").start()
+    assert_silent(lab, ["east"])
+    assert_spoofs_stay_out(lab, "east")
+
+
+def test_the_first_packets_after_the_start_do_not_race_the_policy(lab):
+    """A ping runs while the gateway starts; from the moment its socket answers, none is in the clear."""
+    ours = gateway(lab, "east")
+    running = lab.spawn("host-east", ["ping", "-q", "-i", "0.01", "-w", "6", lab.west.host], stdout=-3)
+    ours.start()
+    with Wire(lab) as wire:
+        running.wait(timeout=15)
+    wire.assert_nothing_clear()
+
+
+def test_while_the_peer_is_dead(lab):
+    pair = Pair(lab).up()
+    assert_pings_both_ways(lab)
+    pair.west.kill()
+    assert_silent(lab)
+    pair.east.wait_reason("west", ".", timeout=20)
+    assert_silent(lab)
+    assert_spoofs_stay_out(lab, "east")
+    assert_spoofs_stay_out(lab, "west")
+
+
+def test_spoofed_clear_packets_are_dropped_and_counted_as_clear_inbound(lab):
+    pair = Pair(lab).up()
+    before = pair.east.drops()
+    assert_spoofs_stay_out(lab, "east")
+    assert difference(before, pair.east.drops(), "clear-inbound") == SPOOFS
+    assert_pings_both_ways(lab)
+
+
+@pytest.mark.parametrize("interface", ["wan0", "lan0"])
+def test_with_xdp_detached(lab, interface):
+    """An operator, or another program, takes the XDP program off: the kernel alone must hold the line, both ways."""
+    pair = Pair(lab).up()
+    for mode in ("xdp", "xdpdrv", "xdpgeneric"):
+        lab.ip("gw-east", "link", "set", "dev", interface, mode, "off", check=False)
+    with Wire(lab) as wire:
+        assert_spoofs_stay_out(lab, "east")
+        for side in ("east", "west"):
+            pings_or_not(lab, side)
+    wire_clear = [frame for frame in wire.of("clear") if MARK not in frame]
+    assert not wire_clear, f"{len(wire_clear)} clear frames, the first: {wire_clear[0].hex()}"
+    assert pair.east.alive()
+
+
+def pings_or_not(lab, side):
+    """Traffic is sent; whether it arrives is not this test's matter."""
+    other = {"east": lab.west, "west": lab.east}[side]
+    lab.execute(f"host-{side}", ["ping", "-n", "-c", "5", "-i", "0.1", "-W", "1", other.host], check=False)
+
+
+def test_after_kill_9_and_recovery_after_a_restart(lab):
+    pair = Pair(lab).up()
+    pair.east.kill()
+    assert_silent(lab)
+    assert_spoofs_stay_out(lab, "east")
+    for interface in ("wan0", "lan0"):
+        for mode in ("xdp", "xdpdrv", "xdpgeneric"):
+            lab.ip("gw-east", "link", "set", "dev", interface, mode, "off", check=False)
+    assert_silent(lab, ["east"])
+    assert_spoofs_stay_out(lab, "east")
+    pair.east.start()
+    pair.wait()
+    assert_pings_both_ways(lab)
+
+
+def test_kill_9_and_restart_leave_one_of_everything(lab):
+    """What was left is adopted, not doubled: routes, rules, devices."""
+    pair = Pair(lab).up()
+
+    def kernel_state():
+        routes = lab.ip("gw-east", "-o", "route", "show", "table", "all").stdout.splitlines()
+        rules = lab.ip("gw-east", "rule", "show").stdout.splitlines()
+        links = lab.ip("gw-east", "-o", "-br", "link").stdout.splitlines()
+        return len(routes), len(rules), len(links)
+
+    before = kernel_state()
+    for _ in range(2):
+        pair.east.kill()
+        pair.east.start()
+        pair.wait()
+    assert kernel_state() == before
+    assert_pings_both_ways(lab)
+
+
+def test_sigterm_leaves_the_blackholes(lab):
+    pair = Pair(lab).up()
+    assert pair.east.end() == 0
+    assert blackholes(lab, "east", "10.2.0.0/24")
+    assert_silent(lab, ["east"])
+    assert_spoofs_stay_out(lab, "east")
+    pair.east.start()
+    pair.wait()
+    assert_pings_both_ways(lab)
+
+
+def test_release_takes_everything_away(lab):
+    """With --release on both sides the kernels route in the clear again, as if there had been no gateway."""
+    pair = Pair(lab)
+    before = lab.ip("gw-east", "route", "show", "table", "all").stdout
+    pair.west.start("--release")
+    pair.east.start("--release")
+    pair.wait()
+    assert pair.east.end() == 0 and pair.west.end() == 0
+    assert not blackholes(lab, "east", "10.2.0.0/24")
+    assert lab.ip("gw-east", "route", "show", "table", "all").stdout == before
+    assert pings_again(lab, timeout=5) < 5
+    assert_pings_both_ways(lab)
+
+
+def test_a_tunnel_that_is_taken_down_by_hand_stays_closed(lab):
+    pair = Pair(lab).up()
+    pair.east.client("down", "west")
+    assert_silent(lab)
+
+
+def test_packets_outside_every_policy_are_the_kernels_business(lab):
+    """Hosts still reach the peer gateway's public address in the clear: only the configured subnets are protected."""
+    Pair(lab).up()
+    lab.ip("gw-west", "route", "add", "10.3.0.0/24", "dev", "wan0", check=False)
+    outcome = lab.execute("host-east", ["ping", "-n", "-c", "2", "-W", "1", lab.west.underlay], check=False)
+    assert " 0% packet loss" in outcome.stdout, outcome.stdout
