@@ -1,0 +1,49 @@
+import Configuration
+
+/// A configured child, by name.
+struct ChildKey: Hashable, Comparable, Sendable, CustomStringConvertible {
+    var connection: String
+    var child: String
+
+    init(_ connection: String, _ child: String) { (self.connection, self.child) = (connection, child) }
+
+    var description: String { "\(connection)/\(child)" }
+    static func < (a: Self, b: Self) -> Bool { (a.connection, a.child) < (b.connection, b.child) }
+}
+
+/// The small stable integers by which the workers know configured children. A number is given to another child only after
+/// its own is gone from the configuration.
+struct ChildTable: Sendable {
+    /// What the workers' tables have room for.
+    static let limit = 1024
+
+    private var indices: [ChildKey: Int] = [:]
+    private var keys: [Int: ChildKey] = [:]
+
+    init() {}
+
+    /// Every child of the configuration, in file order. Children beyond `limit` get no number; `assign` says so.
+    init(_ connections: [Connection]) {
+        for connection in connections {
+            for child in connection.children { assign(ChildKey(connection.name, child.name)) }
+        }
+    }
+
+    /// The child's number, a new one when it has none; nil when all are taken.
+    @discardableResult
+    mutating func assign(_ key: ChildKey) -> Int? {
+        if let index = indices[key] { return index }
+        guard let free = (0..<Self.limit).first(where: { keys[$0] == nil }) else { return nil }
+        indices[key] = free
+        keys[free] = key
+        return free
+    }
+
+    mutating func release(_ key: ChildKey) {
+        if let index = indices.removeValue(forKey: key) { keys[index] = nil }
+    }
+
+    func index(of key: ChildKey) -> Int? { indices[key] }
+    func key(at index: Int) -> ChildKey? { keys[index] }
+    var count: Int { indices.count }
+}

@@ -1,0 +1,144 @@
+import Configuration
+import IKE
+import NIOCore
+
+/// An `up` that waits for its outcome.
+struct UpRequest {
+    var connection: String
+    /// nil: every child of the connection.
+    var child: String?
+    var deadline: Instant
+    var reply: (AdminResponse) -> Void
+    /// What the statuses said when the request came: an old failure is not this request's outcome.
+    var staleReason: String?
+    /// Whether the core has been seen at work on it.
+    var hasBegun: Bool
+}
+
+/// What the admin socket asks of the gateway.
+extension ControlThread {
+    static let upTimeoutDefault = 30.0
+    static let upTimeoutMost = 3600.0
+    /// `up` requests at once.
+    static let maxWaiting = 256
+    static let exitNo: Int32 = 1
+
+    func handle(_ request: AdminRequest, reply: @escaping (AdminResponse) -> Void) {
+        guard !isStopping else { reply(.refused("The gateway is ending.")); return }
+        switch request.command {
+        case .version: reply(AdminResponse(ok: true, version: CulvertVersion.current))
+        case .status: status(request, reply: reply)
+        case .up: up(request, reply: reply)
+        case .down: down(request, reply: reply)
+        case .rekey:
+            reply(.refused("Rekeying on request is not available in this version; SAs are renewed before their lifetime ends."))
+        case .reload: reply(reload())
+        }
+    }
+
+    func report() -> StatusReport {
+        StatusBuilder(
+            configuration: configuration, statuses: core.status(now: now), counters: surroundings.dataplane.counters(),
+            childCounters: lifecycle.counters, localProblems: localProblems, startedAt: startedAt, now: now,
+            ikePort: coreSettings.ikePort
+        ).report()
+    }
+
+    private func status(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
+        var report = report()
+        if let name = request.connection {
+            report.connections.removeAll { $0.name != name }
+            guard !report.connections.isEmpty else { reply(unknown(name, nil)); return }
+        }
+        reply(.status(report))
+    }
+
+    private func unknown(_ connection: String?, _ child: String?) -> AdminResponse {
+        guard let connection else { return .refused("Name a connection: CONNECTION or CONNECTION/CHILD.", code: 64) }
+        guard let found = configuration.connections.first(where: { $0.name == connection }) else {
+            let names = configuration.connections.map(\.name).joined(separator: ", ")
+            return .refused("There is no connection \(connection); the gateway has \(names.isEmpty ? "none" : names).", code: Self.exitNo)
+        }
+        let names = found.children.map(\.name).joined(separator: ", ")
+        return .refused("Connection \(connection) has no child \(child ?? ""); it has \(names).", code: Self.exitNo)
+    }
+
+    // MARK: up and down
+
+    private func up(_ request: AdminRequest, reply: @escaping (AdminResponse) -> Void) {
+        guard let name = request.connection else { reply(unknown(nil, nil)); return }
+        guard waiting.count < Self.maxWaiting else { reply(.refused("Too many requests are waiting; try again.")); return }
+        let stale = core.status(now: now).first { $0.name == name }?.reason
+        guard core.initiate(connection: name, child: request.child, now: now) else {
+            reply(refusal(name, request.child))
+            return
+        }
+        let timeout = request.timeoutSeconds ?? Self.upTimeoutDefault
+        let seconds = timeout.isFinite ? min(max(timeout, 0), Self.upTimeoutMost) : Self.upTimeoutDefault
+        waiting.append(UpRequest(
+            connection: name, child: request.child, deadline: now + .milliseconds(Int(seconds * 1000)), reply: reply, staleReason: stale,
+            hasBegun: false))
+        pump()
+    }
+
+    /// Why the core did not even try.
+    private func refusal(_ connection: String, _ child: String?) -> AdminResponse {
+        guard let found = configuration.connections.first(where: { $0.name == connection }),
+            child == nil || found.children.contains(where: { $0.name == child })
+        else { return unknown(connection, child) }
+        if found.remoteAddress == nil {
+            return .refused("Connection \(connection) has `remote.address: any`: it answers and cannot initiate.", code: Self.exitNo)
+        }
+        return .refused("Connection \(connection) cannot be initiated now.", code: Self.exitNo)
+    }
+
+    private func down(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
+        guard let name = request.connection else { reply(unknown(nil, nil)); return }
+        guard core.terminate(connection: name, child: request.child, now: now) else { reply(refusal(name, request.child)); return }
+        pump()
+        reply(.done("\(name)\(request.child.map { "/" + $0 } ?? "") is down."))
+    }
+
+    /// Answers every `up` whose outcome is known.
+    func checkWaiting() {
+        let statuses = core.status(now: now)
+        var still: [UpRequest] = []
+        var answers: [(UpRequest, AdminResponse)] = []
+        for var request in waiting {
+            if let answer = outcome(of: &request, statuses.first { $0.name == request.connection }) {
+                answers.append((request, answer))
+            } else {
+                still.append(request)
+            }
+        }
+        waiting = still
+        for (request, answer) in answers { request.reply(answer) }
+    }
+
+    private func outcome(of request: inout UpRequest, _ status: ConnectionStatus?) -> AdminResponse? {
+        let name = request.connection
+        guard let status else { return .refused("Connection \(name) is gone from the configuration.") }
+        let wanted = status.children.filter { request.child == nil || $0.name == request.child }
+        let missing = wanted.filter { $0.state != .installed || !lifecycle.isActive(ChildKey(name, $0.name)) }
+        if missing.isEmpty, !wanted.isEmpty {
+            let names = wanted.map(\.name).joined(separator: ", ")
+            return .done("\(name) is established, \(names) installed.")
+        }
+        let isAtWork = status.state == .connecting || missing.contains { $0.state == .connecting }
+        if isAtWork { request.hasBegun = true }
+        let reason = reason(name, status, missing)
+        let isOver = !isAtWork && (status.state != .established || missing.contains { $0.state == .down && $0.reason != nil })
+        if isOver, let reason, request.hasBegun || reason != request.staleReason {
+            return .refused(reason, code: Self.exitNo)
+        }
+        guard request.deadline <= now else { return nil }
+        return .refused("\(name) did not come up in time. " + (reason ?? "The peer has not answered yet."), code: Self.exitNo)
+    }
+
+    private func reason(_ name: String, _ status: ConnectionStatus, _ missing: [ConnectionStatus.Child]) -> String? {
+        if let problem = localProblems[name] { return problem }
+        let children = missing.compactMap { child in child.reason.map { "\(child.name): \($0)" } }
+        if status.state == .established, !children.isEmpty { return children.joined(separator: " ") }
+        return status.reason ?? (children.isEmpty ? nil : children.joined(separator: " "))
+    }
+}

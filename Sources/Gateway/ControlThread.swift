@@ -1,0 +1,378 @@
+import Configuration
+import Dataplane
+import IKE
+import IPsec
+import Logging
+import NIOCore
+import Wire
+
+/// The control thread: joins IKE core, data plane, kernel state and admin socket. One event loop, and everything here is
+/// confined to it; nothing blocks it for longer than a system call.
+///
+/// What flows where:
+/// ```
+/// sockets ─► core.handleDatagram ┐                        ┌─► SALifecycle ─► data plane (install, switch, retire)
+/// timer   ─► core.handleTimeout  ├─► pump: events of core ┼─► sockets (transmits)
+/// admin   ─► core.initiate …     ┘                        └─► log, waiting `up` requests
+/// data plane events ─► SALifecycle, core, kernel (neighbours), TUN (packets for the gateway itself)
+/// netlink ─► KernelView ─► ports, sockets, routes, filter, SteeringPlan, ForwardingPlan (each only when it changed)
+/// TUN     ─► data plane (packets from the gateway itself, and what XDP did not catch)
+/// ```
+final class ControlThread {
+    /// Changes of kernel state are gathered for this long before plans are made anew.
+    static let settleTime: TimeAmount = .milliseconds(5)
+    static let tick: TimeAmount = .milliseconds(500)
+    /// Between ticks while a new SA waits for its first packet.
+    static let hurriedTick: TimeAmount = .milliseconds(20)
+    /// Packets taken from the TUN device before others have their turn.
+    static let tunBurst = 64
+    /// How long peers get to hear that the gateway goes.
+    static let farewell: TimeAmount = .milliseconds(200)
+
+    let loop: any EventLoop
+    let surroundings: GatewaySurroundings
+    let core: IKECore
+    let lifecycle: SALifecycle
+    let ports: PortKeeper
+    let startedAt: Instant
+    private let logger: Logger
+    let coreSettings: CoreSettings
+
+    var configuration: GatewayConfiguration
+    var children: ChildTable
+    /// Tells pre-shared keys apart on reload, without keeping them: connection name to a keyed digest.
+    var keyFingerprints: [String: [UInt8]] = [:]
+    var waiting: [UpRequest] = []
+    var localProblems: [String: String] = [:]
+    private var pathMTUs = PathMTUTable()
+
+    private var applied = AppliedPlans()
+    private var complaints: Set<String> = []
+    private var timer: (deadline: Instant, task: Scheduled<Void>)?
+    private var settle: Scheduled<Void>?
+    private var ticking: Scheduled<Void>?
+    private var isPumping = false
+    private(set) var isStopping = false
+
+    /// The plans that kernel and data plane have now.
+    private struct AppliedPlans {
+        var routing: RoutingPlan?
+        var filter: FilterPlan?
+        var steering: SteeringPlan?
+        var forwarding: ForwardingPlan?
+    }
+
+    lazy var sockets = IKESockets(
+        loop: loop, ikePort: coreSettings.ikePort, natTraversalPort: coreSettings.natTraversalPort, mark: RoutingPlan.socketMark,
+        receivers: DatagramReceivers(
+            ike: { [self] bytes, path in
+                core.handleDatagram(bytes, path: path, now: now)
+                pump()
+            },
+            encapsulatedESP: { [self] bytes, path in
+                guard let from = path.remote.address.v4, let to = path.local.address.v4 else { return }
+                surroundings.dataplane.inject(
+                    udpEncapsulated: bytes, from: from, port: path.remote.port, to: to, localPort: path.local.port)
+            },
+            esp: { [self] packet in surroundings.dataplane.inject(espPacket: packet) },
+            icmp: { [self] packet in learnPathMTU(packet) },
+            log: { [self] level, text in log(level, text) }))
+
+    init(loop: any EventLoop, configuration: GatewayConfiguration, surroundings: GatewaySurroundings, logger: Logger) {
+        let table = ChildTable(configuration.connections)
+        self.loop = loop
+        self.configuration = configuration
+        self.surroundings = surroundings
+        self.logger = logger
+        self.coreSettings = surroundings.coreSettings
+        children = table
+        startedAt = Self.clock()
+        core = IKECore(settings: surroundings.coreSettings, crypto: surroundings.crypto, random: surroundings.random)
+        lifecycle = SALifecycle(dataplane: surroundings.dataplane)
+        ports = PortKeeper(
+            configuration.interfaces, dataplane: surroundings.dataplane, kernel: surroundings.kernel,
+            log: { level, text in logger.log(level: GatewayLogHandler.level(level), "\(text)") })
+    }
+
+    static func clock() -> Instant { Instant(nanoseconds: UInt64(clamping: NIODeadline.now().uptimeNanoseconds)) }
+    var now: Instant { Self.clock() }
+
+    var policy: PolicySet { PolicySet(configuration, children: children) }
+
+    // MARK: Start and stop
+
+    /// In the order that leaves no moment in the clear: routes and filter, then XDP, then IKE.
+    func start() throws(GatewayStartError) {
+        applyKernelPlans()
+        if let problem = complaints.first, applied.routing == nil {
+            throw GatewayStartError(exitCode: 1, sentence: problem)
+        }
+        do throws(DataplaneError) {
+            try publishPlans()
+            if let failure = ports.synchronize(now: now) { throw failure }
+            try publishPlans()
+            try surroundings.dataplane.start()
+        } catch {
+            throw GatewayStartError(exitCode: error.isPrivilege ? 77 : 1, sentence: error.sentence)
+        }
+        sockets.want(localAddresses)
+        sockets.openMissing(present: surroundings.kernel.view.isLocal)
+        findLocalProblems()
+        for connection in configuration.connections.indices { add(connection) }
+        log(.info, "gateway \(configuration.name) \(CulvertVersion.current) is running, \(children.count) children configured")
+        scheduleTick()
+        pump()
+    }
+
+    /// Says goodbye to peers; completes when the data plane is down. Routes, rules and filter stay unless `release`.
+    func stop(release: Bool) -> EventLoopFuture<Void> {
+        isStopping = true
+        log(.info, release ? "ending, and releasing protected prefixes" : "ending; protected prefixes stay blackholed")
+        core.shutdown(now: now)
+        pump()
+        for request in waiting { request.reply(.refused("The gateway is ending.")) }
+        waiting = []
+        return loop.assumeIsolated().scheduleTask(in: Self.farewell) { [self] in
+            for task in [settle, ticking, timer?.task] { task?.cancel() }
+            sockets.closeAll()
+            surroundings.dataplane.stop()
+            if release { surroundings.kernel.release() }
+            log(.info, "ended")
+        }.futureResult
+    }
+
+    // MARK: Logging
+
+    func log(_ level: LogLevel, _ text: String, connection: String? = nil) {
+        logger.log(
+            level: GatewayLogHandler.level(level), "\(text)", metadata: connection.map { ["connection": .string($0)] })
+    }
+
+    // MARK: The core
+
+    /// Takes everything the core wants done until it wants nothing more, then looks at its next deadline.
+    func pump() {
+        guard !isPumping else { return }
+        isPumping = true
+        while true {
+            if let event = core.pollEvent() {
+                handle(event)
+            } else if let transmit = core.pollTransmit() {
+                _ = sockets.send(transmit)
+            } else {
+                break
+            }
+        }
+        isPumping = false
+        scheduleTimer()
+        if !waiting.isEmpty { checkWaiting() }
+    }
+
+    private func handle(_ event: Event) {
+        switch event {
+        case .installChild(let sa, let token):
+            let key = ChildKey(sa.connection, sa.child)
+            guard let problem = lifecycle.install(sa, childIndex: children.index(of: key), token: token) else { return }
+            log(.error, "child \(sa.child) cannot be installed: \(problem)", connection: sa.connection)
+            core.childInstallFailed(token: token, reason: problem, now: now)
+        case .removeChild(let connection, let child, let inboundSPI, _):
+            log(.debug, "child \(child): SA \(StatusBuilder.hexadecimal(UInt64(inboundSPI), digits: 8)) ends", connection: connection)
+            lifecycle.remove(inboundSPI: inboundSPI, now: now)
+        case .movePath(let connection, let inboundSPIs, let path):
+            log(.info, "the peer moved to \(path.remote), port \(path.remotePort)", connection: connection)
+            lifecycle.move(inboundSPIs: inboundSPIs, path: path)
+        case .connectionEstablished(let connection):
+            log(.info, "established", connection: connection)
+        case .connectionDown(let connection, let reason):
+            log(.warning, reason, connection: connection)
+        case .log(let level, let connection, let text):
+            log(level, text, connection: connection)
+        }
+    }
+
+    private func scheduleTimer() {
+        guard let deadline = core.pollTimeout(), !isStopping else {
+            timer?.task.cancel()
+            timer = nil
+            return
+        }
+        if timer?.deadline == deadline { return }
+        timer?.task.cancel()
+        let task = loop.assumeIsolated().scheduleTask(deadline: .uptimeNanoseconds(deadline.nanoseconds)) { [self] in
+            timer = nil
+            core.handleTimeout(now: now)
+            pump()
+        }
+        timer = (deadline, task)
+    }
+
+    // MARK: The data plane
+
+    /// Called when its event descriptor is readable.
+    func dataplaneReadable() {
+        surroundings.dataplane.drainEvents { handle($0) }
+        pump()
+    }
+
+    private func handle(_ event: DataplaneEvent) {
+        switch event {
+        case .inboundReady(let token):
+            guard lifecycle.inboundReady(token: token, now: now) else { return }
+            core.childInstalled(token: token, now: now)
+            lifecycle.useIfFirst(token: token)
+            if let key = lifecycle.key(token: token) { log(.info, "child \(key.child) is installed", connection: key.connection) }
+        case .wantsTunnel(let childIndex):
+            guard let key = children.key(at: childIndex) else { return }
+            core.trafficWantsTunnel(connection: key.connection, child: key.child, now: now)
+        case .unresolved(let address, let portIndex):
+            guard let linkIndex = ports.linkIndex(ofPort: portIndex) else { return }
+            surroundings.kernel.resolve(address, linkIndex: linkIndex)
+        case .punt(let packet):
+            _ = surroundings.kernel.writeTunnelPacket(packet)
+        case .sequenceNumbersRunningOut(let inboundSPI):
+            sequenceNumbersRunOut(inboundSPI)
+        case .pathObserved(let inboundSPI, let address, let port):
+            core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(.v4(address), port), now: now)
+        case .retired(let inboundSPI, let final):
+            lifecycle.retired(inboundSPI: inboundSPI, final: final)
+        }
+    }
+
+    private func sequenceNumbersRunOut(_ inboundSPI: UInt32) {
+        guard let key = lifecycle.child(inboundSPI: inboundSPI) else { return }
+        log(.warning, "child \(key.child): sequence numbers are running out", connection: key.connection)
+    }
+
+    /// Called when the TUN device is readable: packets of the gateway itself, and whatever else the kernel routed there.
+    func tunReadable() {
+        for _ in 0..<Self.tunBurst {
+            guard let packet = surroundings.kernel.readTunnelPacket() else { return }
+            // The kernel's own IPv6 chatter on the device is nobody's traffic.
+            guard let first = packet.first, first >> 4 == 4 else { continue }
+            surroundings.dataplane.inject(inner: packet)
+        }
+    }
+
+    private func learnPathMTU(_ packet: [UInt8]) {
+        guard let report = PathMTUReport(packet, natTraversalPort: coreSettings.natTraversalPort),
+            surroundings.kernel.view.isLocal(report.local), lifecycle.isOutbound(spi: report.spi, remote: .v4(report.remote)),
+            let mtu = pathMTUs.learn(report, now: now)
+        else { return }
+        log(.info, "path MTU to \(report.remote) is \(mtu)")
+        surroundings.dataplane.setPathMTU(remote: report.remote, mtu: mtu)
+    }
+
+    // MARK: The kernel
+
+    /// Called when netlink is readable.
+    func kernelReadable() {
+        guard surroundings.kernel.takeChanges(), settle == nil, !isStopping else { return }
+        settle = loop.assumeIsolated().scheduleTask(in: Self.settleTime) { [self] in
+            settle = nil
+            followKernel()
+        }
+    }
+
+    /// Makes everything that depends on kernel state or configuration agree with it.
+    func followKernel() {
+        applyKernelPlans()
+        _ = ports.synchronize(now: now)
+        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
+        sockets.want(localAddresses)
+        sockets.openMissing(present: surroundings.kernel.view.isLocal)
+        findLocalProblems()
+        pump()
+    }
+
+    private func applyKernelPlans() {
+        let kernel = surroundings.kernel
+        let routing = RoutingPlan(policy, view: kernel.view, tunLinkIndex: kernel.tunLinkIndex)
+        // Also when the plan is as before: the kernel drops routes by itself when an address or link goes.
+        let problems = kernel.apply(routing)
+        for problem in problems { complain(problem) }
+        if problems.isEmpty { applied.routing = routing }
+        let filter = FilterPlan(policy, underlay: ports.underlayNames)
+        if filter != applied.filter {
+            if let problem = kernel.apply(filter) { complain(problem) } else { applied.filter = filter }
+        }
+    }
+
+    private func publishPlans() throws(DataplaneError) {
+        let view = surroundings.kernel.view
+        let steering = Steering.steeringPlan(policy, view: view, tunLinkIndex: surroundings.kernel.tunLinkIndex)
+        let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached)
+        if forwarding != applied.forwarding {
+            surroundings.dataplane.publish(forwarding)
+            applied.forwarding = forwarding
+        }
+        if steering != applied.steering {
+            try surroundings.dataplane.steer(steering)
+            applied.steering = steering
+        }
+    }
+
+    /// Logs each sentence once.
+    private func complain(_ sentence: String) {
+        if complaints.count < 1000, complaints.insert(sentence).inserted { log(.error, sentence) }
+    }
+
+    var localAddresses: [IPv4Address] {
+        var seen: Set<IPv4Address> = []
+        return configuration.connections.compactMap(\.localAddress.v4).filter { seen.insert($0).inserted }
+    }
+
+    private func findLocalProblems() {
+        let found = LocalProblems.find(
+            configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems, underlay: ports.underlayNames)
+        for (connection, problem) in found where localProblems[connection] != problem {
+            log(.warning, problem, connection: connection)
+            core.localPathBroken(connection: connection, reason: problem, now: now)
+        }
+        localProblems = found
+    }
+
+    // MARK: Time
+
+    private func scheduleTick() {
+        guard !isStopping else { return }
+        let pause = lifecycle.awaitsSwitch ? Self.hurriedTick : Self.tick
+        ticking = loop.assumeIsolated().scheduleTask(in: pause) { [self] in
+            tickNow()
+            scheduleTick()
+        }
+    }
+
+    private func tickNow() {
+        for connection in lifecycle.poll(now: now).sorted() { core.inboundTraffic(connection: connection, now: now) }
+        for remote in pathMTUs.expire(now: now) {
+            surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
+        }
+        if let retry = ports.nextRetry, retry <= now { followKernel() }
+        sockets.openMissing(present: surroundings.kernel.view.isLocal)
+        pump()
+    }
+
+    // MARK: Connections
+
+    /// Gives a connection to the core. Its pre-shared key moves into secret memory; the octets here are wiped.
+    func add(_ position: Int) {
+        let connection = configuration.connections[position]
+        let plan = SettingsMapping.plan(connection, secret: surroundings.crypto.secret)
+        keyFingerprints[connection.name] = fingerprint(plan.presharedKey)
+        configuration.connections[position].wipePresharedKey()
+        core.addConnection(plan, now: now)
+    }
+
+    /// A digest that only equal keys share.
+    func fingerprint(_ key: Secret) -> [UInt8] {
+        (try? surroundings.crypto.prf(.hmacSHA256, key: key, data: Array("culvert reload".utf8))) ?? []
+    }
+}
+
+extension Connection {
+    /// Overwrites the octets. Copies that the reader of the file made are beyond reach.
+    mutating func wipePresharedKey() {
+        for index in presharedKey.indices { presharedKey[index] = 0 }
+        presharedKey = []
+    }
+}

@@ -1,0 +1,29 @@
+import Dataplane
+import IPsec
+import Wire
+
+/// The control side of the data plane, as the control thread sees it; a protocol so that SA lifecycle and admin socket are
+/// tested without a NIC.
+protocol DataplaneControlling: AnyObject {
+    func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort
+    func detach(portIndex: Int)
+    func start() throws(DataplaneError)
+    func stop()
+    func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError)
+    func switchOutbound(childIndex: Int, inboundSPI: UInt32)
+    func clearOutbound(childIndex: Int)
+    func retire(inboundSPI: UInt32)
+    func movePath(inboundSPI: UInt32, path: TunnelPath)
+    func setPathMTU(remote: IPv4Address, mtu: Int)
+    func publish(_ plan: ForwardingPlan)
+    func steer(_ plan: SteeringPlan) throws(DataplaneError)
+    var eventFileDescriptor: Int32 { get }
+    func drainEvents(_ body: (DataplaneEvent) -> Void)
+    func inject(inner packet: [UInt8])
+    func inject(espPacket packet: [UInt8])
+    func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16)
+    func counters() -> DataplaneCounters
+    func counters(inboundSPI: UInt32) -> SACounters?
+}
+
+extension Dataplane: DataplaneControlling {}

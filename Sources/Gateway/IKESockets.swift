@@ -1,0 +1,238 @@
+import IKE
+import NIOCore
+import NIOPosix
+import Wire
+
+/// What the socket layer hands up, already told apart. All on the event loop.
+struct DatagramReceivers {
+    /// IKE: the UDP payload as received; on the NAT traversal port its non-ESP marker is still there.
+    var ike: ([UInt8], Path) -> Void
+    /// ESP in UDP that the kernel passed up (reassembled, or XDP is detached): the UDP payload.
+    var encapsulatedESP: ([UInt8], Path) -> Void
+    /// A whole ESP packet, IPv4 header included.
+    var esp: ([UInt8]) -> Void
+    /// A whole ICMP packet, IPv4 header included.
+    var icmp: ([UInt8]) -> Void
+    /// Said once per change of an address's sockets.
+    var log: (LogLevel, String) -> Void
+}
+
+/// What a datagram on the NAT traversal port is. RFC 3948 §2.
+enum NATTraversalPayload {
+    case ike, esp, keepalive, tooShort
+
+    init(_ payload: some Collection<UInt8>) {
+        // §2.3: the keepalive is a single octet 0xFF.
+        if payload.count == 1, payload.first == 0xFF { self = .keepalive; return }
+        guard payload.count >= 4 else { self = .tooShort; return }
+        // §2.2: four zero octets where ESP has its SPI mark IKE.
+        self = payload.prefix(4).allSatisfy { $0 == 0 } ? .ike : .esp
+    }
+}
+
+/// The UDP sockets of IKE, two per local address, and the raw sockets for ESP and ICMP. An address that is missing, or goes, is
+/// tried again by `openMissing`; a socket that fails closes and counts as missing. Confined to the event loop.
+final class IKESockets {
+    /// The largest datagram IPv4 can carry.
+    static let maxDatagramBytes = 65_535
+    static let receiveBufferBytes: SocketOptionValue = 1 << 20
+    static let espProtocol = NIOIPProtocol(rawValue: 50)
+
+    private let loop: any EventLoop
+    private let ports: [UInt16]
+    private let natTraversalPort: UInt16
+    private let mark: UInt32
+    private let receivers: DatagramReceivers
+    private var wanted: [IPv4Address] = []
+    private var channels: [Endpoint: any Channel] = [:]
+    private var opening: Set<Endpoint> = []
+    private var raw: [UInt8: any Channel] = [:]
+    private var openingRaw: Set<UInt8> = []
+    private var isClosed = false
+    /// Addresses whose failure has been logged already.
+    private var complained: Set<IPv4Address> = []
+    private var complainedRaw: Set<UInt8> = []
+
+    init(loop: any EventLoop, ikePort: UInt16, natTraversalPort: UInt16, mark: UInt32, receivers: DatagramReceivers) {
+        self.loop = loop
+        self.ports = [ikePort, natTraversalPort]
+        self.natTraversalPort = natTraversalPort
+        self.mark = mark
+        self.receivers = receivers
+    }
+
+    /// The local addresses that need sockets from now on. Sockets of others are closed.
+    func want(_ addresses: [IPv4Address]) {
+        wanted = addresses
+        for (endpoint, channel) in channels {
+            if let address = endpoint.address.v4, !addresses.contains(address) { close(endpoint, channel) }
+        }
+    }
+
+    /// Opens what is wanted, not there, and possible: `present` are the addresses the kernel has now. Sockets of an address that
+    /// the kernel no longer has are closed, since they would come back deaf.
+    func openMissing(present: (IPv4Address) -> Bool) {
+        guard !isClosed else { return }
+        for address in wanted {
+            for port in ports {
+                let endpoint = Endpoint(.v4(address), port)
+                if !present(address) {
+                    if let channel = channels[endpoint] { close(endpoint, channel) }
+                } else if channels[endpoint] == nil, opening.insert(endpoint).inserted {
+                    open(address, endpoint)
+                }
+            }
+        }
+        for number in [Self.espProtocol.rawValue, NIOIPProtocol.icmp.rawValue] where raw[number] == nil {
+            if openingRaw.insert(number).inserted { openRaw(NIOIPProtocol(rawValue: number)) }
+        }
+    }
+
+    /// False when there is no socket for the path's local end; the core retransmits.
+    func send(_ transmit: Transmit) -> Bool {
+        guard let channel = channels[transmit.path.local], let remote = Self.socketAddress(transmit.path.remote) else { return false }
+        channel.writeAndFlush(AddressedEnvelope(remoteAddress: remote, data: ByteBuffer(bytes: transmit.bytes)), promise: nil)
+        return true
+    }
+
+    /// Whether both sockets of the address are open.
+    func isOpen(_ address: IPv4Address) -> Bool { ports.allSatisfy { channels[Endpoint(.v4(address), $0)] != nil } }
+
+    func closeAll() {
+        isClosed = true
+        for (endpoint, channel) in channels { close(endpoint, channel) }
+        for channel in raw.values { channel.close(promise: nil) }
+        raw = [:]
+    }
+
+    // MARK: UDP
+
+    private func open(_ address: IPv4Address, _ endpoint: Endpoint) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        let bootstrap = DatagramBootstrap(group: loop)
+            .channelOption(.socketOption(.init(rawValue: SocketOptions.mark)), value: SocketOptionValue(mark))
+            .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
+            // IKE may be larger than the path: let routers fragment it. Path MTU of ESP is another matter.
+            .channelOption(.ipOption(.init(rawValue: SocketOptions.mtuDiscover)), value: SocketOptions.mtuDiscoverNever)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(DatagramHandler { [box] bytes, from in
+                        box.value.received(bytes, from: from, on: endpoint)
+                    })
+                }
+            }
+        bootstrap.bind(host: address.description, port: Int(endpoint.port)).assumeIsolated().whenComplete { [self] result in
+            opening.remove(endpoint)
+            switch result {
+            case .success(let channel):
+                guard !isClosed, wanted.contains(address) else { channel.close(promise: nil); return }
+                channels[endpoint] = channel
+                channel.closeFuture.assumeIsolated().whenComplete { [self] _ in
+                    if channels[endpoint] === channel { channels[endpoint] = nil }
+                }
+                if isOpen(address) {
+                    complained.remove(address)
+                    receivers.log(.info, "listening on \(address), UDP ports \(ports.map(String.init).joined(separator: " and "))")
+                }
+            case .failure(let error):
+                guard complained.insert(address).inserted else { return }
+                receivers.log(.warning, "cannot listen on \(endpoint): \(error); trying again")
+            }
+        }
+    }
+
+    private func close(_ endpoint: Endpoint, _ channel: any Channel) {
+        channels[endpoint] = nil
+        channel.close(promise: nil)
+    }
+
+    private func received(_ bytes: [UInt8], from: SocketAddress, on local: Endpoint) {
+        guard let remote = Self.endpoint(from) else { return }
+        let path = Path(local: local, remote: remote)
+        guard local.port == natTraversalPort else { receivers.ike(bytes, path); return }
+        switch NATTraversalPayload(bytes) {
+        case .ike: receivers.ike(bytes, path)
+        case .esp: receivers.encapsulatedESP(bytes, path)
+        case .keepalive, .tooShort: break
+        }
+    }
+
+    // MARK: Raw
+
+    private func openRaw(_ ipProtocol: NIOIPProtocol) {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        var bootstrap = NIORawSocketBootstrap(group: loop)
+            .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
+            .channelInitializer { channel in
+                channel.eventLoop.makeCompletedFuture {
+                    try channel.pipeline.syncOperations.addHandler(DatagramHandler { [box] bytes, _ in
+                        let receivers = box.value.receivers
+                        if ipProtocol == .icmp { receivers.icmp(bytes) } else { receivers.esp(bytes) }
+                    })
+                }
+            }
+        if ipProtocol == .icmp {
+            bootstrap = bootstrap.channelOption(
+                .socket(SocketOptions.rawLevel, SocketOptions.icmpFilter),
+                value: SocketOptions.onlyDestinationUnreachable)
+        }
+        bootstrap.bind(host: "0.0.0.0", ipProtocol: ipProtocol).assumeIsolated().whenComplete { [self] result in
+            openingRaw.remove(ipProtocol.rawValue)
+            switch result {
+            case .success(let channel):
+                guard !isClosed else { channel.close(promise: nil); return }
+                raw[ipProtocol.rawValue] = channel
+                complainedRaw.remove(ipProtocol.rawValue)
+                channel.closeFuture.assumeIsolated().whenComplete { [self] _ in
+                    if raw[ipProtocol.rawValue] === channel { raw[ipProtocol.rawValue] = nil }
+                }
+            case .failure(let error):
+                guard complainedRaw.insert(ipProtocol.rawValue).inserted else { return }
+                receivers.log(.warning, "no raw socket for protocol \(ipProtocol.rawValue): \(error); trying again")
+            }
+        }
+    }
+
+    // MARK: Addresses
+
+    static func socketAddress(_ endpoint: Endpoint) -> SocketAddress? {
+        try? SocketAddress(ipAddress: endpoint.address.description, port: Int(endpoint.port))
+    }
+
+    static func endpoint(_ address: SocketAddress) -> Endpoint? {
+        guard let text = address.ipAddress, let ip = IPAddress(text), let port = address.port.flatMap(UInt16.init(exactly:))
+        else { return nil }
+        return Endpoint(ip, port)
+    }
+}
+
+/// Numbers of Linux socket options that NIO has no names for.
+enum SocketOptions {
+    /// SO_MARK of SOL_SOCKET.
+    static let mark: CInt = 36
+    /// IP_MTU_DISCOVER of IPPROTO_IP, and IP_PMTUDISC_DONT.
+    static let mtuDiscover: CInt = 10
+    static let mtuDiscoverNever: SocketOptionValue = 0
+    /// SOL_RAW, and its ICMP_FILTER: a bit set keeps that ICMP type away.
+    static let rawLevel: SocketOptionLevel = 255
+    static let icmpFilter: SocketOptionName = 1
+    static let onlyDestinationUnreachable = ~(SocketOptionValue(1) << 3)
+}
+
+/// Gives every datagram of a channel to a closure.
+private final class DatagramHandler: ChannelInboundHandler {
+    typealias InboundIn = AddressedEnvelope<ByteBuffer>
+    private let receive: ([UInt8], SocketAddress) -> Void
+
+    init(_ receive: @escaping ([UInt8], SocketAddress) -> Void) { self.receive = receive }
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        let envelope = unwrapInboundIn(data)
+        receive(Array(envelope.data.readableBytesView), envelope.remoteAddress)
+    }
+
+    /// Errors that NIO does not close the channel for (an ICMP error, a full buffer) are the network's normal life.
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {}
+}

@@ -1,0 +1,52 @@
+import Wire
+
+/// Everything the control thread asks of the kernel, apart from sockets; a protocol so that it is tested without root.
+protocol KernelControlling: AnyObject {
+    /// As of the last `takeChanges`.
+    var view: KernelView { get }
+    var tunLinkIndex: Int? { get }
+    /// Readable when the kernel has changes to tell.
+    var monitorDescriptor: Int32 { get }
+    /// Readable when the kernel has a packet for a tunnel.
+    var tunDescriptor: Int32 { get }
+
+    /// Reads what the kernel has told since; true when the view may have changed.
+    func takeChanges() -> Bool
+    /// Makes the kernel's routes and rules those of the plan; sentences about what it refused.
+    func apply(_ plan: RoutingPlan) -> [String]
+    /// Replaces the packet filter against clear inbound traffic; a sentence when the kernel refused.
+    func apply(_ plan: FilterPlan) -> String?
+    /// Makes the kernel find the neighbour, and keep it found.
+    func resolve(_ address: IPv4Address, linkIndex: Int)
+    /// A packet that the kernel routed into the TUN device; nil when none waits.
+    func readTunnelPacket() -> [UInt8]?
+    /// False when the device refused it.
+    func writeTunnelPacket(_ packet: [UInt8]) -> Bool
+    /// Receive queues of an interface, at least 1.
+    func queueCount(_ name: String) -> Int
+    /// Removes every route, rule, filter and device of ours: nothing is protected after this.
+    func release()
+}
+
+/// What the kernel's packet filter drops where XDP is not attached: packets that came in the clear on an underlay interface
+/// although policy says they must be protected. RFC 4301 §5.2.
+struct FilterPlan: Hashable, Sendable {
+    struct Pair: Hashable, Sendable {
+        var source: [IPPrefix]
+        var destination: [IPPrefix]
+    }
+    /// Interfaces with an underlay role, by name, so that one that comes back is covered from its first packet.
+    var interfaces: [String]
+    /// Let through, before `drop`.
+    var accept: [Pair]
+    var drop: [Pair]
+
+    init(_ policy: PolicySet, underlay: [String]) {
+        interfaces = underlay
+        accept = policy.addressOnlyBypasses.flatMap { bypass in
+            let (a, b) = (bypass.source.prefixes, bypass.destination.prefixes)
+            return [Pair(source: a, destination: b), Pair(source: b, destination: a)]
+        }
+        drop = policy.protections.map { Pair(source: $0.remote, destination: $0.local) }
+    }
+}

@@ -1,0 +1,55 @@
+import Wire
+
+/// What the kernel last said about links, addresses, routes and neighbours (IPv4), reduced to what decisions need.
+struct KernelView: Hashable, Sendable {
+    struct Link: Hashable, Sendable {
+        var index: Int
+        var name: String
+        /// Administratively up.
+        var isUp: Bool
+        /// Has a carrier.
+        var isRunning: Bool
+        var mtu: Int
+        /// Six octets, or none for devices without link-layer addresses.
+        var mac: [UInt8]
+    }
+    struct Address: Hashable, Sendable {
+        var address: IPv4Address
+        var prefixLength: Int
+        var linkIndex: Int
+        /// The connected prefix; nil for a host address.
+        var connected: IPPrefix? { prefixLength < 32 ? IPPrefix(.v4(address), length: prefixLength) : nil }
+    }
+    struct Route: Hashable, Sendable {
+        var prefix: IPPrefix
+        var gateway: IPv4Address?
+        /// nil: blackhole, unreachable or prohibit.
+        var linkIndex: Int?
+        var metric: UInt32
+    }
+    struct Neighbour: Hashable, Sendable {
+        var address: IPv4Address
+        var linkIndex: Int
+        var mac: [UInt8]
+    }
+
+    var links: [Int: Link] = [:]
+    var addresses: [Address] = []
+    /// Of the main table.
+    var routes: [Route] = []
+    /// Those with a usable link-layer address.
+    var neighbours: [Neighbour] = []
+
+    func link(named name: String) -> Link? { links.values.first { $0.name == name } }
+
+    func isLocal(_ address: IPv4Address) -> Bool { addresses.contains { $0.address == address } }
+
+    /// Addresses of one link, in the order the kernel keeps them: the primary one first.
+    func addresses(of linkIndex: Int) -> [IPv4Address] { addresses.filter { $0.linkIndex == linkIndex }.map(\.address) }
+
+    /// Prefixes on link, except those of `excluded` (the TUN device).
+    func connectedPrefixes(excludingLink excluded: Int?) -> [IPPrefix] {
+        var seen: Set<IPPrefix> = []
+        return addresses.filter { $0.linkIndex != excluded }.compactMap(\.connected).filter { seen.insert($0).inserted }
+    }
+}

@@ -1,0 +1,79 @@
+import Configuration
+import Dataplane
+import IPsec
+import Wire
+
+/// The policy of a configuration in the form that steering, forwarding and routing are computed from (IPv4).
+struct PolicySet: Sendable {
+    struct Protection: Sendable {
+        var childIndex: Int
+        var local: [IPPrefix]
+        var remote: [IPPrefix]
+    }
+
+    /// Written by the operator; first match wins, before any protection.
+    var policies: [SecurityPolicy]
+    /// One per configured child, in file order.
+    var protections: [Protection]
+
+    init(policies: [SecurityPolicy], protections: [Protection]) { (self.policies, self.protections) = (policies, protections) }
+
+    init(_ configuration: GatewayConfiguration, children: ChildTable) {
+        policies = configuration.policies
+        protections = configuration.connections.flatMap { connection in
+            connection.children.compactMap { child in
+                children.index(of: ChildKey(connection.name, child.name)).map { index in
+                    Protection(
+                        childIndex: index, local: child.localSubnets.filter(\.address.isIPv4),
+                        remote: child.remoteSubnets.filter(\.address.isIPv4))
+                }
+            }
+        }
+    }
+
+    /// Destinations that leave through a tunnel or not at all, each once.
+    var protectedPrefixes: [IPPrefix] {
+        var seen: Set<IPPrefix> = []
+        return protections.flatMap(\.remote).filter { seen.insert($0).inserted }
+    }
+
+    /// Whether some child claims traffic from this address.
+    func isProtectedSource(_ address: IPv4Address) -> Bool {
+        protections.contains { $0.local.contains { $0.contains(.v4(address)) } }
+    }
+
+    /// Whether `prefix`, connected or local, is an exception inside a wider protected prefix: one that contains it, none that
+    /// equals it. A protected prefix inside of it stays protected, being the longer match.
+    func needsException(_ prefix: IPPrefix) -> Bool {
+        let protected = protectedPrefixes
+        return protected.contains { $0.length < prefix.length && $0.contains(prefix) } && !protected.contains(prefix)
+    }
+
+    /// Bypass policies for any protocol and port that no earlier discard policy cuts into: they can be obeyed by whoever sees
+    /// only addresses (XDP, kernel rules).
+    var addressOnlyBypasses: [SecurityPolicy] {
+        policies.enumerated().filter { position, policy in
+            guard policy.action == .bypass, policy.isAddressOnly, policy.source.first.isIPv4 else { return false }
+            return !policies[..<position].contains { earlier in
+                earlier.action == .discard && earlier.overlaps(policy)
+            }
+        }.map(\.element)
+    }
+}
+
+extension SecurityPolicy {
+    /// Any protocol, any ports.
+    var isAddressOnly: Bool {
+        source.ipProtocol == 0 && destination.ipProtocol == 0 && source.ports == 0...65535 && destination.ports == 0...65535
+    }
+
+    /// Whether some packet matches both.
+    func overlaps(_ other: SecurityPolicy) -> Bool {
+        source.intersection(other.source) != nil && destination.intersection(other.destination) != nil
+    }
+}
+
+/// Destinations that are never a tunnel's business although `0.0.0.0/0` covers them: multicast and the limited broadcast.
+enum NeverProtected {
+    static let prefixes: [IPPrefix] = ["224.0.0.0/4", "255.255.255.255/32"].compactMap { IPPrefix($0) }
+}

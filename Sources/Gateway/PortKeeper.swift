@@ -1,0 +1,107 @@
+import Configuration
+import Dataplane
+import IKE
+
+/// Keeps the data plane attached to the configured interfaces while these come, go, and change. Confined to the event loop.
+final class PortKeeper {
+    /// Pause between attempts to attach an interface that refused.
+    static let retryInterval: Duration = .seconds(2)
+
+    private struct Known {
+        var portIndex: Int
+        var link: KernelView.Link
+    }
+
+    private let dataplane: any DataplaneControlling
+    private let kernel: any KernelControlling
+    private let log: (LogLevel, String) -> Void
+    private(set) var interfaces: [GatewayConfiguration.Interface]
+    private var known: [String: Known] = [:]
+    /// Why an interface is not in use, by name.
+    private(set) var problems: [String: String] = [:]
+    private var retryAt: [String: Instant] = [:]
+
+    init(
+        _ interfaces: [GatewayConfiguration.Interface], dataplane: any DataplaneControlling, kernel: any KernelControlling,
+        log: @escaping (LogLevel, String) -> Void
+    ) {
+        (self.interfaces, self.dataplane, self.kernel, self.log) = (interfaces, dataplane, kernel, log)
+    }
+
+    /// What forwarding and steering count as our ports: attached, and there.
+    var attached: [AttachedInterface] {
+        interfaces.compactMap { interface in
+            known[interface.name].map {
+                AttachedInterface(
+                    portIndex: $0.portIndex, linkIndex: $0.link.index, name: interface.name, role: SettingsMapping.role(interface.role))
+            }
+        }
+    }
+
+    func linkIndex(ofPort portIndex: Int) -> Int? { known.values.first { $0.portIndex == portIndex }?.link.index }
+
+    var underlayNames: [String] { interfaces.filter { $0.role != .protected }.map(\.name) }
+
+    /// Attaches what can be attached, lets go of what is gone. Returns the first error of an interface that is there and up:
+    /// at start it ends the gateway, later it is tried again.
+    @discardableResult
+    func synchronize(now: Instant) -> DataplaneError? {
+        var failure: DataplaneError?
+        for interface in interfaces {
+            let link = kernel.view.link(named: interface.name)
+            if let known = known[interface.name], known.link.index != link?.index || known.link.mac != link?.mac || known.link.mtu != link?.mtu {
+                dataplane.detach(portIndex: known.portIndex)
+                self.known[interface.name] = nil
+                retryAt[interface.name] = nil
+                log(.warning, link == nil ? "interface \(interface.name) is gone" : "interface \(interface.name) has changed; attaching again")
+            }
+            guard let link else {
+                note(interface.name, "The interface \(interface.name) does not exist; create it or correct its name.")
+                continue
+            }
+            guard link.isUp else {
+                note(interface.name, "The interface \(interface.name) is down; bring it up (ip link set \(interface.name) up).")
+                continue
+            }
+            if known[interface.name] == nil, let error = attach(interface, link, now: now) { failure = failure ?? error }
+            guard known[interface.name] != nil else { continue }
+            known[interface.name]?.link = link
+            note(interface.name, link.isRunning ? nil : "The interface \(interface.name) has no carrier; check the cable and the far end.")
+        }
+        return failure
+    }
+
+    /// The next time `synchronize` has something to try again.
+    var nextRetry: Instant? { retryAt.values.min() }
+
+    func detachAll() {
+        for port in known.values { dataplane.detach(portIndex: port.portIndex) }
+        known = [:]
+    }
+
+    private func attach(_ interface: GatewayConfiguration.Interface, _ link: KernelView.Link, now: Instant) -> DataplaneError? {
+        if let earliest = retryAt[interface.name], now < earliest { return nil }
+        let queues = kernel.queueCount(interface.name)
+        let port = PortDescription(
+            name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac, mtu: link.mtu,
+            queues: queues)
+        do {
+            let done = try dataplane.attach(port)
+            known[interface.name] = Known(portIndex: done.index, link: link)
+            retryAt[interface.name] = nil
+            log(.info, "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode), \(queues) queue\(queues == 1 ? "" : "s")")
+            return nil
+        } catch {
+            retryAt[interface.name] = now + Self.retryInterval
+            note(interface.name, error.sentence, level: .error)
+            return error
+        }
+    }
+
+    /// Logs a problem once, and its end.
+    private func note(_ name: String, _ problem: String?, level: LogLevel = .warning) {
+        guard problems[name] != problem else { return }
+        problems[name] = problem
+        if let problem { log(level, problem) } else { log(.info, "interface \(name) is in use") }
+    }
+}

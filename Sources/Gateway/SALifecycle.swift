@@ -1,0 +1,217 @@
+import Dataplane
+import IKE
+import IPsec
+import Wire
+
+/// Moves SAs between the IKE core, which negotiates them, and the data plane, which uses them: make before break, drain, and
+/// counters that outlive every SA. Confined to the event loop.
+///
+/// ```
+/// installChild ──► install ──► inboundReady ──► core.childInstalled ──► first SA of the child: switch at once
+///                                                                   └─► a rekey: switch when the peer is known to receive on it
+/// removeChild ──► another pair is ready: switch to it, retire this one after the drain
+///             └─► no other: clearOutbound (packets ask for a tunnel again), retire now
+/// ```
+final class SALifecycle {
+    /// How long a replaced SA still takes packets that were on their way. RFC 7296 §2.8.
+    static let drain: Duration = .seconds(5)
+    /// A new SA whose peer stays silent on it is used after this all the same: the peer installed it long ago.
+    static let switchPatience: Duration = .seconds(2)
+
+    struct Pair {
+        enum State: Equatable { case installing, ready, draining(until: Instant), retiring }
+        var token: UInt64
+        var key: ChildKey
+        var childIndex: Int
+        var inboundSPI: UInt32
+        var outboundSPI: UInt32
+        var remote: IPAddress
+        var state: State
+        var readyAt: Instant?
+        /// As last read: stays when the data plane has let go of the SA.
+        var seen = ChildCounters()
+        /// `seen.packetsIn` when the core was last told of traffic.
+        var reportedPacketsIn: UInt64 = 0
+    }
+
+    private let dataplane: any DataplaneControlling
+    private(set) var pairs: [UInt32: Pair] = [:]
+    /// The pair whose outbound SA the child uses.
+    private(set) var active: [ChildKey: UInt32] = [:]
+    /// What SAs that are gone have carried.
+    private var retired: [ChildKey: ChildCounters] = [:]
+
+    init(dataplane: any DataplaneControlling) { self.dataplane = dataplane }
+
+    // MARK: What the core asks
+
+    /// A sentence when the SA cannot be installed; the caller tells the core.
+    /// - Parameter childIndex: nil for a child that is gone from the configuration.
+    func install(_ sa: ChildSA, childIndex: Int?, token: UInt64) -> String? {
+        let key = ChildKey(sa.connection, sa.child)
+        guard let index = childIndex else { return "The child \(key) is not in the configuration any more." }
+        guard pairs[sa.inboundSPI] == nil else { return "The inbound SPI is in use; negotiate again." }
+        do {
+            try dataplane.install(sa, childIndex: index, token: token)
+        } catch {
+            return error.sentence
+        }
+        pairs[sa.inboundSPI] = Pair(
+            token: token, key: key, childIndex: index, inboundSPI: sa.inboundSPI, outboundSPI: sa.outboundSPI,
+            remote: sa.path.remote, state: .installing)
+        return nil
+    }
+
+    /// The peer or we ended this pair. The child goes on with another one when there is one.
+    func remove(inboundSPI: UInt32, now: Instant) {
+        guard let pair = pairs[inboundSPI] else { return }
+        switch pair.state {
+        case .retiring, .draining: return
+        case .installing, .ready: break
+        }
+        let others = pairs.values.filter { $0.key == pair.key && $0.inboundSPI != inboundSPI }
+        let successor = others.filter { $0.state == .ready }.max { ($0.readyAt ?? now) < ($1.readyAt ?? now) }
+        if active[pair.key] == inboundSPI {
+            if let successor {
+                switchOutbound(to: successor.inboundSPI)
+            } else if !others.contains(where: { $0.state == .installing }) {
+                active[pair.key] = nil
+                dataplane.clearOutbound(childIndex: pair.childIndex)
+            }
+        }
+        if successor != nil || others.contains(where: { $0.state == .installing }) {
+            pairs[inboundSPI]?.state = .draining(until: now + Self.drain)
+        } else {
+            retire(inboundSPI)
+        }
+    }
+
+    func move(inboundSPIs: [UInt32], path: TunnelPath) {
+        for spi in inboundSPIs where pairs[spi] != nil {
+            pairs[spi]?.remote = path.remote
+            dataplane.movePath(inboundSPI: spi, path: path)
+        }
+    }
+
+    // MARK: What the data plane says
+
+    /// Every worker has the inbound SA. True when the core is to be told (`childInstalled`).
+    func inboundReady(token: UInt64, now: Instant) -> Bool {
+        guard let spi = pairs.values.first(where: { $0.token == token && $0.state == .installing })?.inboundSPI else { return false }
+        pairs[spi]?.state = .ready
+        pairs[spi]?.readyAt = now
+        return true
+    }
+
+    /// After the core has been told: a first SA is used at once, and so is one whose predecessor is on its way out.
+    func useIfFirst(token: UInt64) {
+        guard let pair = pairs.values.first(where: { $0.token == token && $0.state == .ready }) else { return }
+        if let current = active[pair.key], pairs[current]?.state == .ready { return }
+        switchOutbound(to: pair.inboundSPI)
+    }
+
+    func retired(inboundSPI: UInt32, final: SACounters) {
+        guard var pair = pairs.removeValue(forKey: inboundSPI) else { return }
+        pair.seen.raise(to: final)
+        retired[pair.key, default: .init()].add(pair.seen)
+        if active[pair.key] == inboundSPI { active[pair.key] = nil }
+    }
+
+    // MARK: Time
+
+    /// Reads counters, switches to new SAs that carry traffic or have waited long enough, retires what has drained.
+    /// Returns the connections on whose SAs authenticated packets arrived since the last call.
+    func poll(now: Instant) -> Set<String> {
+        var alive: Set<String> = []
+        for spi in pairs.keys.sorted() {
+            guard var pair = pairs[spi] else { continue }
+            if let counters = dataplane.counters(inboundSPI: spi) { pair.seen.raise(to: counters) }
+            if pair.seen.packetsIn > pair.reportedPacketsIn {
+                pair.reportedPacketsIn = pair.seen.packetsIn
+                alive.insert(pair.key.connection)
+            }
+            pairs[spi] = pair
+        }
+        for pair in pairs.values.sorted(by: { $0.inboundSPI < $1.inboundSPI }) {
+            switch pair.state {
+            case .ready: switchWhenDue(pair, now: now)
+            case .draining(let until) where until <= now: retire(pair.inboundSPI)
+            default: break
+            }
+        }
+        return alive
+    }
+
+    /// A newer pair than the active one is taken into use by its first inbound packet, or by patience.
+    private func switchWhenDue(_ pair: Pair, now: Instant) {
+        guard let current = active[pair.key], current != pair.inboundSPI, let readyAt = pair.readyAt else { return }
+        guard let currentReady = pairs[current]?.readyAt, currentReady < readyAt else { return }
+        if pair.seen.packetsIn > 0 || readyAt + Self.switchPatience <= now { switchOutbound(to: pair.inboundSPI) }
+    }
+
+    /// True while a new SA waits for its first packet: poll more often then.
+    var awaitsSwitch: Bool {
+        pairs.values.contains { pair in pair.state == .ready && active[pair.key] != pair.inboundSPI }
+    }
+
+    // MARK: What status asks
+
+    /// Never goes backwards: what is gone, and what each SA has carried so far.
+    func counters(of key: ChildKey) -> ChildCounters {
+        var sum = retired[key] ?? ChildCounters()
+        for spi in pairs.keys where pairs[spi]?.key == key {
+            if let counters = dataplane.counters(inboundSPI: spi) { pairs[spi]?.seen.raise(to: counters) }
+            if let pair = pairs[spi] { sum.add(pair.seen) }
+        }
+        return sum
+    }
+
+    func isActive(_ key: ChildKey) -> Bool { active[key] != nil }
+
+    /// Whether a packet with this SPI to this peer was ours: to believe ICMP errors that quote it.
+    func isOutbound(spi: UInt32, remote: IPAddress) -> Bool {
+        pairs.values.contains { $0.outboundSPI == spi && $0.remote == remote }
+    }
+
+    func child(inboundSPI: UInt32) -> ChildKey? { pairs[inboundSPI]?.key }
+    func key(token: UInt64) -> ChildKey? { pairs.values.first { $0.token == token }?.key }
+
+    // MARK: Parts
+
+    private func switchOutbound(to spi: UInt32) {
+        guard let pair = pairs[spi] else { return }
+        active[pair.key] = spi
+        dataplane.switchOutbound(childIndex: pair.childIndex, inboundSPI: spi)
+    }
+
+    private func retire(_ spi: UInt32) {
+        pairs[spi]?.state = .retiring
+        dataplane.retire(inboundSPI: spi)
+    }
+}
+
+/// What one child's SAs have carried.
+struct ChildCounters: Hashable, Sendable {
+    var packetsIn: UInt64 = 0
+    var bytesIn: UInt64 = 0
+    var packetsOut: UInt64 = 0
+    var bytesOut: UInt64 = 0
+    var drops: [DropReason: UInt64] = [:]
+
+    /// Takes over newer values of the same SA; a counter that reads lower than before keeps what was seen.
+    mutating func raise(to counters: SACounters) {
+        packetsIn = max(packetsIn, counters.packetsIn)
+        bytesIn = max(bytesIn, counters.bytesIn)
+        packetsOut = max(packetsOut, counters.packetsOut)
+        bytesOut = max(bytesOut, counters.bytesOut)
+        drops.merge(counters.drops) { max($0, $1) }
+    }
+
+    mutating func add(_ other: ChildCounters) {
+        packetsIn &+= other.packetsIn
+        bytesIn &+= other.bytesIn
+        packetsOut &+= other.packetsOut
+        bytesOut &+= other.bytesOut
+        drops.merge(other.drops) { $0 &+ $1 }
+    }
+}

@@ -1,0 +1,106 @@
+import Configuration
+import Crypto
+import Dataplane
+import IKE
+import IPsec
+import Wire
+
+/// From the configuration's words to what core and data plane are made with.
+enum SettingsMapping {
+    /// Octets of a frame that are not the packet: XDP's headroom, Ethernet header, ESP in UDP with the largest padding, ICV.
+    static let frameOverheadBytes = 384
+    static let smallFrameBytes = 2048
+    static let largeFrameBytes = 4096
+
+    /// - Parameters:
+    ///   - allowedCPUs: those this process may run on, ascending.
+    ///   - queues: receive queues of each port that exists now.
+    ///   - mtus: octets, of each port that exists now.
+    static func dataplaneSettings(
+        _ configured: GatewayConfiguration.Dataplane, allowedCPUs: [Int], queues: [Int], mtus: [Int], bestEngine: EngineKind,
+        numaNode: Int?
+    ) -> DataplaneSettings {
+        let engine: EngineKind = switch configured.engine {
+        case .auto: bestEngine
+        case .openssl: .openssl
+        case .ipsecMB: .ipsecMB
+        }
+        let mode: XDPModePolicy = switch configured.xdpMode {
+        case .auto: .auto
+        case .zeroCopy: .zeroCopy
+        case .native: .native
+        case .generic: .generic
+        }
+        let pages: HugePagePolicy = switch configured.hugePages {
+        case .auto: .auto
+        case .require: .require
+        case .off: .off
+        }
+        return DataplaneSettings(
+            workerCPUs: workerCPUs(configured.workers, allowedCPUs: allowedCPUs, queues: queues), engine: engine, xdpMode: mode,
+            busyPoll: configured.poll == .busy, hugePages: pages, framesPerWorker: configured.framesPerWorker,
+            frameBytes: (mtus.max() ?? 0) + frameOverheadBytes > smallFrameBytes ? largeFrameBytes : smallFrameBytes,
+            numaNode: numaNode)
+    }
+
+    /// `auto`: as many workers as the port with most queues can feed, at most one per CPU. A count above the CPUs shares them.
+    static func workerCPUs(_ workers: GatewayConfiguration.Dataplane.Workers, allowedCPUs: [Int], queues: [Int]) -> [Int] {
+        let cpus = allowedCPUs.isEmpty ? [0] : allowedCPUs
+        switch workers {
+        case .auto: return Array(cpus.prefix(max(1, queues.max() ?? 1)))
+        case .count(let count): return (0..<max(1, count)).map { cpus[$0 % cpus.count] }
+        case .cpus(let list): return list.isEmpty ? [cpus[0]] : list
+        }
+    }
+
+    static func role(_ role: GatewayConfiguration.Interface.Role) -> PortRole {
+        switch role {
+        case .underlay: .underlay
+        case .protected: .protected
+        case .both: [.underlay, .protected]
+        }
+    }
+
+    /// The core's view of a connection. The pre-shared key goes into secret memory by `secret`.
+    static func plan(_ connection: Connection, secret: ([UInt8]) -> Secret) -> ConnectionPlan {
+        ConnectionPlan(
+            name: connection.name, localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
+            localIdentity: connection.localIdentity, remoteIdentity: connection.remoteIdentity,
+            presharedKey: secret(connection.presharedKey), proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
+            dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
+            children: connection.children.map(plan))
+    }
+
+    static func plan(_ child: Child) -> ChildPlan {
+        ChildPlan(
+            name: child.name, localSelectors: child.localSubnets.map { TrafficSelector($0) },
+            remoteSelectors: child.remoteSubnets.map { TrafficSelector($0) }, proposals: child.espProposals,
+            lifetime: child.lifetime, lifetimeBytes: child.lifetimeBytes, lifetimePackets: child.lifetimePackets,
+            replayWindowPackets: child.replayWindowPackets, start: child.start)
+    }
+
+    /// What this version cannot run although the file is well-formed: a sentence for each. `run` refuses with 78.
+    static func unsupported(_ configuration: GatewayConfiguration) -> [String] {
+        var sentences: [String] = []
+        var childCount = 0
+        for connection in configuration.connections {
+            let name = "Connection \(connection.name)"
+            if !connection.localAddress.isIPv4 || connection.remoteAddress?.isIPv4 == false {
+                sentences.append("\(name) uses an IPv6 address, which this version cannot carry; use IPv4 addresses.")
+            }
+            for child in connection.children {
+                childCount += 1
+                if child.mode == .transport {
+                    sentences.append("\(name), child \(child.name): transport mode is not available in this version; use tunnel.")
+                }
+                if !(child.localSubnets + child.remoteSubnets).allSatisfy(\.address.isIPv4) {
+                    sentences.append("\(name), child \(child.name): IPv6 subnets are not available in this version; use IPv4 subnets.")
+                }
+            }
+        }
+        if childCount > ChildTable.limit {
+            sentences.append("The file has \(childCount) children; this version carries at most \(ChildTable.limit).")
+        }
+        return sentences
+    }
+}

@@ -1,0 +1,110 @@
+import Configuration
+import Dataplane
+import IKE
+import IPsec
+import Wire
+
+/// Puts together what `culvert status` shows. A pure function of what everybody else knows.
+struct StatusBuilder {
+    var configuration: GatewayConfiguration
+    var statuses: [ConnectionStatus]
+    var counters: DataplaneCounters
+    var childCounters: (ChildKey) -> ChildCounters
+    /// Why a connection cannot work at this end, by its name: an address or interface that is missing or down.
+    var localProblems: [String: String]
+    var startedAt: Instant
+    var now: Instant
+    var ikePort: UInt16
+
+    func report() -> StatusReport {
+        let byName = Dictionary(statuses.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        return StatusReport(
+            version: CulvertVersion.current, gateway: configuration.name, uptimeSeconds: Self.seconds(now - startedAt),
+            connections: configuration.connections.map { connection($0, byName[$0.name]) },
+            workers: counters.workers.map(worker), drops: everyReason(counters.drops))
+    }
+
+    private func connection(_ configured: Connection, _ status: ConnectionStatus?) -> StatusReport.Connection {
+        let state = StatusReport.Connection.State(rawValue: (status?.state ?? .down).rawValue) ?? .down
+        let ike = status?.ike
+        let local = StatusReport.Peer(
+            address: (ike?.path.local.address ?? configured.localAddress).description, port: ike?.path.local.port ?? ikePort,
+            id: (ike?.localIdentity ?? configured.localIdentity).description, nat: ike?.localNAT ?? false)
+        let remote = StatusReport.Peer(
+            address: (ike?.path.remote.address ?? configured.remoteAddress)?.description ?? "any", port: ike?.path.remote.port ?? ikePort,
+            id: (ike?.remoteIdentity ?? configured.remoteIdentity)?.description ?? "any", nat: ike?.remoteNAT ?? false)
+        return StatusReport.Connection(
+            name: configured.name, state: state, reason: state == .established ? nil : reason(configured, status), local: local,
+            remote: remote, ike: ike.map(ikeSA), children: configured.children.map { child in
+                self.child(child, of: configured, status?.children.first { $0.name == child.name })
+            })
+    }
+
+    /// A problem of ours explains more than the silence that follows from it.
+    private func reason(_ configured: Connection, _ status: ConnectionStatus?) -> String {
+        if let problem = localProblems[configured.name] { return problem }
+        if let reason = status?.reason { return reason }
+        if status?.state == .connecting { return "Negotiating with the peer." }
+        let starts = configured.children.map(\.start)
+        if configured.remoteAddress == nil { return "Waiting for the peer: `remote.address: any` answers and never initiates." }
+        if starts.contains(.immediately) { return "No attempt has been made yet." }
+        if starts.contains(.onTraffic) { return "Waiting for traffic (`start: on-traffic`) or for the peer." }
+        return "Waiting for `culvert up \(configured.name)` or for the peer (`start: manual`)."
+    }
+
+    private func ikeSA(_ ike: ConnectionStatus.IKE) -> StatusReport.IKE {
+        StatusReport.IKE(
+            spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16), spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
+            initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
+            rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) })
+    }
+
+    private func child(_ configured: Child, of connection: Connection, _ status: ConnectionStatus.Child?) -> StatusReport.Child {
+        let state = StatusReport.Child.State(rawValue: (status?.state ?? .down).rawValue) ?? .down
+        let isInstalled = state == .installed
+        let carried = childCounters(ChildKey(connection.name, configured.name))
+        let local = isInstalled ? status?.localSelectors.map(\.description) : nil
+        let remote = isInstalled ? status?.remoteSelectors.map(\.description) : nil
+        return StatusReport.Child(
+            name: configured.name, state: state, reason: isInstalled ? nil : status?.reason, mode: configured.mode.rawValue,
+            encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
+            spiIn: isInstalled ? status.map { Self.hexadecimal(UInt64($0.inboundSPI), digits: 8) } : nil,
+            spiOut: isInstalled ? status.map { Self.hexadecimal(UInt64($0.outboundSPI), digits: 8) } : nil,
+            proposal: isInstalled ? status?.transform?.keyword : nil, localSubnets: local ?? configured.localSubnets.map(\.description),
+            remoteSubnets: remote ?? configured.remoteSubnets.map(\.description), packetsIn: carried.packetsIn, bytesIn: carried.bytesIn,
+            packetsOut: carried.packetsOut, bytesOut: carried.bytesOut, rekeys: status?.rekeys ?? 0,
+            rekeyInSeconds: isInstalled ? status?.rekeyAt.map { max(0, Self.seconds($0 - now)) } : nil,
+            drops: [DropReason.replay.name: 0].merging(named(carried.drops)) { $1 })
+    }
+
+    private func worker(_ worker: WorkerCounters) -> StatusReport.Worker {
+        StatusReport.Worker(
+            id: worker.id, cpu: worker.cpu, numaNode: worker.numaNode, engine: worker.engine, xdpMode: worker.xdpMode,
+            packetsIn: worker.packetsIn, packetsOut: worker.packetsOut,
+            busyPercent: worker.busyPercent.isFinite ? worker.busyPercent : 0, drops: named(worker.drops))
+    }
+
+    /// Only what happened.
+    private func named(_ drops: [DropReason: UInt64]) -> [String: UInt64] {
+        var result: [String: UInt64] = [:]
+        for (reason, count) in drops where count > 0 { result[reason.name] = count }
+        return result
+    }
+
+    /// Every reason, so that a script can compare two reports without asking whether a key is there.
+    private func everyReason(_ drops: [DropReason: UInt64]) -> [String: UInt64] {
+        var result: [String: UInt64] = [:]
+        for reason in DropReason.allCases { result[reason.name] = drops[reason] ?? 0 }
+        return result
+    }
+
+    static func hexadecimal(_ value: UInt64, digits: Int) -> String {
+        let text = String(value, radix: 16)
+        return String(repeating: "0", count: max(0, digits - text.count)) + text
+    }
+
+    static func seconds(_ duration: Duration) -> Double {
+        let parts = duration.components
+        return Double(parts.seconds) + Double(parts.attoseconds / 1_000_000_000_000) / 1_000_000
+    }
+}

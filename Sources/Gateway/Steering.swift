@@ -1,0 +1,142 @@
+import Dataplane
+import IPsec
+import Wire
+
+/// A port that Culvert has attached: its row in the data plane's tables and its interface now.
+struct AttachedInterface: Hashable, Sendable {
+    var portIndex: Int
+    var linkIndex: Int
+    var name: String
+    var role: PortRole
+}
+
+/// Pure functions from policy and kernel state to what the XDP program and the workers are given.
+enum Steering {
+    /// Bits of a set in the XDP program's prefix map.
+    static let setBits = 64
+    /// IKE packets allowed per second and source address, and at once after a silence. A peer's handshake with all its
+    /// retransmissions and liveness checks stays far below.
+    static let ikePacketsPerSecond = 200
+    static let ikeBurst = 100
+
+    /// What the XDP program decides by. Its longest-prefix match sees one entry only, so each entry carries the sets of every
+    /// prefix that covers it.
+    static func steeringPlan(_ policy: PolicySet, view: KernelView, tunLinkIndex: Int?) -> SteeringPlan {
+        let connected = view.connectedPrefixes(excludingLink: tunLinkIndex) + NeverProtected.prefixes
+        let discards = policy.policies.filter { $0.action == .discard }.flatMap(\.destination.prefixes).filter(\.address.isIPv4)
+        // A bypass has two bits, one for each direction of its traffic; those beyond the last bit are obeyed by the workers alone.
+        let bypasses = policy.addressOnlyBypasses.prefix(setBits / 2).flatMap { [($0.source, $0.destination), ($0.destination, $0.source)] }
+
+        var prefixes: Set<IPPrefix> = Set(policy.protectedPrefixes)
+        prefixes.formUnion(policy.protections.flatMap(\.local))
+        prefixes.formUnion(discards)
+        prefixes.formUnion(bypasses.flatMap { $0.0.prefixes })
+        prefixes.formUnion(connected.filter { c in prefixes.contains { $0.contains(c) } })
+
+        let entries = prefixes.sorted(by: inTableOrder).map { prefix in
+            let covers = { (list: [IPPrefix]) in list.contains { $0.contains(prefix) } }
+            var entry = SteeringPlan.Prefix(
+                prefix: prefix, steer: steer(prefix, policy: policy, connected: connected, discards: discards),
+                localSets: 0, remoteSets: 0, bypassSource: 0, bypassDestination: 0)
+            for protection in policy.protections {
+                // More children than bits share them: a clear packet may then be refused for the wrong pair, never let in.
+                let bit = UInt64(1) << UInt64(protection.childIndex % setBits)
+                if covers(protection.local) { entry.localSets |= bit }
+                if covers(protection.remote) { entry.remoteSets |= bit }
+            }
+            for (index, bypass) in bypasses.enumerated() {
+                let bit = UInt64(1) << UInt64(index)
+                if covers(bypass.0.prefixes) { entry.bypassSource |= bit }
+                if covers(bypass.1.prefixes) { entry.bypassDestination |= bit }
+            }
+            return entry
+        }
+        return SteeringPlan(
+            localAddresses: unique(view.addresses.map(\.address)), prefixes: entries, ikePacketsPerSecond: ikePacketsPerSecond,
+            ikeBurst: ikeBurst)
+    }
+
+    /// What happens to a packet for `prefix` that arrives on a protected port. The longest of protected, discarded and connected
+    /// prefixes that cover it decides; among equals the tunnel wins.
+    private static func steer(
+        _ prefix: IPPrefix, policy: PolicySet, connected: [IPPrefix], discards: [IPPrefix]
+    ) -> SteeringPlan.Steer {
+        let longest = { (list: [IPPrefix]) in list.filter { $0.contains(prefix) }.map(\.length).max() ?? -1 }
+        let claimed = max(longest(policy.protectedPrefixes), longest(discards))
+        let onLink = longest(connected)
+        if claimed < 0 { return onLink < 0 ? .none : .pass }
+        return onLink > claimed ? .pass : .protect
+    }
+
+    /// What the workers decide by: policy in order, the main table, neighbours on our ports.
+    static func forwardingPlan(_ policy: PolicySet, view: KernelView, ports: [AttachedInterface]) -> ForwardingPlan {
+        let portOfLink = Dictionary(ports.map { ($0.linkIndex, $0.portIndex) }, uniquingKeysWith: { first, _ in first })
+        var plan = ForwardingPlan()
+        plan.rules = rules(policy)
+        plan.routes = routes(view, portOfLink: portOfLink)
+        plan.neighbours = view.neighbours.compactMap { neighbour in
+            portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
+        }
+        plan.localAddresses = unique(view.addresses.map(\.address))
+        plan.portAddresses = ports.compactMap { port in
+            view.addresses(of: port.linkIndex).first.map { .init(portIndex: port.portIndex, address: $0) }
+        }
+        return plan
+    }
+
+    /// First match wins: the operator's policies, then each child's pairs. What a discard policy's prefix steers to the workers
+    /// without being meant by it goes on in the clear, unless its destination is protected: then nothing matches, and it is
+    /// dropped as without a policy.
+    private static func rules(_ policy: PolicySet) -> [ForwardingPlan.Rule] {
+        var rules = policy.policies.filter { $0.source.first.isIPv4 }.map { policy in
+            ForwardingPlan.Rule(
+                source: policy.source, destination: policy.destination, action: policy.action == .bypass ? .bypass : .discard)
+        }
+        for protection in policy.protections {
+            for local in protection.local {
+                for remote in protection.remote {
+                    rules.append(.init(
+                        source: TrafficSelector(local), destination: TrafficSelector(remote),
+                        action: .protect(childIndex: protection.childIndex)))
+                }
+            }
+        }
+        guard let everywhere = IPPrefix("0.0.0.0/0") else { return rules }
+        let protected = policy.protectedPrefixes
+        let discards = policy.policies.filter { $0.action == .discard && $0.destination.first.isIPv4 }
+        let open = discards.filter { discard in
+            !discard.destination.prefixes.allSatisfy { prefix in protected.contains { $0.contains(prefix) } }
+        }
+        guard !open.isEmpty else { return rules }
+        rules += protected.map { .init(source: TrafficSelector(everywhere), destination: TrafficSelector($0), action: .discard) }
+        for discard in open {
+            for prefix in discard.destination.prefixes {
+                rules.append(.init(source: TrafficSelector(everywhere), destination: TrafficSelector(prefix), action: .bypass))
+            }
+        }
+        return rules
+    }
+
+    /// Of several routes to one prefix the one with the least metric.
+    private static func routes(_ view: KernelView, portOfLink: [Int: Int]) -> [ForwardingPlan.Route] {
+        var best: [IPPrefix: KernelView.Route] = [:]
+        for route in view.routes {
+            if let known = best[route.prefix], known.metric <= route.metric { continue }
+            best[route.prefix] = route
+        }
+        return best.values.sorted { inTableOrder($0.prefix, $1.prefix) }.map { route in
+            .init(prefix: route.prefix, gateway: route.gateway, portIndex: route.linkIndex.flatMap { portOfLink[$0] })
+        }
+    }
+
+    /// A fixed order, so that equal inputs give equal plans and nothing is published twice.
+    static func inTableOrder(_ a: IPPrefix, _ b: IPPrefix) -> Bool {
+        let (x, y) = (a.address.v4?.bits ?? 0, b.address.v4?.bits ?? 0)
+        return (x, a.length) < (y, b.length)
+    }
+
+    private static func unique<T: Hashable>(_ items: [T]) -> [T] {
+        var seen: Set<T> = []
+        return items.filter { seen.insert($0).inserted }
+    }
+}
