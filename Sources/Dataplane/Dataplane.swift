@@ -1,1 +1,270 @@
+import CLinux
+public import Crypto
+import Glibc
+public import IPsec
+import Platform
+public import Wire
 
+/// The control side of the data plane: workers, their memory and rings, ports and SAs.
+///
+/// Single-threaded: every call comes from the control thread. Workers learn of changes through their command rings and answer
+/// through the answer rings; nothing else is shared with them but immutable tables and the hot records they own.
+public final class Dataplane {
+    let settings: DataplaneSettings
+    let log: (String) -> Void
+    let umem: Arena
+    var workers: [WorkerThread] = []
+    var ports: [Port?] = []
+    var portNames: [String: Int] = [:]
+    var pairs: [UInt32: SAPair] = [:]
+    /// The pair whose outbound SA a child's packets leave on.
+    var outboundOfChild: [Int: UInt32] = [:]
+    var nextOwner = 0
+    var program: XDPProgram
+    private let controlEvent: EventSignal
+    private let sleeping: UnsafeMutablePointer<UInt32>
+    private let wakeups: UnsafeMutablePointer<Int32>
+    private let handoffs: [[SPSC.Storage]]
+    private let returns: [[SPSC.Storage]]
+    private var endMemory: [() -> Void] = []
+
+    private struct Pending {
+        var remaining: Int
+        var completion: (Dataplane) -> Void
+    }
+    private var pending: [UInt32: Pending] = [:]
+    private var nextIdentifier: UInt32 = 1
+    private(set) var tables: Tables
+    private var plan = ForwardingPlan()
+    private var generation: UInt32 = 1
+    /// Events that came while we waited for room in a ring.
+    private var backlog: [DataplaneEvent] = []
+    var foldedSocketDrops: [DropReason: UInt64] = [:]
+    var controlDrops: [DropReason: UInt64] = [:]
+    private var isStopped = false
+
+    public init(_ settings: DataplaneSettings, log: @escaping (String) -> Void) throws(DataplaneError) {
+        self.settings = settings
+        self.log = log
+        let count = settings.workerCPUs.count
+        guard (1...64).contains(count) else { throw DataplaneError("there must be between 1 and 64 workers, not \(count)") }
+        do {
+            umem = try Self.makeUMEM(settings, log: log)
+            controlEvent = try EventSignal()
+            program = try XDPProgram()
+            for (index, cpu) in settings.workerCPUs.enumerated() {
+                workers.append(
+                    try WorkerThread(index: index, cpu: cpu, frameBytes: settings.frameBytes, dropReasons: DropReason.allCases.count))
+            }
+        } catch {
+            throw DataplaneError("the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
+        }
+        sleeping = .allocate(capacity: count)
+        sleeping.initialize(repeating: 0, count: count)
+        wakeups = .allocate(capacity: count)
+        for worker in workers { (wakeups + worker.index).initialize(to: worker.wakeup.descriptor.number) }
+        handoffs = (0..<count).map { _ in
+            (0..<count).map { _ in SPSC.Storage(slots: Worker.handoffSlots, slotBytes: Worker.handoffSlotBytes) }
+        }
+        let returnSlots = Self.powerOfTwo(atLeast: settings.framesPerWorker)
+        returns = (0..<count).map { _ in (0..<count).map { _ in SPSC.Storage(slots: returnSlots, slotBytes: 8) } }
+        tables = Tables(ForwardingPlan(), ports: [], generation: 1)
+    }
+
+    deinit {
+        stop()
+        sleeping.deallocate()
+        wakeups.deallocate()
+    }
+
+    private static func makeUMEM(_ settings: DataplaneSettings, log: (String) -> Void) throws(SystemError) -> Arena {
+        let bytes = settings.workerCPUs.count * settings.framesPerWorker * settings.frameBytes
+        let wanted: HugePages = settings.hugePages == .require ? .require : settings.hugePages == .off ? .off : .auto
+        let arena = try Arena(byteCount: bytes, hugePages: wanted, numaNode: settings.numaNode)
+        if settings.hugePages == .auto, !arena.usesHugePages {
+            log(
+                "no huge pages: using ordinary ones for \(bytes >> 20) MiB of frames; reserve \((bytes + (2 << 20) - 1) >> 21) with sysctl vm.nr_hugepages for fewer TLB misses"
+            )
+        }
+        return arena
+    }
+
+    private static func powerOfTwo(atLeast count: Int) -> Int {
+        var result = 1
+        while result < count { result *= 2 }
+        return result
+    }
+
+    // MARK: Threads
+
+    public func start() throws(DataplaneError) {
+        for worker in workers {
+            do { try worker.start(parts(worker), engine: settings.engine) } catch { throw DataplaneError("worker \(worker.index): \(error)") }
+        }
+    }
+
+    private func parts(_ worker: WorkerThread) -> WorkerParts {
+        let count = workers.count
+        let (me, handoffs, returns) = (worker.index, handoffs, returns)
+        let handoffIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
+        let handoffOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
+        let returnsIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
+        let returnsOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
+        for other in 0..<count {
+            (handoffIn + other).initialize(to: SPSC.Consumer(handoffs[other][me]))
+            (handoffOut + other).initialize(to: SPSC.Producer(handoffs[me][other]))
+            (returnsIn + other).initialize(to: SPSC.Consumer(returns[other][me]))
+            (returnsOut + other).initialize(to: SPSC.Producer(returns[me][other]))
+        }
+        endMemory.append {
+            handoffIn.deallocate()
+            handoffOut.deallocate()
+            returnsIn.deallocate()
+            returnsOut.deallocate()
+        }
+        let links = WorkerLinks(
+            handoffIn: handoffIn, handoffOut: handoffOut, returnsIn: returnsIn, returnsOut: returnsOut,
+            commands: SPSC.Consumer(worker.shared.commands), answers: SPSC.Producer(worker.shared.answers),
+            punts: SPSC.Producer(worker.shared.punts), injections: SPSC.Consumer(worker.shared.injections),
+            controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
+        return WorkerParts(
+            index: me, workerCount: count, umem: umem.base, frameBytes: settings.frameBytes, framesPerWorker: settings.framesPerWorker,
+            engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters, drops: worker.drops, tables: tables.view)
+    }
+
+    /// Ends the threads, detaches XDP, closes the sockets. Kernel routes and filters are not ours to touch.
+    public func stop() {
+        guard !isStopped else { return }
+        isStopped = true
+        for worker in workers where worker.isRunning { send(.stop, to: worker, identifier: 0) }
+        for worker in workers { worker.join() }
+        for index in ports.indices { closePort(index) }
+        for release in endMemory { release() }
+        endMemory = []
+        pairs = [:]
+    }
+
+    // MARK: Commands and answers
+
+    /// Sends a command to every worker; `completion` runs when all have carried it out.
+    func broadcast(
+        _ kind: WorkerCommand.Kind, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0, second: UInt64 = 0,
+        completion: @escaping (Dataplane) -> Void = { _ in }
+    ) {
+        let identifier = begin(workers.count, completion)
+        for worker in workers { send(kind, to: worker, identifier: identifier, pointer: pointer, first: first, second: second) }
+    }
+
+    /// Registers an operation that `count` workers will answer.
+    func begin(_ count: Int, _ completion: @escaping (Dataplane) -> Void) -> UInt32 {
+        nextIdentifier = nextIdentifier == .max ? 1 : nextIdentifier + 1
+        pending[nextIdentifier] = Pending(remaining: count, completion: completion)
+        return nextIdentifier
+    }
+
+    func send(
+        _ kind: WorkerCommand.Kind, to worker: WorkerThread, identifier: UInt32, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0,
+        second: UInt64 = 0
+    ) {
+        // Room in the command ring, and never more answers under way than the worker keeps free for them.
+        while true {
+            if worker.outstanding < Worker.commandSlots, let slot = worker.commands.reserve() {
+                let command = WorkerCommand(
+                    kind: kind.rawValue, identifier: identifier, pointer: UInt64(UInt(bitPattern: pointer)), first: first, second: second)
+                slot.storeBytes(of: command, as: WorkerCommand.self)
+                worker.commands.commit()
+                worker.commands.publish()
+                worker.outstanding += 1
+                rouse(worker)
+                return
+            }
+            collect { backlog.append($0) }
+            sched_yield()
+        }
+    }
+
+    /// The fence pairs with the one in `Worker.sleep`.
+    func rouse(_ worker: WorkerThread) {
+        culvert_fence_seq_cst()
+        if culvert_load_relaxed_u32(sleeping + worker.index) != 0 { worker.wakeup.raise() }
+    }
+
+    /// Readable when there are events.
+    public var eventFileDescriptor: Int32 { controlEvent.descriptor.number }
+
+    /// Hands over everything the workers told us since the last call.
+    public func drainEvents(_ body: (DataplaneEvent) -> Void) {
+        controlEvent.clear()
+        let earlier = backlog
+        backlog = []
+        for event in earlier { body(event) }
+        collect(body)
+        let late = backlog
+        backlog = []
+        for event in late { body(event) }
+    }
+
+    private func collect(_ body: (DataplaneEvent) -> Void) {
+        for worker in workers {
+            while let slot = worker.answers.next() {
+                let answer = slot.load(as: WorkerAnswer.self)
+                worker.answers.release()
+                if let event = interpret(answer, from: worker) { body(event) }
+            }
+            while let slot = worker.punts.next() {
+                let length = min(Int(slot.load(as: UInt64.self)), worker.punts.slotBytes - 8)
+                body(.punt(packet: [UInt8](UnsafeRawBufferPointer(start: slot + 8, count: length))))
+                worker.punts.release()
+            }
+        }
+    }
+
+    private func interpret(_ answer: WorkerAnswer, from worker: WorkerThread) -> DataplaneEvent? {
+        switch WorkerAnswer.Kind(rawValue: answer.kind) {
+        case .done:
+            worker.outstanding -= 1
+            guard var operation = pending[answer.first] else { return nil }
+            operation.remaining -= 1
+            pending[answer.first] = operation.remaining > 0 ? operation : nil
+            if operation.remaining == 0 { operation.completion(self) }
+            return nil
+        case .wantsTunnel: return .wantsTunnel(childIndex: Int(answer.first))
+        case .unresolved:
+            return .unresolved(address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second)), portIndex: Int(answer.first))
+        case .sequenceNumbersRunningOut: return .sequenceNumbersRunningOut(inboundSPI: answer.first)
+        case .pathObserved:
+            return .pathObserved(
+                inboundSPI: answer.first, address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second >> 16)),
+                port: UInt16(truncatingIfNeeded: answer.second))
+        case nil: return nil
+        }
+    }
+
+    /// An event found on the way; told with the next `drainEvents`.
+    func tellLater(_ event: DataplaneEvent) {
+        backlog.append(event)
+        controlEvent.raise()
+    }
+
+    // MARK: Tables
+
+    /// Publishes policies, routes and neighbours whole; the old tables go when every worker has the new ones.
+    public func publish(_ plan: ForwardingPlan) {
+        self.plan = plan
+        republish()
+    }
+
+    /// The same plan over changed ports.
+    func republish() {
+        generation = generation == .max ? 1 : generation + 1
+        let new = Tables(plan, ports: ports.map { $0?.tableEntry ?? Port.absent }, generation: generation)
+        let old = tables
+        tables = new
+        let view = UnsafeMutablePointer<TablesView>.allocate(capacity: 1)
+        view.initialize(to: new.view)
+        broadcast(.publish, pointer: UnsafeMutableRawPointer(view)) { _ in
+            view.deallocate()
+            withExtendedLifetime(old) {}
+        }
+    }
+}

@@ -1,0 +1,103 @@
+public import IPsec
+public import Wire
+
+/// Installing, switching and retiring SA pairs.
+extension Dataplane {
+    /// Installs the inbound SA on all workers and prepares the outbound one; `inboundReady(token)` follows.
+    /// - Parameter childIndex: a small number that is the configured child's for as long as it exists.
+    public func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError) {
+        guard (0..<Worker.childLimit).contains(childIndex) else {
+            throw DataplaneError("more than \(Worker.childLimit) children cannot be installed on one gateway")
+        }
+        guard pairs[sa.inboundSPI] == nil else { throw DataplaneError("an SA with inbound SPI \(String(sa.inboundSPI, radix: 16)) is installed already") }
+        guard pairs.count < InboundTable.limit else { throw DataplaneError("more than \(InboundTable.limit) SAs cannot be installed") }
+        // The two directions go to different workers, so that one tunnel can keep two cores busy.
+        let outboundOwner = nextOwner % workers.count
+        let inboundOwner = (nextOwner + 1) % workers.count
+        nextOwner += 1
+        let pair = try SAPair(
+            sa, childIndex: childIndex, engine: settings.engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: underlayMTU,
+            numaNode: settings.numaNode)
+        pairs[sa.inboundSPI] = pair
+        broadcast(.installInbound, pointer: UnsafeMutableRawPointer(pair.inbound)) { plane in
+            plane.tellLater(.inboundReady(token: token))
+        }
+    }
+
+    /// From now on packets of this child leave on this pair's outbound SA.
+    public func switchOutbound(childIndex: Int, inboundSPI: UInt32) {
+        guard let pair = pairs[inboundSPI], (0..<Worker.childLimit).contains(childIndex) else { return }
+        outboundOfChild[childIndex] = inboundSPI
+        broadcast(
+            .setOutbound, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(childIndex), second: UInt64(pair.outboundOwner))
+    }
+
+    /// Packets of the child are dropped with `no-sa` and ask for a tunnel again.
+    public func clearOutbound(childIndex: Int) {
+        guard (0..<Worker.childLimit).contains(childIndex) else { return }
+        outboundOfChild[childIndex] = nil
+        broadcast(.setOutbound, first: UInt64(childIndex))
+    }
+
+    /// Takes both directions out. The memory goes, keys wiped, when every worker has let go; `retired` carries the last counters.
+    public func retire(inboundSPI: UInt32) {
+        guard let pair = pairs[inboundSPI] else { return }
+        if outboundOfChild[pair.childIndex] == inboundSPI { clearOutbound(childIndex: pair.childIndex) }
+        broadcast(.removeInbound, first: UInt64(inboundSPI)) { plane in
+            plane.pairs[inboundSPI] = nil
+            plane.tellLater(.retired(inboundSPI: inboundSPI, final: pair.counters))
+        }
+    }
+
+    /// Sends to other endpoints from now on: the peer's NAT mapping changed.
+    public func movePath(inboundSPI: UInt32, path: TunnelPath) {
+        guard let pair = pairs[inboundSPI], case (.v4(let local), .v4(let remote)) = (path.local, path.remote) else { return }
+        pair.path = path
+        let ports = path.isUDPEncapsulated ? UInt64(path.localPort) << 16 | UInt64(path.remotePort) : 0
+        broadcast(
+            .movePath, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(local.bits) << 32 | UInt64(remote.bits), second: ports
+        ) { _ in withExtendedLifetime(pair) {} }
+    }
+
+    /// The path to a peer carries less (or again more) than the underlay's MTU. RFC 1191 §3; never below RFC 791's 576.
+    public func setPathMTU(remote: IPv4Address, mtu: Int) {
+        let bounded = max(576, min(mtu, underlayMTU))
+        for pair in pairs.values where pair.path.remote == .v4(remote) {
+            broadcast(.setMTU, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(bounded)) { _ in
+                withExtendedLifetime(pair) {}
+            }
+        }
+    }
+
+    // MARK: Packets from control
+
+    /// An inner packet from the TUN device that wants protection.
+    public func inject(inner packet: [UInt8]) { inject(packet, isESP: false) }
+
+    /// A whole ESP packet that the kernel reassembled, from its outer IPv4 header on.
+    public func inject(espPacket packet: [UInt8]) { inject(packet, isESP: true) }
+
+    /// The payload of a UDP-encapsulated ESP packet that the kernel reassembled: gets its headers back.
+    public func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16) {
+        guard payload.count <= 65_507 else { return }
+        let length = UInt16(payload.count + UDP.headerBytes)
+        let udp = [port, localPort, length, 0].flatMap { [UInt8($0 >> 8), UInt8(truncatingIfNeeded: $0)] }
+        let header = IPv4Header.bytes(source: from, destination: to, protocolNumber: IPv4.protocolUDP, payloadBytes: Int(length))
+        inject(header + udp + payload, isESP: true)
+    }
+
+    private func inject(_ packet: [UInt8], isESP: Bool) {
+        guard let worker = workers.first else { return }
+        guard packet.count >= IPv4.minimumHeaderBytes, packet.count <= settings.frameBytes - Worker.headroomBytes - 64,
+            let slot = worker.injections.reserve()
+        else {
+            controlDrops[.injectFull, default: 0] += 1
+            return
+        }
+        slot.storeBytes(of: UInt64(packet.count) | (isESP ? 1 << 16 : 0), as: UInt64.self)
+        packet.withUnsafeBytes { (slot + 8).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        worker.injections.commit()
+        worker.injections.publish()
+        rouse(worker)
+    }
+}

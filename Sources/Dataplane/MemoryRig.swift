@@ -1,0 +1,211 @@
+import CLinux
+import Crypto
+import Glibc
+import IPsec
+import Platform
+import Wire
+
+/// The other end of a queue in plain memory: plays the kernel for one (port, queue).
+struct MemoryQueue {
+    let storage: [SPSC.Storage]
+    /// What the kernel would produce and consume.
+    var receive: ProducerRing
+    var transmit: ConsumerRing
+    var fill: ConsumerRing
+    var completion: ProducerRing
+
+    init(entries: Int) {
+        storage = [(entries, 16), (entries, 16), (entries, 8), (entries, 8)].map { SPSC.Storage(slots: $0.0, slotBytes: $0.1) }
+        receive = ProducerRing(storage[0].ring)
+        transmit = ConsumerRing(storage[1].ring)
+        fill = ConsumerRing(storage[2].ring)
+        completion = ProducerRing(storage[3].ring)
+    }
+
+    /// The worker's end.
+    func queue(port: Int, role: PortRole, fillTarget: Int) -> Queue {
+        Queue(
+            receive: ConsumerRing(storage[0].ring), transmit: ProducerRing(storage[1].ring), fill: ProducerRing(storage[2].ring),
+            completion: ConsumerRing(storage[3].ring), descriptor: -1, portIndex: UInt8(port), isUnderlay: role.contains(.underlay),
+            isProtected: role.contains(.protected), inFlight: 0, staged: 0, fillTarget: UInt32(fillTarget), filled: 0, broken: false)
+    }
+}
+
+/// Workers over plain memory: the real worker code with a NIC made of two arrays. For tests and benchmarks.
+///
+/// Port 0 is protected (10.1.0.0/16, the gateway is 10.1.0.1), port 1 the underlay (192.0.2.1, the peer is 192.0.2.2); each has one
+/// queue per worker. Child i protects 10.1.0.0/16 to 10.(2+i).0.0/16.
+final class MemoryRig {
+    static let protectedPort = 0
+    static let underlayPort = 1
+    static let localMAC: [UInt8] = [2, 0, 0, 0, 0, 1]
+    static let remoteMAC: [UInt8] = [2, 0, 0, 0, 0, 2]
+
+    let workerCount: Int
+    let frameBytes: Int
+    let framesPerWorker: Int
+    let umem: UnsafeMutableRawPointer
+    let threads: [WorkerThread]
+    /// `queues[port][worker]`.
+    var queues: [[MemoryQueue]]
+    private(set) var tables: Tables
+    private let handoffs: [[SPSC.Storage]]
+    private let returns: [[SPSC.Storage]]
+    private let controlEvent: EventSignal
+    private let sleeping: UnsafeMutablePointer<UInt32>
+    private let wakeups: UnsafeMutablePointer<Int32>
+    private var release: [() -> Void] = []
+
+    init(workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024, plan: ForwardingPlan) throws {
+        workerCount = workers
+        self.frameBytes = frameBytes
+        self.framesPerWorker = framesPerWorker
+        umem = .allocate(byteCount: workers * framesPerWorker * frameBytes, alignment: 4096)
+        umem.initializeMemory(as: UInt8.self, repeating: 0, count: workers * framesPerWorker * frameBytes)
+        controlEvent = try EventSignal()
+        let threads = try (0..<workers).map {
+            try WorkerThread(index: $0, cpu: $0, frameBytes: frameBytes, dropReasons: DropReason.allCases.count)
+        }
+        self.threads = threads
+        queues = (0..<2).map { _ in (0..<workers).map { _ in MemoryQueue(entries: ringEntries) } }
+        handoffs = (0..<workers).map { _ in (0..<workers).map { _ in SPSC.Storage(slots: 1024, slotBytes: 16) } }
+        var slots = 1
+        while slots < framesPerWorker { slots *= 2 }
+        returns = (0..<workers).map { _ in (0..<workers).map { _ in SPSC.Storage(slots: slots, slotBytes: 8) } }
+        sleeping = .allocate(capacity: workers)
+        sleeping.initialize(repeating: 0, count: workers)
+        wakeups = .allocate(capacity: workers)
+        for thread in threads { (wakeups + thread.index).initialize(to: thread.wakeup.descriptor.number) }
+        tables = Tables(plan, ports: Self.ports, generation: 1)
+    }
+
+    deinit {
+        umem.deallocate()
+        sleeping.deallocate()
+        wakeups.deallocate()
+        for body in release { body() }
+    }
+
+    private static var ports: [TablesView.Port] {
+        let m = localMAC
+        let port = TablesView.Port(mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: 1500, address: 0)
+        return [port, port]
+    }
+
+    /// `children` children as the type's comment says.
+    static func plan(children: Int = 1) -> ForwardingPlan {
+        let local = IPPrefix("10.1.0.0/16")!
+        let host = { IPv4Address($0)! }
+        return ForwardingPlan(
+            rules: (0..<children).map {
+                ForwardingPlan.Rule(
+                    source: TrafficSelector(local), destination: TrafficSelector(IPPrefix("10.\(2 + $0).0.0/16")!),
+                    action: .protect(childIndex: $0))
+            },
+            routes: [
+                .init(prefix: local, gateway: nil, portIndex: protectedPort),
+                .init(prefix: IPPrefix("192.0.2.0/24")!, gateway: nil, portIndex: underlayPort),
+            ],
+            neighbours: [
+                .init(address: host("10.1.0.2"), portIndex: protectedPort, mac: remoteMAC),
+                .init(address: host("192.0.2.2"), portIndex: underlayPort, mac: remoteMAC),
+            ],
+            localAddresses: [host("10.1.0.1"), host("192.0.2.1")],
+            portAddresses: [.init(portIndex: protectedPort, address: host("10.1.0.1")), .init(portIndex: underlayPort, address: host("192.0.2.1"))])
+    }
+
+    /// A worker of this rig. Its queues are attached; the caller runs it.
+    func makeWorker(_ index: Int, manager: UnsafeMutableRawPointer?, fillTarget: Int = 0) -> Worker {
+        let count = workerCount
+        let handoffIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
+        let handoffOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
+        let returnsIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
+        let returnsOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
+        for other in 0..<count {
+            (handoffIn + other).initialize(to: SPSC.Consumer(handoffs[other][index]))
+            (handoffOut + other).initialize(to: SPSC.Producer(handoffs[index][other]))
+            (returnsIn + other).initialize(to: SPSC.Consumer(returns[other][index]))
+            (returnsOut + other).initialize(to: SPSC.Producer(returns[index][other]))
+        }
+        release.append {
+            handoffIn.deallocate()
+            handoffOut.deallocate()
+            returnsIn.deallocate()
+            returnsOut.deallocate()
+        }
+        let thread = threads[index]
+        let links = WorkerLinks(
+            handoffIn: handoffIn, handoffOut: handoffOut, returnsIn: returnsIn, returnsOut: returnsOut,
+            commands: SPSC.Consumer(thread.shared.commands), answers: SPSC.Producer(thread.shared.answers),
+            punts: SPSC.Producer(thread.shared.punts), injections: SPSC.Consumer(thread.shared.injections),
+            controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
+        var worker = Worker(
+            WorkerParts(
+                index: index, workerCount: count, umem: umem, frameBytes: frameBytes, framesPerWorker: framesPerWorker,
+                engineManager: manager, busyPoll: false, links: links, counters: thread.counters, drops: thread.drops, tables: tables.view))
+        for (port, role) in [(Self.protectedPort, PortRole.protected), (Self.underlayPort, .underlay)] {
+            worker.attach(queues[port][index].queue(port: port, role: role, fillTarget: fillTarget))
+        }
+        return worker
+    }
+
+    /// Sends one command to a worker.
+    func command(_ kind: WorkerCommand.Kind, to worker: Int, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0, second: UInt64 = 0) {
+        let thread = threads[worker]
+        guard let slot = thread.commands.reserve() else { return }
+        let command = WorkerCommand(
+            kind: kind.rawValue, identifier: 1, pointer: UInt64(UInt(bitPattern: pointer)), first: first, second: second)
+        slot.storeBytes(of: command, as: WorkerCommand.self)
+        thread.commands.commit()
+        thread.commands.publish()
+        thread.wakeup.raise()
+    }
+
+    /// Tells every worker of an SA pair, and to use it for its child.
+    func install(_ pair: SAPair) {
+        for worker in 0..<workerCount {
+            command(.installInbound, to: worker, pointer: UnsafeMutableRawPointer(pair.inbound))
+            command(
+                .setOutbound, to: worker, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(pair.childIndex),
+                second: UInt64(pair.outboundOwner))
+        }
+    }
+
+    func drops(_ reason: DropReason) -> UInt64 { threads.reduce(0) { $0 + $1.drops[Int(reason.rawValue)] } }
+
+    /// A pair of SAs for child `child`, and its mirror image for the far end.
+    static func pairs(
+        child: Int = 0, engine: EngineKind, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, window: Int = 4096,
+        outboundOwner: Int = 0, inboundOwner: Int = 0, key: [UInt8]? = nil
+    ) throws -> (near: SAPair, far: SAPair) {
+        let crypto = OpenSSLCrypto()
+        let bytes = key ?? (0..<keyBits / 8 + 4).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ child) }
+        let ports: UInt16 = udp ? 4500 : 0
+        let local = [TrafficSelector(IPPrefix("10.1.0.0/16")!)]
+        let remote = [TrafficSelector(IPPrefix("10.\(2 + child).0.0/16")!)]
+        let make = { (near: Bool) throws -> SAPair in
+            let spis = (UInt32(0x1000 + child), UInt32(0x2000 + child))
+            return try SAPair(
+                ChildSA(
+                    connection: "rig", child: "child\(child)", inboundSPI: near ? spis.0 : spis.1, outboundSPI: near ? spis.1 : spis.0,
+                    transform: ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended), inboundKey: crypto.secret(bytes),
+                    outboundKey: crypto.secret(bytes), localSelectors: near ? local : remote, remoteSelectors: near ? remote : local,
+                    path: TunnelPath(
+                        local: IPAddress(near ? "192.0.2.1" : "192.0.2.2")!, remote: IPAddress(near ? "192.0.2.2" : "192.0.2.1")!,
+                        localPort: ports, remotePort: ports), replayWindowPackets: window),
+                childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: 1500, numaNode: nil)
+        }
+        return (try make(true), try make(false))
+    }
+}
+
+extension Worker {
+    /// Adds a queue; what the `attachQueue` command does.
+    mutating func attach(_ queue: Queue) {
+        guard queueCount < Worker.queueLimit else { return }
+        (queues + queueCount).initialize(to: queue)
+        if queueOfPort[Int(queue.portIndex)] < 0 { queueOfPort[Int(queue.portIndex)] = queueCount }
+        queueCount += 1
+        refill(queueCount - 1)
+    }
+}

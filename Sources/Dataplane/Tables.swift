@@ -1,0 +1,262 @@
+import IPsec
+import Wire
+
+/// What all workers read: policies, routes, neighbours, local addresses. Built by the control thread in one go, never changed,
+/// freed when every worker has acknowledged a newer one.
+struct TablesView {
+    struct Rule {
+        var sourceFirst: UInt32
+        var sourceLast: UInt32
+        var destinationFirst: UInt32
+        var destinationLast: UInt32
+        var sourcePortFirst: UInt16
+        var sourcePortLast: UInt16
+        var destinationPortFirst: UInt16
+        var destinationPortLast: UInt16
+        var protocolNumber: UInt8
+        var anyPort: Bool
+        var verdict: FlowVerdict
+        var childIndex: UInt16
+    }
+
+    struct Route {
+        var first: UInt32
+        /// Zero: on link, the destination is its own next hop.
+        var gateway: UInt32
+        var portIndex: UInt8
+    }
+
+    struct Neighbour {
+        /// Zero: empty slot.
+        var address: UInt32
+        var portIndex: UInt8
+        var mac: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
+    }
+
+    struct Port {
+        var mac: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
+        var attached: Bool
+        var mtuBytes: UInt16
+        /// Source of ICMP errors; zero when the port has no address.
+        var address: UInt32
+    }
+
+    /// A route that leaves by a port we do not own.
+    static let kernelPort: UInt8 = 0xFF
+    static let portLimit = 32
+
+    /// Never zero, and never reused while a worker could hold an older cache entry.
+    var generation: UInt32
+    var rules: UnsafeMutablePointer<Rule>
+    var ruleCount: Int
+    /// Whether any rule looks at ports or protocol; otherwise the flow cache keys on addresses alone.
+    var rulesUsePorts: Bool
+    var routes: UnsafeMutablePointer<Route>
+    /// `routeStart[length]..<routeStart[length + 1]` are the routes of one prefix length, ascending.
+    var routeStart: UnsafeMutablePointer<Int>
+    var neighbours: UnsafeMutablePointer<Neighbour>
+    var neighbourMask: Int
+    var localAddresses: UnsafeMutablePointer<UInt32>
+    var localCount: Int
+    var ports: UnsafeMutablePointer<Port>
+}
+
+/// What policy says about a flow.
+enum FlowVerdict: UInt8 {
+    case unknown, protect, bypass, discard, noPolicy
+}
+
+extension TablesView {
+    /// First match wins. RFC 4301 §4.4.1. `ports` is nil for fragments without them: those match only rules for any port.
+    @inline(never)
+    func policy(source: UInt32, destination: UInt32, protocolNumber: UInt8, ports: (source: UInt16, destination: UInt16)?)
+        -> (verdict: FlowVerdict, childIndex: UInt16)
+    {
+        for index in 0..<ruleCount {
+            let rule = rules[index]
+            guard source >= rule.sourceFirst, source <= rule.sourceLast, destination >= rule.destinationFirst,
+                destination <= rule.destinationLast
+            else { continue }
+            guard rule.protocolNumber == 0 || rule.protocolNumber == protocolNumber else { continue }
+            if !rule.anyPort {
+                guard let ports, ports.source >= rule.sourcePortFirst, ports.source <= rule.sourcePortLast,
+                    ports.destination >= rule.destinationPortFirst, ports.destination <= rule.destinationPortLast
+                else { continue }
+            }
+            return (rule.verdict, rule.childIndex)
+        }
+        return (.noPolicy, 0)
+    }
+
+    /// Longest prefix first: a binary search per prefix length that has routes. Cached per destination by the worker.
+    @inline(never)
+    func route(to destination: UInt32) -> Route? {
+        var length = 32
+        while length >= 0 {
+            var low = routeStart[length]
+            let start = low
+            var high = routeStart[length &+ 1]
+            let wanted = length == 0 ? 0 : destination & (~0 << UInt32(32 &- length))
+            while low < high {
+                let middle = (low &+ high) / 2
+                if routes[middle].first < wanted { low = middle &+ 1 } else { high = middle }
+            }
+            if low < routeStart[length &+ 1], low >= start, routes[low].first == wanted { return routes[low] }
+            length &-= 1
+        }
+        return nil
+    }
+
+    func neighbour(_ address: UInt32, portIndex: UInt8) -> Neighbour? {
+        var index = Self.neighbourHash(address) & neighbourMask
+        while neighbours[index].address != 0 {
+            if neighbours[index].address == address, neighbours[index].portIndex == portIndex { return neighbours[index] }
+            index = (index &+ 1) & neighbourMask
+        }
+        return nil
+    }
+
+    static func neighbourHash(_ address: UInt32) -> Int { Int((address &* 0x9E37_79B1) >> 8) }
+
+    func isLocal(_ address: UInt32) -> Bool {
+        for index in 0..<localCount where localAddresses[index] == address { return true }
+        return false
+    }
+}
+
+/// Owns the memory behind a `TablesView`.
+final class Tables {
+    let view: TablesView
+    private let routeCount: Int
+
+    init(_ plan: ForwardingPlan, ports: [TablesView.Port], generation: UInt32) {
+        let rules = plan.rules.compactMap(Self.rule)
+        var byLength: [[UInt32: TablesView.Route]] = Array(repeating: [:], count: 33)
+        for route in plan.routes {
+            guard case .v4(let address) = route.prefix.address else { continue }
+            let port = route.portIndex.map { UInt8(clamping: $0) } ?? TablesView.kernelPort
+            byLength[route.prefix.length][address.bits] =
+                TablesView.Route(first: address.bits, gateway: route.gateway?.bits ?? 0, portIndex: port)
+        }
+        routeCount = byLength.reduce(0) { $0 + $1.count }
+        let routes = UnsafeMutablePointer<TablesView.Route>.allocate(capacity: max(1, routeCount))
+        let starts = UnsafeMutablePointer<Int>.allocate(capacity: 34)
+        var next = 0
+        for length in 0...32 {
+            starts[length] = next
+            for route in byLength[length].values.sorted(by: { $0.first < $1.first }) {
+                (routes + next).initialize(to: route)
+                next += 1
+            }
+        }
+        starts[33] = next
+        var slots = 16
+        while slots < plan.neighbours.count * 2 { slots *= 2 }
+        let neighbours = UnsafeMutablePointer<TablesView.Neighbour>.allocate(capacity: slots)
+        neighbours.initialize(repeating: .init(address: 0, portIndex: 0, mac: (0, 0, 0, 0, 0, 0)), count: slots)
+        for neighbour in plan.neighbours where neighbour.mac.count == 6 && neighbour.address.bits != 0 {
+            var index = TablesView.neighbourHash(neighbour.address.bits) & (slots - 1)
+            while neighbours[index].address != 0 { index = (index + 1) & (slots - 1) }
+            let m = neighbour.mac
+            neighbours[index] = .init(
+                address: neighbour.address.bits, portIndex: UInt8(clamping: neighbour.portIndex), mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
+        }
+        let portMemory = UnsafeMutablePointer<TablesView.Port>.allocate(capacity: TablesView.portLimit)
+        portMemory.initialize(
+            repeating: .init(mac: (0, 0, 0, 0, 0, 0), attached: false, mtuBytes: 0, address: 0), count: TablesView.portLimit)
+        for (index, port) in ports.enumerated() where index < TablesView.portLimit { portMemory[index] = port }
+        for address in plan.portAddresses where address.portIndex < TablesView.portLimit {
+            portMemory[address.portIndex].address = address.address.bits
+        }
+        view = TablesView(
+            generation: generation, rules: Self.copy(rules), ruleCount: rules.count,
+            rulesUsePorts: rules.contains { !$0.anyPort || $0.protocolNumber != 0 }, routes: routes, routeStart: starts,
+            neighbours: neighbours, neighbourMask: slots - 1, localAddresses: Self.copy(plan.localAddresses.map(\.bits)),
+            localCount: plan.localAddresses.count, ports: portMemory)
+    }
+
+    deinit {
+        view.rules.deallocate()
+        view.routes.deallocate()
+        view.routeStart.deallocate()
+        view.neighbours.deallocate()
+        view.localAddresses.deallocate()
+        view.ports.deallocate()
+    }
+
+    private static func copy<T: BitwiseCopyable>(_ items: [T]) -> UnsafeMutablePointer<T> {
+        let memory = UnsafeMutablePointer<T>.allocate(capacity: max(1, items.count))
+        for (index, item) in items.enumerated() { (memory + index).initialize(to: item) }
+        return memory
+    }
+
+    /// IPv6 rules are not steered to the workers yet and have no entry here.
+    private static func rule(_ rule: ForwardingPlan.Rule) -> TablesView.Rule? {
+        guard case (.v4(let a), .v4(let b)) = (rule.source.first, rule.source.last),
+            case (.v4(let c), .v4(let d)) = (rule.destination.first, rule.destination.last)
+        else { return nil }
+        var verdict = FlowVerdict.discard
+        var child: UInt16 = 0
+        switch rule.action {
+        case .protect(let index): (verdict, child) = (.protect, UInt16(clamping: index))
+        case .bypass: verdict = .bypass
+        case .discard: verdict = .discard
+        }
+        let (s, t) = (rule.source.ports, rule.destination.ports)
+        return TablesView.Rule(
+            sourceFirst: a.bits, sourceLast: b.bits, destinationFirst: c.bits, destinationLast: d.bits, sourcePortFirst: s.lowerBound,
+            sourcePortLast: s.upperBound, destinationPortFirst: t.lowerBound, destinationPortLast: t.upperBound,
+            protocolNumber: max(rule.source.ipProtocol, rule.destination.ipProtocol), anyPort: s == 0...65535 && t == 0...65535,
+            verdict: verdict, childIndex: child)
+    }
+}
+
+/// Policies, routes and neighbours as the control thread knows them.
+public struct ForwardingPlan: Sendable, Equatable {
+    public enum Action: Sendable, Hashable { case protect(childIndex: Int), bypass, discard }
+    /// First match wins.
+    public struct Rule: Sendable, Hashable {
+        public var source: TrafficSelector
+        public var destination: TrafficSelector
+        public var action: Action
+        public init(source: TrafficSelector, destination: TrafficSelector, action: Action) {
+            (self.source, self.destination, self.action) = (source, destination, action)
+        }
+    }
+    /// `portIndex` nil: by an interface that is not ours; the kernel forwards it.
+    public struct Route: Sendable, Hashable {
+        public var prefix: IPPrefix
+        public var gateway: IPv4Address?
+        public var portIndex: Int?
+        public init(prefix: IPPrefix, gateway: IPv4Address?, portIndex: Int?) {
+            (self.prefix, self.gateway, self.portIndex) = (prefix, gateway, portIndex)
+        }
+    }
+    public struct Neighbour: Sendable, Hashable {
+        public var address: IPv4Address
+        public var portIndex: Int
+        /// Six octets.
+        public var mac: [UInt8]
+        public init(address: IPv4Address, portIndex: Int, mac: [UInt8]) {
+            (self.address, self.portIndex, self.mac) = (address, portIndex, mac)
+        }
+    }
+    /// The source address of ICMP errors sent out of a port.
+    public struct PortAddress: Sendable, Hashable {
+        public var portIndex: Int
+        public var address: IPv4Address
+        public init(portIndex: Int, address: IPv4Address) { (self.portIndex, self.address) = (portIndex, address) }
+    }
+    public var rules: [Rule]
+    public var routes: [Route]
+    public var neighbours: [Neighbour]
+    public var localAddresses: [IPv4Address]
+    public var portAddresses: [PortAddress]
+    public init(
+        rules: [Rule] = [], routes: [Route] = [], neighbours: [Neighbour] = [], localAddresses: [IPv4Address] = [],
+        portAddresses: [PortAddress] = []
+    ) {
+        (self.rules, self.routes, self.neighbours) = (rules, routes, neighbours)
+        (self.localAddresses, self.portAddresses) = (localAddresses, portAddresses)
+    }
+}

@@ -1,0 +1,340 @@
+import CLinux
+import Crypto
+import IPsec
+import Platform
+import Wire
+
+/// One (port, queue) socket as its worker sees it: four rings over kernel memory, or over plain memory in tests and benchmarks.
+struct Queue {
+    var receive: ConsumerRing
+    var transmit: ProducerRing
+    var fill: ProducerRing
+    var completion: ConsumerRing
+    /// -1: plain memory, nothing to kick.
+    var descriptor: Int32
+    var portIndex: UInt8
+    var isUnderlay: Bool
+    var isProtected: Bool
+    /// Descriptors handed to the kernel whose completion has not been seen.
+    var inFlight: UInt32
+    /// Descriptors written since the last `submit`.
+    var staged: UInt32
+    /// Frames the kernel should own for receiving.
+    var fillTarget: UInt32
+    /// Frames it owns now: filled and not yet received.
+    var filled: UInt32
+    /// The socket refuses to transmit (port down): reported once.
+    var broken: Bool
+}
+
+/// Where a destination goes; one entry of a direct-mapped cache.
+struct HopEntry {
+    enum Kind: UInt8 { case empty, forward, kernel, unresolved, noRoute }
+    var destination: UInt32
+    var generation: UInt32
+    var kind: Kind
+    var portIndex: UInt8
+    /// For `unresolved`.
+    var nextHop: UInt32
+    /// Octets 0...7 and 6...13 of the Ethernet header.
+    var headerFirst: UInt64
+    var headerLast: UInt64
+}
+
+/// What policy said about a flow; one entry of a direct-mapped cache.
+struct FlowEntry {
+    var source: UInt32
+    var destination: UInt32
+    var ports: UInt32
+    var generation: UInt32
+    var protocolNumber: UInt8
+    var verdict: FlowVerdict
+    var childIndex: UInt16
+}
+
+/// The outbound side of a child, per worker: who encrypts and with what.
+struct OutboundSlot {
+    var sa: UnsafeMutablePointer<OutboundSA>?
+    var owner: UInt8
+    /// Clock of the last "wants a tunnel" event.
+    var askedAt: UInt64
+}
+
+/// Everything a worker shares with others; allocated before its thread starts, freed after it ended.
+struct WorkerLinks {
+    /// Frames handed to this worker, one ring per other worker (nil for itself), and the way back for frames to their pool.
+    var handoffIn: UnsafeMutablePointer<SPSC.Consumer>
+    var handoffOut: UnsafeMutablePointer<SPSC.Producer>
+    var returnsIn: UnsafeMutablePointer<SPSC.Consumer>
+    var returnsOut: UnsafeMutablePointer<SPSC.Producer>
+    var commands: SPSC.Consumer
+    var answers: SPSC.Producer
+    var punts: SPSC.Producer
+    var injections: SPSC.Consumer
+    /// Control's eventfd, written when `answers` or `punts` got something.
+    var controlEvent: Int32
+    /// This worker's own eventfd and the others', by index.
+    var wakeups: UnsafeMutablePointer<Int32>
+    /// One word a worker: 1 while it sleeps in poll().
+    var sleeping: UnsafeMutablePointer<UInt32>
+}
+
+/// One worker: receive, policy, ESP, next hop, transmit. A value local to its thread, passed `inout`; nothing on the way of a
+/// packet allocates, locks or counts references. docs/packet-path.md follows a packet through its files.
+struct Worker: ~Copyable {
+    static let burst: UInt32 = 64
+    static let flowSlots = 4096
+    static let hopSlots = 1024
+    static let childLimit = 1024
+    static let queueLimit = 64
+    /// RFC 1122 §2.3.2.2 asks to hold packets while a neighbour resolves; see WorkerHold.swift.
+    static let holdSlots = 16
+    /// Octets free in front of a packet that the worker itself writes into a frame.
+    static let headroomBytes = 320
+
+    let index: Int
+    let workerCount: Int
+    let umem: UnsafeMutableRawPointer
+    let frameBytes: Int
+    let frameMask: UInt64
+    let framesPerWorker: Int
+    let engineManager: UnsafeMutableRawPointer?
+    let busyPoll: Bool
+
+    let pool: UnsafeMutablePointer<UInt64>
+    var poolCount = 0
+
+    let queues: UnsafeMutablePointer<Queue>
+    var queueCount = 0
+    /// Index into `queues` of this worker's queue on a port; -1: none.
+    let queueOfPort: UnsafeMutablePointer<Int>
+    /// The worker that transmits on a port when we have no queue there; -1: the port is down.
+    let transmitterOfPort: UnsafeMutablePointer<Int>
+
+    let flows: UnsafeMutablePointer<FlowEntry>
+    let hops: UnsafeMutablePointer<HopEntry>
+    let outboundSlots: UnsafeMutablePointer<OutboundSlot>
+    var inboundTable: InboundTable
+    var tables: TablesView
+    let counters: UnsafeMutablePointer<WorkerCounterBlock>
+    let drops: UnsafeMutablePointer<UInt64>
+    var links: WorkerLinks
+    let holds: UnsafeMutablePointer<Hold>
+    var holdsInUse = 0
+    /// 64 octets: nonce at 0, AAD at 16, ICV copy at 32.
+    let scratch: UnsafeMutableRawPointer
+    let pollSet: UnsafeMutablePointer<pollfd>
+    var wakeMask: UInt64 = 0
+    var controlPending = false
+    var icmpTokens: UInt32 = 50
+    var icmpRefilledAt: UInt64 = 0
+    var stopping = false
+
+    init(_ parts: WorkerParts) {
+        index = parts.index
+        workerCount = parts.workerCount
+        umem = parts.umem
+        frameBytes = parts.frameBytes
+        frameMask = ~UInt64(parts.frameBytes - 1)
+        framesPerWorker = parts.framesPerWorker
+        engineManager = parts.engineManager
+        busyPoll = parts.busyPoll
+        links = parts.links
+        counters = parts.counters
+        drops = parts.drops
+        pool = .allocate(capacity: parts.framesPerWorker)
+        queues = .allocate(capacity: Self.queueLimit)
+        queueOfPort = .allocate(capacity: TablesView.portLimit)
+        queueOfPort.initialize(repeating: -1, count: TablesView.portLimit)
+        transmitterOfPort = .allocate(capacity: TablesView.portLimit)
+        transmitterOfPort.initialize(repeating: -1, count: TablesView.portLimit)
+        flows = .allocate(capacity: Self.flowSlots)
+        flows.initialize(
+            repeating: FlowEntry(source: 0, destination: 0, ports: 0, generation: 0, protocolNumber: 0, verdict: .unknown, childIndex: 0),
+            count: Self.flowSlots)
+        hops = .allocate(capacity: Self.hopSlots)
+        hops.initialize(
+            repeating: HopEntry(
+                destination: 0, generation: 0, kind: .empty, portIndex: 0, nextHop: 0, headerFirst: 0, headerLast: 0),
+            count: Self.hopSlots)
+        outboundSlots = .allocate(capacity: Self.childLimit)
+        outboundSlots.initialize(repeating: OutboundSlot(sa: nil, owner: 0, askedAt: 0), count: Self.childLimit)
+        inboundTable = InboundTable()
+        tables = parts.tables
+        holds = .allocate(capacity: Self.holdSlots)
+        holds.initialize(repeating: Hold(), count: Self.holdSlots)
+        scratch = .allocate(byteCount: 64, alignment: 64)
+        pollSet = .allocate(capacity: Self.queueLimit + 1)
+        // Frames of this worker's pool, the first to be used last on the stack.
+        let base = UInt64(parts.index * parts.framesPerWorker * parts.frameBytes)
+        for frame in 0..<parts.framesPerWorker { pool[frame] = base + UInt64(frame * parts.frameBytes) }
+        poolCount = parts.framesPerWorker
+    }
+
+    deinit {
+        pool.deallocate()
+        queues.deallocate()
+        queueOfPort.deallocate()
+        transmitterOfPort.deallocate()
+        flows.deallocate()
+        hops.deallocate()
+        outboundSlots.deallocate()
+        inboundTable.deallocate()
+        holds.deallocate()
+        scratch.deallocate()
+        pollSet.deallocate()
+    }
+}
+
+/// What a worker is made of; see `Worker.init`.
+struct WorkerParts {
+    var index: Int
+    var workerCount: Int
+    var umem: UnsafeMutableRawPointer
+    var frameBytes: Int
+    var framesPerWorker: Int
+    var engineManager: UnsafeMutableRawPointer?
+    var busyPoll: Bool
+    var links: WorkerLinks
+    var counters: UnsafeMutablePointer<WorkerCounterBlock>
+    var drops: UnsafeMutablePointer<UInt64>
+    var tables: TablesView
+}
+
+/// Written by its worker alone, read by the control thread at any time.
+struct WorkerCounterBlock {
+    var packetsIn: UInt64 = 0
+    var packetsOut: UInt64 = 0
+    /// Time-stamp counter ticks spent on packets, and in all.
+    var busyTicks: UInt64 = 0
+    var totalTicks: UInt64 = 0
+    var wakeups: UInt64 = 0
+}
+
+// MARK: - The loop
+
+extension Worker {
+    /// Runs until told to stop. Blocks in poll() when there is nothing to do, unless busy polling.
+    mutating func run() {
+        var idleRounds = 0
+        var last = culvert_rdtsc()
+        while !stopping {
+            let work = runOnce()
+            let now = culvert_rdtsc()
+            counters.pointee.totalTicks &+= now &- last
+            if work > 0 { counters.pointee.busyTicks &+= now &- last }
+            last = now
+            if work > 0 {
+                idleRounds = 0
+                continue
+            }
+            idleRounds += 1
+            if holdsInUse > 0 { expireHolds() }
+            // A short spin bridges the gap between bursts; longer would take the core from the kernel's half of the work.
+            if busyPoll || idleRounds < 4 {
+                culvert_cpu_relax()
+                continue
+            }
+            idleRounds = 0
+            sleep()
+            let woke = culvert_rdtsc()
+            counters.pointee.totalTicks &+= woke &- last
+            last = woke
+        }
+        releaseEverything()
+    }
+
+    /// One pass over every source of work; returns how many packets and commands were handled.
+    @inline(never)
+    mutating func runOnce() -> Int {
+        var work = 0
+        if links.commands.ring.ready(1) > 0 { work &+= runCommands() }
+        for queue in 0..<queueCount { work &+= receiveBurst(queue) }
+        if workerCount > 1 { work &+= receiveHandoffs() }
+        if links.injections.ring.ready(1) > 0 { work &+= receiveInjections() }
+        for queue in 0..<queueCount {
+            if queues[queue].staged > 0 { flush(queue) }
+            if queues[queue].inFlight > 0 { reapCompletions(queue) }
+            if queues[queue].filled < queues[queue].fillTarget &- Worker.burst { refill(queue) }
+        }
+        if wakeMask != 0 { wakeOthers() }
+        if controlPending { wakeControl() }
+        return work
+    }
+
+    /// Receives at most one burst from a queue and sends each packet on its way.
+    @inline(never)
+    mutating func receiveBurst(_ queue: Int) -> Int {
+        let count = queues[queue].receive.ready(Worker.burst)
+        if count == 0 { return 0 }
+        let isUnderlay = queues[queue].isUnderlay
+        let isProtected = queues[queue].isProtected
+        let ingress = queues[queue].portIndex
+        var ahead: UInt32 = 0
+        while ahead < count {
+            let (address, length) = queues[queue].receive.descriptor(ahead: ahead)
+            if ahead &+ 2 < count { prefetchFrame(queues[queue].receive.descriptor(ahead: ahead &+ 2)) }
+            ahead &+= 1
+            let frame = umem + Int(truncatingIfNeeded: address)
+            let available = Int(length) &- Ethernet.headerBytes
+            // XDP steers only IPv4; a frame that is anything else is not worth a closer look.
+            guard available >= IPv4.minimumHeaderBytes, load16(frame + Ethernet.typeOffset) == Ethernet.typeIPv4 else {
+                drop(.malformed, frame)
+                continue
+            }
+            let header = frame + Ethernet.headerBytes
+            if isUnderlay, !isProtected || isESP(header) {
+                inbound(header, available: available)
+            } else {
+                outbound(header, available: available, ingress: ingress)
+            }
+        }
+        queues[queue].receive.release(count)
+        queues[queue].filled &-= count
+        counters.pointee.packetsIn &+= UInt64(count)
+        return Int(count)
+    }
+
+    /// On a one-armed port: ESP for one of our addresses comes in, everything else goes out.
+    @inline(__always)
+    func isESP(_ header: UnsafeMutableRawPointer) -> Bool {
+        let number = header.load(fromByteOffset: IPv4.protocolOffset, as: UInt8.self)
+        guard number == IPv4.protocolESP || number == IPv4.protocolUDP else { return false }
+        return tables.isLocal(load32(header + IPv4.destinationOffset))
+    }
+
+    /// The frame's headers, the line in front of them (the outer headers go there) and its end (trailer and ICV).
+    @inline(__always)
+    func prefetchFrame(_ descriptor: (address: UInt64, length: UInt32)) {
+        let frame = umem + Int(truncatingIfNeeded: descriptor.address)
+        culvert_prefetch_write(frame)
+        culvert_prefetch_write(frame - 64)
+        culvert_prefetch_write(frame + Int(descriptor.length))
+    }
+
+    // MARK: Loads in network order; the caller has checked the bounds.
+
+    @inline(__always)
+    func load16(_ pointer: UnsafeMutableRawPointer) -> UInt16 { UInt16(bigEndian: pointer.loadUnaligned(as: UInt16.self)) }
+    @inline(__always)
+    func load32(_ pointer: UnsafeMutableRawPointer) -> UInt32 { UInt32(bigEndian: pointer.loadUnaligned(as: UInt32.self)) }
+    @inline(__always)
+    func load8(_ pointer: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 { pointer.load(fromByteOffset: offset, as: UInt8.self) }
+    @inline(__always)
+    func store16(_ value: UInt16, _ pointer: UnsafeMutableRawPointer) {
+        pointer.storeBytes(of: value.bigEndian, as: UInt16.self)
+    }
+    @inline(__always)
+    func store32(_ value: UInt32, _ pointer: UnsafeMutableRawPointer) {
+        pointer.storeBytes(of: value.bigEndian, as: UInt32.self)
+    }
+
+    /// Octets from `pointer` to the end of the frame it is in.
+    @inline(__always)
+    func tailroom(_ pointer: UnsafeMutableRawPointer) -> Int {
+        frameBytes &- ((pointer - umem) & (frameBytes &- 1))
+    }
+    /// Octets from the start of its frame to `pointer`.
+    @inline(__always)
+    func headroom(_ pointer: UnsafeMutableRawPointer) -> Int { (pointer - umem) & (frameBytes &- 1) }
+}

@@ -1,0 +1,208 @@
+import CLinux
+import Glibc
+import IPsec
+import Platform
+import Wire
+
+/// Next hop, link-layer header, transmit ring; and where frames come from and go to.
+extension Worker {
+    /// Sends a finished IPv4 packet to where its destination's route leads.
+    @inline(__always)
+    mutating func send(_ header: UnsafeMutableRawPointer, length: Int, to destination: UInt32) {
+        let hop = self.hop(destination)
+        if hop.pointee.kind == .kernel {
+            // A tunnel packet never goes to the TUN device it came from: the route to the peer must leave by one of our ports.
+            drop(.noRoute, header)
+            return
+        }
+        send(header, length: length, hop: hop)
+    }
+
+    @inline(__always)
+    mutating func send(_ header: UnsafeMutableRawPointer, length: Int, hop: UnsafeMutablePointer<HopEntry>) {
+        guard hop.pointee.kind == .forward else {
+            sendUnresolved(header, length: length, hop: hop)
+            return
+        }
+        let frame = header - Ethernet.headerBytes
+        // 14 octets as two overlapping stores of 8.
+        frame.storeBytes(of: hop.pointee.headerFirst, as: UInt64.self)
+        frame.storeBytes(of: hop.pointee.headerLast, toByteOffset: 6, as: UInt64.self)
+        transmit(frame, length: length &+ Ethernet.headerBytes, port: Int(hop.pointee.portIndex))
+    }
+
+    /// The cached way to a destination; the cache is right as long as its generation is the tables'.
+    @inline(__always)
+    func hop(_ destination: UInt32) -> UnsafeMutablePointer<HopEntry> {
+        let hash = destination &* 0x9E37_79B1
+        let entry = hops + Int((hash ^ (hash >> 16)) & UInt32(Worker.hopSlots &- 1))
+        if entry.pointee.destination != destination || entry.pointee.generation != tables.generation { learnHop(entry, destination) }
+        return entry
+    }
+
+    @inline(never)
+    func learnHop(_ entry: UnsafeMutablePointer<HopEntry>, _ destination: UInt32) {
+        var new = HopEntry(
+            destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination, headerFirst: 0,
+            headerLast: 0)
+        defer { entry.pointee = new }
+        if tables.isLocal(destination) {
+            new.kind = .kernel
+            return
+        }
+        guard let route = tables.route(to: destination) else { return }
+        guard route.portIndex != TablesView.kernelPort else {
+            new.kind = .kernel
+            return
+        }
+        new.portIndex = route.portIndex
+        new.nextHop = route.gateway == 0 ? destination : route.gateway
+        guard Int(route.portIndex) < TablesView.portLimit, let neighbour = tables.neighbour(new.nextHop, portIndex: route.portIndex) else {
+            new.kind = .unresolved
+            return
+        }
+        new.kind = .forward
+        let to = neighbour.mac
+        let from = tables.ports[Int(route.portIndex)].mac
+        new.headerFirst = Self.word(to.0, to.1, to.2, to.3, to.4, to.5, from.0, from.1)
+        new.headerLast = Self.word(from.0, from.1, from.2, from.3, from.4, from.5, 0x08, 0x00)
+    }
+
+    /// Eight octets in memory order.
+    private static func word(
+        _ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8, _ e: UInt8, _ f: UInt8, _ g: UInt8, _ h: UInt8
+    ) -> UInt64 {
+        let high = UInt64(a) << 56 | UInt64(b) << 48 | UInt64(c) << 40 | UInt64(d) << 32
+        return (high | UInt64(e) << 24 | UInt64(f) << 16 | UInt64(g) << 8 | UInt64(h)).bigEndian
+    }
+
+    /// Puts a finished frame on the port's transmit ring; the port's transmitter gets it when we have no queue there.
+    @inline(__always)
+    mutating func transmit(_ frame: UnsafeMutableRawPointer, length: Int, port: Int) {
+        let queue = queueOfPort[port]
+        guard queue >= 0 else {
+            transmitElsewhere(frame, length: length, port: port)
+            return
+        }
+        if queues[queue].transmit.free(1) == 0, !makeRoom(queue) {
+            drop(.transmitFull, frame)
+            return
+        }
+        queues[queue].transmit.push(address: UInt64(frame - umem), length: UInt32(truncatingIfNeeded: length))
+        queues[queue].staged &+= 1
+    }
+
+    @inline(never)
+    mutating func transmitElsewhere(_ frame: UnsafeMutableRawPointer, length: Int, port: Int) {
+        let owner = transmitterOfPort[port]
+        guard owner >= 0, owner != index else {
+            drop(.portDown, frame)
+            return
+        }
+        handOff(frame, length: length, kind: .transmit, aux: UInt32(port), to: owner)
+    }
+
+    /// The ring is full: push the kernel once, then look again.
+    @inline(never)
+    mutating func makeRoom(_ queue: Int) -> Bool {
+        flush(queue)
+        reapCompletions(queue)
+        return queues[queue].transmit.free(1) > 0
+    }
+
+    /// Publishes what was staged and wakes the kernel when it asks for it.
+    @inline(__always)
+    mutating func flush(_ queue: Int) {
+        let staged = queues[queue].staged
+        queues[queue].staged = 0
+        queues[queue].inFlight &+= staged
+        counters.pointee.packetsOut &+= UInt64(staged)
+        queues[queue].transmit.submit()
+        if queues[queue].descriptor >= 0, queues[queue].transmit.needsWakeup { kick(queue) }
+    }
+
+    /// One send() moves a bounded batch in copy mode (EAGAIN says there is more), so repeat until the ring is taken.
+    @inline(never)
+    mutating func kick(_ queue: Int) {
+        var rounds = queues[queue].transmit.size / 16
+        while rounds > 0 {
+            rounds &-= 1
+            let error = sendto(queues[queue].descriptor, nil, 0, Int32(MSG_DONTWAIT.rawValue), nil, 0) < 0 ? errno : 0
+            if error == EAGAIN { continue }
+            // ENOBUFS, EBUSY: the device is behind; the next round tries again. Anything else: the port is gone or down.
+            queues[queue].broken = error != 0 && error != ENOBUFS && error != EBUSY
+            return
+        }
+    }
+
+    /// Frames the kernel has sent go back to their pools.
+    @inline(never)
+    mutating func reapCompletions(_ queue: Int) {
+        var count = queues[queue].completion.ready(Worker.burst)
+        while count > 0 {
+            var ahead: UInt32 = 0
+            while ahead < count {
+                release(queues[queue].completion.address(ahead: ahead))
+                ahead &+= 1
+            }
+            queues[queue].completion.release(count)
+            queues[queue].inFlight &-= count
+            count = queues[queue].completion.ready(Worker.burst)
+        }
+        // Left over from a kick the device had no room for.
+        if queues[queue].inFlight > 0, queues[queue].descriptor >= 0, !queues[queue].broken, queues[queue].transmit.needsWakeup,
+            culvert_load_acquire_u32(queues[queue].transmit.consumerIndex) != queues[queue].transmit.produced
+        {
+            kick(queue)
+        }
+    }
+
+    /// Gives the kernel frames to receive into, in bulk.
+    @inline(never)
+    mutating func refill(_ queue: Int) {
+        var wanted = queues[queue].fillTarget &- queues[queue].filled
+        let room = queues[queue].fill.free(wanted)
+        if room < wanted { wanted = room }
+        if UInt32(poolCount) < wanted { wanted = UInt32(poolCount) }
+        if wanted == 0 { return }
+        queues[queue].filled &+= wanted
+        while wanted > 0 {
+            poolCount &-= 1
+            queues[queue].fill.push(address: pool[poolCount])
+            wanted &-= 1
+        }
+        queues[queue].fill.submit()
+    }
+
+    // MARK: Frames
+
+    /// A frame of our own pool, as its offset in the UMEM.
+    @inline(__always)
+    mutating func takeFrame() -> UInt64? {
+        if poolCount == 0 { return nil }
+        poolCount &-= 1
+        return pool[poolCount]
+    }
+
+    /// Gives a frame back: to our pool, or to the pool of the worker it came from. `address` is any octet of it.
+    @inline(__always)
+    mutating func release(_ address: UInt64) {
+        let frame = address & frameMask
+        if workerCount > 1 {
+            let home = Int(truncatingIfNeeded: frame) / (framesPerWorker &* frameBytes)
+            if home != index {
+                returnFrame(frame, to: home)
+                return
+            }
+        }
+        pool[poolCount] = frame
+        poolCount &+= 1
+    }
+
+    /// Counts a lost packet and frees its frame. `pointer` is any octet of the frame.
+    @inline(__always)
+    mutating func drop(_ reason: DropReason, _ pointer: UnsafeMutableRawPointer) {
+        drops[Int(reason.rawValue)] &+= 1
+        release(UInt64(pointer - umem))
+    }
+}
