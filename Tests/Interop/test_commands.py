@@ -184,7 +184,8 @@ def test_a_second_gateway_on_the_same_socket_is_refused(shared_lab):
 
 
 def test_the_control_socket_of_the_file_is_used_when_none_is_named(shared_lab, tmp_path):
-    described = configuration(shared_lab, "east", child={"start": "manual"}, gateway={"control_socket": str(tmp_path / "own.sock")})
+    described = configuration(
+        shared_lab, "east", child={"start": "manual"}, gateway={"control_socket": str(tmp_path / "own.sock")})
     ours = gateway(shared_lab, "east")
     ours.configure(described)
     ours.socket = tmp_path / "own.sock"

@@ -14,7 +14,8 @@ from culvert_lab.traffic import ping
 from frames import ICMP, IP, TCP, Tap
 from gateways import Pair
 
-# 1500 less outer IPv4 (20), ESP header (8), IV (8) and ICV (16) leaves 1448, a multiple of four; two bytes are pad length and next header.
+# 1500 less outer IPv4 (20), ESP header (8), IV (8) and ICV (16) leaves 1448, a multiple of four; the last two bytes of that
+# are pad length and next header.
 INNER_MTU = 1446
 MSS = INNER_MTU - 40
 NEW_MAC = "02:00:00:00:99:01"
@@ -59,7 +60,7 @@ def test_a_neighbour_that_changes_its_mac_is_followed(pair, lab, role, interface
     for mac in (NEW_MAC, old):
         lab.execute(role, ["sysctl", "-q", "-w", f"net.ipv4.conf.{interface}.arp_notify=1"])
         lab.ip(role, "link", "set", interface, "address", mac)
-        # Linux drops its neighbours and announces the new address when the link comes up again.
+        # With arp_notify Linux announces the new address; this packet teaches those who missed it.
         lab.execute(role, ["ping", "-n", "-c", "1", "-W", "1", (lab.west.gateway if role == "host-west" else lab.east.underlay)],
                     check=False)
         deadline = time.monotonic() + 20

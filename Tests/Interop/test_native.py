@@ -53,8 +53,8 @@ def test_status_tells_what_was_negotiated(pair):
 
 def test_counters_agree_on_both_ends(pair):
     def counts():
-        child = {side: pair.side(side).connection(other)["children"][0] for side, other in (("east", "west"), ("west", "east"))}
-        return child["east"]["packets_out"], child["west"]["packets_in"], child["west"]["packets_out"], child["east"]["packets_in"]
+        east, west = pair.east.connection("west")["children"][0], pair.west.connection("east")["children"][0]
+        return east["packets_out"], west["packets_in"], west["packets_out"], east["packets_in"]
 
     before = counts()
     assert_ping(pair.lab, "east", count=20)
@@ -88,11 +88,11 @@ def test_nothing_was_lost_to_replay_or_authentication(pair):
 
 
 @pytest.mark.parametrize("esp, expected", [
-    ("aes256gcm16-noesn", "aes256gcm16-noesn"), ("aes128gcm16-esn", "aes128gcm16-esn"), ("aes128gcm16-noesn", "aes128gcm16-noesn")])
+    ("aes256gcm16-noesn", "aes256gcm16"), ("aes128gcm16-esn", "aes128gcm16-esn"), ("aes128gcm16-noesn", "aes128gcm16")])
 def test_every_esp_proposal_carries_traffic(lab, esp, expected):
     pair = Pair(lab, child={"esp_proposals": [esp]}).up()
     proposal = pair.east.connection("west")["children"][0]["proposal"]
-    assert proposal in (expected, expected.replace("-noesn", ""))
+    assert proposal in (expected, f"{expected}-noesn")
     assert_pings_both_ways(lab)
 
 

@@ -48,7 +48,7 @@ def test_traffic_both_ways(labs, kind, starter):
 
 
 def test_a_peer_without_esn_gets_the_proposal_without(lab):
-    """The first proposal asks for ESN, the second does not; the peer takes what it can do, and both ends agree on the sequence."""
+    """The first proposal asks for ESN, the second does not; the peer takes what it can do, and traffic shows they agree."""
     peer(lab, "west", esp="aes256gcm16-noesn").start()
     ours = gateway(lab, "east", child={"esp_proposals": ["aes256gcm16-esn", "aes256gcm16-noesn"]}).start()
     child = ours.wait_installed("west")["children"][0]
