@@ -1,1 +1,2 @@
-// Inline wrappers live in the header; a target needs one source file.
+// Everything is inline in the header; a target needs one source file, and this one checks that the header stands alone.
+#include "COpenSSL.h"

@@ -1,1 +1,48 @@
 #pragma once
+// libcrypto for Swift: the headers that are used, and inline functions for what Swift cannot import (function-like macros)
+// or must not split into several calls (one packet, one call).
+
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/ec.h>
+#include <openssl/dh.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/rand.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+#ifndef MADV_DONTDUMP
+#define MADV_DONTDUMP 16
+#endif
+
+/// Anonymous pages for secrets: left out of core dumps, and locked when the limits allow it.
+/// Returns NULL when there is no memory or the pages cannot be left out of dumps. *locked tells whether mlock succeeded.
+static inline void *_Nullable culvert_secret_pages_map(size_t bytes, int *_Nonnull locked) {
+    void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return NULL;
+    if (madvise(pages, bytes, MADV_DONTDUMP) != 0) {
+        munmap(pages, bytes);
+        return NULL;
+    }
+    *locked = mlock(pages, bytes) == 0;
+    return pages;
+}
+
+/// Wipes and unmaps what culvert_secret_pages_map returned.
+static inline void culvert_secret_pages_unmap(void *_Nonnull pages, size_t bytes) {
+    OPENSSL_cleanse(pages, bytes);
+    munmap(pages, bytes);
+}
+
+/// OpenSSL's secure heap; the macros that name the calling file are not importable.
+static inline void *_Nullable culvert_secure_malloc(size_t bytes) { return CRYPTO_secure_malloc(bytes, "culvert", 0); }
+
+static inline void culvert_secure_clear_free(void *_Nonnull memory, size_t bytes) {
+    CRYPTO_secure_clear_free(memory, bytes, "culvert", 0);
+}
+
+/// Frees what libcrypto allocated for its caller, for example by EVP_PKEY_get1_encoded_public_key.
+static inline void culvert_openssl_free(void *_Nullable memory) { CRYPTO_free(memory, "culvert", 0); }

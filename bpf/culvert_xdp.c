@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The first thing a packet meets: one XDP program on every interface Culvert owns. It decides three ways, drop, to a worker
+ * (AF_XDP), to the kernel, and counts each decision. It changes no packet.
+ *
+ *   underlay   for a local address:  ESP, AH, ESP in UDP 4500     -> worker of the receive queue
+ *                                    IKE (UDP 500, 4500)          -> kernel, after a token bucket per source
+ *                                    NAT keepalive                -> dropped
+ *                                    fragments of these           -> kernel, which reassembles for raw and UDP sockets
+ *              anything else:        must policy protect it?      -> dropped (RFC 4301 section 5.2), otherwise kernel
+ *   protected  local, connected, bypass                           -> kernel
+ *              a protected destination                            -> worker, or dropped where there is none
+ *
+ * A port with both roles is asked in this order. A local address means an address of this machine.
+ *
+ * The section is "xdp", not "xdp.frags": on veth a program without fragment support makes the peer stop sending 64 kB
+ * segments, which would not fit a frame of the UMEM.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "culvert_xdp.h"
+
+#define PROTOCOL_ESP 50
+#define PROTOCOL_AH 51
+#define PORT_IKE 500
+#define PORT_IKE_NAT 4500
+#define FRAGMENT_OFFSET_MASK 0x1fff
+#define FRAGMENT_MORE 0x2000
+#define NANOSECONDS_PER_SECOND 1000000000ULL
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_PORTS);
+    __type(key, __u32);
+    __type(value, struct culvert_port);
+} ports SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_XSKMAP);
+    __uint(max_entries, CULVERT_MAX_PORTS * CULVERT_MAX_QUEUES);
+    __type(key, __u32);
+    __type(value, __u32);
+} xsks SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_LOCAL_ADDRESSES);
+    __type(key, __be32);
+    __type(value, __u32);
+} local_addresses SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LPM_TRIE);
+    __uint(max_entries, CULVERT_MAX_PREFIXES);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct culvert_prefix);
+    __type(value, struct culvert_prefix_policy);
+} prefixes SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __type(key, __u32);
+    __type(value, struct culvert_settings);
+} settings SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, CULVERT_MAX_IKE_SOURCES);
+    __type(key, __be32);
+    __type(value, struct culvert_ike_bucket);
+} ike_sources SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, CULVERT_COUNTERS);
+    __type(key, __u32);
+    __type(value, __u64);
+} counters SEC(".maps");
+
+/* What the verdict needs to know of one packet. */
+struct packet {
+    struct xdp_md *context;
+    const struct culvert_port *port;
+    const struct iphdr *ip;
+    void *payload; /* after the IPv4 header */
+    void *end;
+    __u8 first_fragment;
+    __u8 later_fragment;
+    __u8 steerable; /* unicast to us and untagged: a worker can take it as it is */
+};
+
+static __always_inline int verdict(__u32 counter, int action)
+{
+    __u64 *count = bpf_map_lookup_elem(&counters, &counter);
+    if (count)
+        *count += 1;
+    return action;
+}
+
+/* To the worker that owns this receive queue; `otherwise` and its counter when no socket is there. */
+static __always_inline int redirect(const struct packet *p, __u32 counter, int otherwise, __u32 otherwise_counter)
+{
+    __u32 queue = p->context->rx_queue_index;
+    if (queue >= CULVERT_MAX_QUEUES)
+        return verdict(otherwise_counter, otherwise);
+    if (bpf_redirect_map(&xsks, p->port->index * CULVERT_MAX_QUEUES + queue, XDP_ABORTED) != XDP_REDIRECT)
+        return verdict(otherwise_counter, otherwise);
+    return verdict(counter, XDP_REDIRECT);
+}
+
+static __always_inline int redirect_esp(const struct packet *p, __u32 counter)
+{
+    /* The kernel has raw ESP and UDP sockets of ours: the packet is slow there, but not lost. */
+    if (!p->steerable)
+        return verdict(CULVERT_COUNT_PASSED_NO_SOCKET, XDP_PASS);
+    return redirect(p, counter, XDP_PASS, CULVERT_COUNT_PASSED_NO_SOCKET);
+}
+
+/*
+ * One token bucket per source address. Two CPUs that race on one bucket may let a few packets more through: the bucket
+ * guards the control thread's time, not a secret.
+ */
+static __always_inline int pass_ike(const struct packet *p)
+{
+    __u32 zero = 0;
+    const struct culvert_settings *limit = bpf_map_lookup_elem(&settings, &zero);
+    if (!limit || limit->ike_packets_per_second == 0)
+        return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
+
+    __u64 cost = NANOSECONDS_PER_SECOND / limit->ike_packets_per_second;
+    __u64 most = cost * limit->ike_burst_packets;
+    __u64 now = bpf_ktime_get_ns();
+    __be32 source = p->ip->saddr;
+    struct culvert_ike_bucket *bucket = bpf_map_lookup_elem(&ike_sources, &source);
+    if (!bucket) {
+        struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
+        bpf_map_update_elem(&ike_sources, &source, &fresh, BPF_ANY);
+        return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
+    }
+    __u64 last = bucket->last_ns;
+    __u64 credit = bucket->credit_ns + (now > last ? now - last : 0);
+    if (credit > most)
+        credit = most;
+    bucket->last_ns = now;
+    if (credit < cost) {
+        bucket->credit_ns = credit;
+        return verdict(CULVERT_COUNT_DROPPED_IKE_FLOOD, XDP_DROP);
+    }
+    bucket->credit_ns = credit - cost;
+    return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
+}
+
+/* UDP 4500 for us, RFC 3948 section 2: one octet 0xFF is a keepalive, four zero octets mark IKE, the rest is ESP. */
+static __always_inline int udp_encapsulated(const struct packet *p, const struct udphdr *udp)
+{
+    const __u8 *data = (const __u8 *)(udp + 1);
+    __u16 length = bpf_ntohs(udp->len);
+    if (length == sizeof(*udp) + 1 && (void *)(data + 1) <= p->end && data[0] == 0xff)
+        return verdict(CULVERT_COUNT_DROPPED_NAT_KEEPALIVE, XDP_DROP);
+    if (length < sizeof(*udp) + 4 || (void *)(data + 4) > p->end)
+        return verdict(CULVERT_COUNT_DROPPED_MALFORMED, XDP_DROP);
+    if ((data[0] | data[1] | data[2] | data[3]) == 0)
+        return pass_ike(p);
+    return redirect_esp(p, CULVERT_COUNT_REDIRECTED_UDP_ESP);
+}
+
+/* IPsec and IKE for a local address: a verdict, or -1 for everything else. */
+static __always_inline int ipsec_for_us(const struct packet *p)
+{
+    const struct iphdr *ip = p->ip;
+    int fragment = p->first_fragment || p->later_fragment;
+    if (ip->protocol == PROTOCOL_ESP || ip->protocol == PROTOCOL_AH) {
+        if (fragment)
+            return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+        return redirect_esp(p, CULVERT_COUNT_REDIRECTED_ESP);
+    }
+    if (ip->protocol != IPPROTO_UDP)
+        return -1;
+    /* Without its first fragment, which is judged below, a datagram never completes: the others may go on. */
+    if (p->later_fragment)
+        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    const struct udphdr *udp = p->payload;
+    if ((void *)(udp + 1) > p->end)
+        return -1;
+    __u16 port = bpf_ntohs(udp->dest);
+    if (port != PORT_IKE && port != PORT_IKE_NAT)
+        return -1;
+    if (fragment)
+        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    return port == PORT_IKE ? pass_ike(p) : udp_encapsulated(p, udp);
+}
+
+static __always_inline const struct culvert_prefix_policy *policy_of(__be32 address)
+{
+    struct culvert_prefix key = { .length = 32, .address = address };
+    return bpf_map_lookup_elem(&prefixes, &key);
+}
+
+static __always_inline int bypassed(const struct culvert_prefix_policy *source,
+                                    const struct culvert_prefix_policy *destination)
+{
+    return source && destination && (source->bypass_source & destination->bypass_destination) != 0;
+}
+
+/*
+ * RFC 4301 section 5.2: a packet that came in the clear, although some child's selectors cover it, must be discarded: from
+ * that child's remote subnets to its local ones.
+ */
+static __always_inline int must_be_protected(const struct iphdr *ip)
+{
+    const struct culvert_prefix_policy *source = policy_of(ip->saddr);
+    if (!source || source->remote_sets == 0)
+        return 0;
+    const struct culvert_prefix_policy *destination = policy_of(ip->daddr);
+    if (!destination || (source->remote_sets & destination->local_sets) == 0)
+        return 0;
+    /* A bypass rule is written for the way out; its answers come in with the addresses swapped. */
+    return !bypassed(source, destination) && !bypassed(destination, source);
+}
+
+static __always_inline int protected_side(const struct packet *p, int for_local_address)
+{
+    if (for_local_address)
+        return verdict(CULVERT_COUNT_PASSED_LOCAL, XDP_PASS);
+    /* Multicast and the limited broadcast do not cross a router; their subnets' owners hear them from the kernel. */
+    if (bpf_ntohl(p->ip->daddr) >= 0xe0000000u || !p->steerable)
+        return verdict(CULVERT_COUNT_PASSED, XDP_PASS);
+    const struct culvert_prefix_policy *destination = policy_of(p->ip->daddr);
+    if (!destination || destination->steer != CULVERT_STEER_PROTECT)
+        return verdict(CULVERT_COUNT_PASSED, XDP_PASS);
+    if (destination->bypass_destination && bypassed(policy_of(p->ip->saddr), destination))
+        return verdict(CULVERT_COUNT_PASSED_BYPASS, XDP_PASS);
+    return redirect(p, CULVERT_COUNT_REDIRECTED_PROTECTED, XDP_DROP, CULVERT_COUNT_DROPPED_NO_SOCKET);
+}
+
+static __always_inline int ipv4(struct packet *p, void *network)
+{
+    const struct iphdr *ip = network;
+    if ((void *)(ip + 1) > p->end || ip->version != 4 || ip->ihl < 5)
+        return verdict(CULVERT_COUNT_PASSED_MALFORMED, XDP_PASS);
+    p->ip = ip;
+    p->payload = network + ip->ihl * 4;
+    if (p->payload > p->end)
+        return verdict(CULVERT_COUNT_PASSED_MALFORMED, XDP_PASS);
+    __u16 fragment = bpf_ntohs(ip->frag_off);
+    p->later_fragment = (fragment & FRAGMENT_OFFSET_MASK) != 0;
+    p->first_fragment = !p->later_fragment && (fragment & FRAGMENT_MORE) != 0;
+
+    __be32 destination = ip->daddr;
+    int for_local_address = bpf_map_lookup_elem(&local_addresses, &destination) != NULL;
+    if (p->port->roles & CULVERT_ROLE_UNDERLAY) {
+        if (for_local_address) {
+            int decided = ipsec_for_us(p);
+            if (decided >= 0)
+                return decided;
+        }
+        if (must_be_protected(ip))
+            return verdict(CULVERT_COUNT_DROPPED_CLEAR_INBOUND, XDP_DROP);
+    }
+    if (p->port->roles & CULVERT_ROLE_PROTECTED)
+        return protected_side(p, for_local_address);
+    return verdict(for_local_address ? CULVERT_COUNT_PASSED_LOCAL : CULVERT_COUNT_PASSED, XDP_PASS);
+}
+
+/* 1 when the frame is for this port, as far as its link-layer address tells. */
+static __always_inline int for_this_port(const __u8 *address, const struct culvert_port *port)
+{
+    const __u8 *own = port->mac;
+    if ((own[0] | own[1] | own[2] | own[3] | own[4] | own[5]) == 0)
+        return 1;
+    return own[0] == address[0] && own[1] == address[1] && own[2] == address[2] && own[3] == address[3] &&
+           own[4] == address[4] && own[5] == address[5];
+}
+
+SEC("xdp")
+int culvert_xdp(struct xdp_md *context)
+{
+    void *data = (void *)(long)context->data;
+    struct packet p = { .context = context, .end = (void *)(long)context->data_end, .steerable = 1 };
+    __u32 interface = context->ingress_ifindex;
+    p.port = bpf_map_lookup_elem(&ports, &interface);
+    if (!p.port)
+        return verdict(CULVERT_COUNT_PASSED_UNKNOWN_PORT, XDP_PASS);
+
+    struct ethhdr *ethernet = data;
+    if ((void *)(ethernet + 1) > p.end)
+        return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
+    if (ethernet->h_dest[0] & 1) {
+        /* RFC 1812 section 5.3.4: what came by link-layer broadcast or multicast is not forwarded. */
+        p.steerable = 0;
+    } else if (!for_this_port(ethernet->h_dest, p.port)) {
+        /* Seen because the switch floods or the port is promiscuous: forwarding it would double it. */
+        return verdict(CULVERT_COUNT_PASSED_OTHER_HOST, XDP_PASS);
+    }
+
+    __be16 type = ethernet->h_proto;
+    void *network = ethernet + 1;
+    /* A tag with VLAN 0 carries priority only: the kernel hands such a frame to this interface, so it is judged here. */
+#pragma unroll
+    for (int tags = 0; tags < CULVERT_MAX_VLAN_TAGS; tags++) {
+        if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
+            break;
+        __be16 *tag = network;
+        if ((void *)(tag + 2) > p.end || (tag[0] & bpf_htons(0x0fff)) != 0)
+            return verdict(CULVERT_COUNT_PASSED_VLAN, XDP_PASS);
+        type = tag[1];
+        network = tag + 2;
+        p.steerable = 0;
+    }
+    if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD))
+        return verdict(CULVERT_COUNT_PASSED_VLAN, XDP_PASS);
+    if (type != bpf_htons(ETH_P_IP))
+        return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
+    return ipv4(&p, network);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
