@@ -1,0 +1,187 @@
+@testable import Configuration
+@testable import Dataplane
+@testable import Gateway
+import IKE
+import IPsec
+import Synchronization
+import Wire
+
+func prefix(_ text: String) -> IPPrefix { IPPrefix(text)! }
+func v4(_ text: String) -> IPv4Address { IPv4Address(text)! }
+func selector(_ text: String, ipProtocol: UInt8 = 0, ports: ClosedRange<UInt16> = 0...65535) -> TrafficSelector {
+    TrafficSelector(prefix(text), ipProtocol: ipProtocol, ports: ports)
+}
+func at(_ seconds: Double) -> Instant { Instant(nanoseconds: UInt64(1_000_000_000_000 + seconds * 1_000_000_000)) }
+
+/// The gateway of the laboratory: wan0 192.0.2.1/24 (index 2), lan0 10.1.0.1/24 (index 3), culvert0 (index 9).
+func eastView() -> KernelView {
+    var view = KernelView()
+    view.links = [
+        2: .init(index: 2, name: "wan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 1]),
+        3: .init(index: 3, name: "lan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 2]),
+        9: .init(index: 9, name: "culvert0", isUp: true, isRunning: true, mtu: 1400, mac: []),
+    ]
+    view.addresses = [
+        .init(address: v4("127.0.0.1"), prefixLength: 8, linkIndex: 1),
+        .init(address: v4("192.0.2.1"), prefixLength: 24, linkIndex: 2),
+        .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3),
+    ]
+    view.routes = [
+        .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0),
+        .init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0),
+        .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0),
+    ]
+    return view
+}
+
+let eastPorts = [
+    AttachedInterface(portIndex: 0, linkIndex: 2, name: "wan0", role: .underlay),
+    AttachedInterface(portIndex: 1, linkIndex: 3, name: "lan0", role: .protected),
+]
+
+func policy(_ pairs: [(local: [String], remote: [String])], _ policies: [SecurityPolicy] = []) -> PolicySet {
+    PolicySet(
+        policies: policies,
+        protections: pairs.enumerated().map { index, pair in
+            .init(childIndex: index, local: pair.local.map(prefix), remote: pair.remote.map(prefix))
+        })
+}
+
+func child(_ name: String = "net", local: [String] = ["10.1.0.0/24"], remote: [String] = ["10.2.0.0/24"], start: StartAction = .immediately)
+    -> Child
+{
+    Child(
+        name: name, mode: .tunnel, localSubnets: local.map(prefix), remoteSubnets: remote.map(prefix),
+        espProposals: [ESPProposal(keyBits: [256])], lifetime: .seconds(3600), lifetimeBytes: 0, lifetimePackets: 0,
+        replayWindowPackets: 4096, start: start)
+}
+
+func connection(
+    _ name: String = "west", local: String = "192.0.2.1", remote: String? = "192.0.2.2", children: [Child] = [child()]
+) -> Connection {
+    Connection(
+        name: name, localAddress: IPAddress(local)!, remoteAddress: remote.flatMap { IPAddress($0) }, localIdentity: .fqdn("east.example"),
+        remoteIdentity: .fqdn("west.example"), presharedKey: Array("a secret of more than twenty octets".utf8),
+        ikeProposals: [IKEProposal(ciphers: [.aesGCM16(keyBits: 256)], prfs: [.hmacSHA384], methods: [.ecp384])],
+        ikeLifetime: .seconds(8 * 3600), dpdInterval: .seconds(10), natTraversal: .auto, children: children)
+}
+
+func configuration(_ connections: [Connection] = [connection()]) -> GatewayConfiguration {
+    GatewayConfiguration(
+        name: "east", controlSocket: "/run/culvert/east.sock", metricsListen: nil, log: .init(),
+        interfaces: [.init(name: "wan0", role: .underlay), .init(name: "lan0", role: .protected)], dataplane: .init(),
+        connections: connections, policies: [])
+}
+
+/// A secret in ordinary memory: for tests only.
+final class PlainSecret: SecretMemory {
+    let bytes: [UInt8]
+    init(_ bytes: [UInt8]) { self.bytes = bytes }
+    var count: Int { bytes.count }
+    func withBytes<R>(_ body: (RawSpan) throws -> R) rethrows -> R { try bytes.withUnsafeBytes { try body($0.bytes) } }
+}
+
+func childSA(
+    _ inbound: UInt32, _ outbound: UInt32, connection: String = "west", child: String = "net", remote: String = "192.0.2.2"
+) -> ChildSA {
+    ChildSA(
+        connection: connection, child: child, inboundSPI: inbound, outboundSPI: outbound,
+        transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true), inboundKey: PlainSecret(Array(repeating: 1, count: 36)),
+        outboundKey: PlainSecret(Array(repeating: 2, count: 36)), localSelectors: [selector("10.1.0.0/24")],
+        remoteSelectors: [selector("10.2.0.0/24")], path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress(remote)!),
+        replayWindowPackets: 4096)
+}
+
+/// Remembers what it was told and lets a test play the workers.
+final class FakeDataplane: DataplaneControlling {
+    enum Call: Equatable {
+        case attach(String), detach(Int), start, stop, install(UInt32, childIndex: Int, token: UInt64)
+        case switchOutbound(childIndex: Int, UInt32), clearOutbound(Int), retire(UInt32), move(UInt32), pathMTU(IPv4Address, Int)
+    }
+    var calls: [Call] = []
+    var events: [DataplaneEvent] = []
+    var byInboundSPI: [UInt32: SACounters] = [:]
+    var published: [ForwardingPlan] = []
+    var steered: [SteeringPlan] = []
+    var injected: [[UInt8]] = []
+    var refuses: String?
+    let eventFileDescriptor: Int32 = -1
+
+    func takeCalls() -> [Call] {
+        defer { calls = [] }
+        return calls
+    }
+
+    private var ports: [String] = []
+    func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort {
+        if let refuses { throw DataplaneError(sentence: refuses, isPrivilege: false) }
+        calls.append(.attach(port.name))
+        if !ports.contains(port.name) { ports.append(port.name) }
+        return AttachedPort(index: ports.firstIndex(of: port.name) ?? 0, xdpMode: "native")
+    }
+    func detach(portIndex: Int) { calls.append(.detach(portIndex)) }
+    func start() throws(DataplaneError) { calls.append(.start) }
+    func stop() { calls.append(.stop) }
+    func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError) {
+        if let refuses { throw DataplaneError(sentence: refuses, isPrivilege: false) }
+        calls.append(.install(sa.inboundSPI, childIndex: childIndex, token: token))
+        byInboundSPI[sa.inboundSPI] = carried(0, 0)
+    }
+    func switchOutbound(childIndex: Int, inboundSPI: UInt32) { calls.append(.switchOutbound(childIndex: childIndex, inboundSPI)) }
+    func clearOutbound(childIndex: Int) { calls.append(.clearOutbound(childIndex)) }
+    func retire(inboundSPI: UInt32) { calls.append(.retire(inboundSPI)) }
+    func movePath(inboundSPI: UInt32, path: TunnelPath) { calls.append(.move(inboundSPI)) }
+    func setPathMTU(remote: IPv4Address, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
+    func publish(_ plan: ForwardingPlan) { published.append(plan) }
+    func steer(_ plan: SteeringPlan) throws(DataplaneError) { steered.append(plan) }
+    func drainEvents(_ body: (DataplaneEvent) -> Void) {
+        let waiting = events
+        events = []
+        waiting.forEach(body)
+    }
+    func inject(inner packet: [UInt8]) { injected.append(packet) }
+    func inject(espPacket packet: [UInt8]) { injected.append(packet) }
+    func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16) {
+        injected.append(payload)
+    }
+    func counters() -> DataplaneCounters { DataplaneCounters(workers: [], drops: [.noPolicy: 3], hugePages: false) }
+    func counters(inboundSPI: UInt32) -> SACounters? { byInboundSPI[inboundSPI] }
+}
+
+func carried(_ packetsIn: UInt64, _ packetsOut: UInt64, drops: [DropReason: UInt64] = [:]) -> SACounters {
+    SACounters(
+        packetsIn: packetsIn, bytesIn: packetsIn * 100, packetsOut: packetsOut, bytesOut: packetsOut * 100, sequenceOut: packetsOut,
+        drops: drops)
+}
+
+/// A kernel that agrees with everything.
+final class FakeKernel: KernelControlling {
+    var view = eastView()
+    var tunLinkIndex: Int? = 9
+    let monitorDescriptor: Int32 = -1
+    let tunDescriptor: Int32 = -1
+    var routing: [RoutingPlan] = []
+    var filters: [FilterPlan] = []
+    var resolved: [IPv4Address] = []
+    var toTunnel: [[UInt8]] = []
+    var fromTunnel: [[UInt8]] = []
+    var isReleased = false
+
+    func takeChanges() -> Bool { true }
+    func apply(_ plan: RoutingPlan) -> [String] {
+        routing.append(plan)
+        return []
+    }
+    func apply(_ plan: FilterPlan) -> String? {
+        filters.append(plan)
+        return nil
+    }
+    func resolve(_ address: IPv4Address, linkIndex: Int) { resolved.append(address) }
+    func readTunnelPacket() -> [UInt8]? { fromTunnel.isEmpty ? nil : fromTunnel.removeFirst() }
+    func writeTunnelPacket(_ packet: [UInt8]) -> Bool {
+        toTunnel.append(packet)
+        return true
+    }
+    func queueCount(_ name: String) -> Int { 1 }
+    func release() { isReleased = true }
+}

@@ -1,0 +1,140 @@
+@testable import Gateway
+import Dataplane
+import IKE
+import IPsec
+import Testing
+import Wire
+
+@Suite("SA lifecycle: make before break, drain, counters")
+struct SALifecycleTests {
+    let dataplane = FakeDataplane()
+    let key = ChildKey("west", "net")
+
+    private func established() -> SALifecycle {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 0, token: 1) == nil)
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)))
+        lifecycle.useIfFirst(token: 1)
+        return lifecycle
+    }
+
+    @Test func `a first SA is used as soon as the core has been told that it receives`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 7, token: 1) == nil)
+        #expect(dataplane.takeCalls() == [.install(0x100, childIndex: 7, token: 1)])
+        #expect(!lifecycle.isActive(key))
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)))
+        #expect(dataplane.takeCalls().isEmpty)
+        lifecycle.useIfFirst(token: 1)
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 7, 0x100)])
+        #expect(lifecycle.isActive(key))
+    }
+
+    @Test func `a refusal of the data plane is a sentence`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        dataplane.refuses = "No room for another SA."
+        #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 0, token: 1) == "No room for another SA.")
+        #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: nil, token: 2) != nil)
+        #expect(!lifecycle.inboundReady(token: 1, now: at(0)))
+    }
+
+    @Test func `a rekeyed SA is used when its first packet comes in`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        _ = dataplane.takeCalls()
+        lifecycle.useIfFirst(token: 2)
+        _ = lifecycle.poll(now: at(10.1))
+        #expect(dataplane.takeCalls().isEmpty)
+        #expect(lifecycle.awaitsSwitch)
+        dataplane.byInboundSPI[0x101] = carried(1, 0)
+        #expect(lifecycle.poll(now: at(10.2)) == ["west"])
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+        #expect(!lifecycle.awaitsSwitch || lifecycle.pairs[0x100]?.state == .ready)
+    }
+
+    @Test func `a rekeyed SA whose peer is silent is used after a while`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        _ = dataplane.takeCalls()
+        _ = lifecycle.poll(now: at(11.9))
+        #expect(dataplane.takeCalls().isEmpty)
+        _ = lifecycle.poll(now: at(12))
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+    }
+
+    @Test func `ending the old SA switches first and retires after the drain`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        _ = dataplane.takeCalls()
+        lifecycle.remove(inboundSPI: 0x100, now: at(10.1))
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+        _ = lifecycle.poll(now: at(14))
+        #expect(dataplane.takeCalls().isEmpty, "packets on their way still find the old SA")
+        _ = lifecycle.poll(now: at(15.1))
+        #expect(dataplane.takeCalls() == [.retire(0x100)])
+        lifecycle.retired(inboundSPI: 0x100, final: carried(5, 6))
+        #expect(lifecycle.pairs.count == 1)
+        #expect(lifecycle.isActive(key))
+    }
+
+    @Test func `an old SA that ends before the new one is ready is replaced the moment it is`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = dataplane.takeCalls()
+        lifecycle.remove(inboundSPI: 0x100, now: at(10))
+        #expect(dataplane.takeCalls().isEmpty)
+        _ = lifecycle.inboundReady(token: 2, now: at(10.1))
+        lifecycle.useIfFirst(token: 2)
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+    }
+
+    @Test func `the last SA of a child goes at once, and its packets ask for a tunnel again`() {
+        let lifecycle = established()
+        _ = dataplane.takeCalls()
+        lifecycle.remove(inboundSPI: 0x100, now: at(10))
+        #expect(dataplane.takeCalls() == [.clearOutbound(0), .retire(0x100)])
+        #expect(!lifecycle.isActive(key))
+        lifecycle.remove(inboundSPI: 0x100, now: at(10))
+        #expect(dataplane.takeCalls().isEmpty)
+    }
+
+    @Test func `counters of a child never go backwards over rekeys and a restart of the tunnel`() {
+        let lifecycle = established()
+        dataplane.byInboundSPI[0x100] = carried(10, 20, drops: [.replay: 1])
+        #expect(lifecycle.counters(of: key).packetsIn == 10)
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        dataplane.byInboundSPI[0x101] = carried(3, 4)
+        #expect(lifecycle.counters(of: key).packetsIn == 13)
+        lifecycle.remove(inboundSPI: 0x100, now: at(10))
+        _ = lifecycle.poll(now: at(20))
+        dataplane.byInboundSPI[0x100] = nil
+        #expect(lifecycle.counters(of: key).packetsOut == 24, "between retire and its answer the last reading counts")
+        lifecycle.retired(inboundSPI: 0x100, final: carried(11, 20, drops: [.replay: 2]))
+        #expect(lifecycle.counters(of: key).packetsIn == 14)
+        #expect(lifecycle.counters(of: key).drops[.replay] == 2)
+        lifecycle.remove(inboundSPI: 0x101, now: at(30))
+        lifecycle.retired(inboundSPI: 0x101, final: carried(3, 4))
+        #expect(lifecycle.counters(of: key).packetsIn == 14)
+        #expect(lifecycle.counters(of: key).bytesOut == 2400)
+    }
+
+    @Test func `traffic is reported once per growth`() {
+        let lifecycle = established()
+        dataplane.byInboundSPI[0x100] = carried(1, 0)
+        #expect(lifecycle.poll(now: at(1)) == ["west"])
+        #expect(lifecycle.poll(now: at(2)).isEmpty)
+    }
+
+    @Test func `a move of the path reaches the SAs that are there`() {
+        let lifecycle = established()
+        _ = dataplane.takeCalls()
+        lifecycle.move(inboundSPIs: [0x100, 0x999], path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress("198.51.100.7")!))
+        #expect(dataplane.takeCalls() == [.move(0x100)])
+        #expect(lifecycle.isOutbound(spi: 0x200, remote: IPAddress("198.51.100.7")!))
+        #expect(!lifecycle.isOutbound(spi: 0x200, remote: IPAddress("192.0.2.2")!))
+    }
+}
