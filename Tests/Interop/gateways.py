@@ -6,6 +6,13 @@ from culvert_lab.daemons import Culvert, StrongSwan, swanctl_conf
 
 SECRET = "interop-secret-of-more-than-20-characters"
 OTHER = {"east": "west", "west": "east"}
+# Every cipher, pseudo-random function, integrity and group that both sides speak appears at least once.
+SUITES = [
+    "aes128gcm16-prfsha256-x25519", "aes256gcm16-prfsha256-ecp256", "aes256gcm16-prfsha384-ecp384",
+    "aes256gcm16-prfsha512-ecp521", "aes128gcm16-prfsha384-modp2048", "aes256gcm16-prfsha512-modp3072",
+    "aes256gcm16-prfsha256-modp4096", "aes128-sha256-x25519", "aes128-sha256-modp2048", "aes256-sha384-ecp384",
+    "aes256-sha512-ecp521", "aes256-sha256-modp4096",
+]
 IDENTITY = {"east": "east.example", "west": "west.example"}
 
 

@@ -5,7 +5,7 @@ import pytest
 from checks import Wire, assert_pings_both_ways, assert_transfers
 from conftest import make, remove
 from culvert_lab import topology
-from gateways import peer
+from gateways import SUITES, peer
 
 pytestmark = pytest.mark.peer_only
 
@@ -31,9 +31,7 @@ def test_two_strongswans_talk_over_every_kind_of_wire(labs, kind):
         assert_transfers(lab, udp_mbps=20)
 
 
-@pytest.mark.parametrize("suite", [
-    "aes128gcm16-prfsha256-x25519", "aes256-sha256-ecp256", "aes256-sha384-ecp521", "aes256-sha512-modp2048",
-    "aes128-sha256-modp3072", "aes256gcm16-prfsha512-modp4096"])
+@pytest.mark.parametrize("suite", SUITES)
 def test_the_peer_itself_speaks_every_suite_that_is_tried_with_it(shared_lab, suite):
     east, west = peer(shared_lab, "east", ike=suite).start(), peer(shared_lab, "west", ike=suite).start()
     try:

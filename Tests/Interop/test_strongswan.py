@@ -7,16 +7,9 @@ import pytest
 
 from checks import Wire, assert_pings_both_ways, assert_transfers
 from culvert_lab.shell import eventually
-from gateways import IDENTITY, gateway, peer
+from gateways import IDENTITY, SUITES, gateway, peer
 
 UDP_MBPS = 50
-
-SUITES = [
-    "aes128gcm16-prfsha256-x25519", "aes256gcm16-prfsha256-ecp256", "aes256gcm16-prfsha384-ecp384",
-    "aes256gcm16-prfsha512-ecp521", "aes128gcm16-prfsha384-modp2048", "aes256gcm16-prfsha512-modp3072",
-    "aes256gcm16-prfsha256-modp4096", "aes128-sha256-x25519", "aes128-sha256-modp2048", "aes256-sha384-ecp384",
-    "aes256-sha512-ecp521", "aes256-sha256-modp4096",
-]
 
 
 @pytest.mark.parametrize("kind, starter", [
