@@ -1,0 +1,168 @@
+import IKE
+import IPsec
+import Wire
+
+/// A child with the positions that checks across children need.
+struct CheckedChild {
+    var child: Child
+    var nameMark: Mark
+    /// One per remote subnet.
+    var remoteMarks: [Mark]
+}
+
+/// `children` of a connection.
+extension Reader {
+    static var maxChildren: Int { 256 }
+    /// Of one side of one child; RFC 7296 §3.13 counts selectors in one octet.
+    static var maxSubnets: Int { 128 }
+    static var replayWindows: ClosedRange<Int> { 32...65_536 }
+    static var smallestSensibleBytes: UInt64 { 1 << 20 }
+
+    func children(_ entry: Entry?, of connection: Mapping, layers: [Mapping], remoteIsAny: Bool) -> [CheckedChild] {
+        guard let entry else {
+            error(connection.mark, "`children` is missing; a connection needs at least one, with `local_subnets` and `remote_subnets`")
+            return []
+        }
+        guard let values = list(entry) else { return [] }
+        if values.isEmpty { error(entry.mark, "`children` is empty; a connection needs at least one to carry traffic") }
+        if values.count > Self.maxChildren { error(entry.mark, "more than \(Self.maxChildren) children in one connection") }
+        let weak = connection["allow_weak"] ?? layers.lazy.compactMap { $0["allow_weak"] }.first
+        // Its own problems are told where the connection is read.
+        let allowed = weak.map { weakNames($0) } ?? []
+        var result: [CheckedChild] = []
+        var lines: [String: Int] = [:]
+        for value in values.prefix(Self.maxChildren) {
+            guard let own = mapping(value, "a child") else { continue }
+            checkKeys(own, in: .child)
+            let name = require("name", of: own, for: "a child")
+            let mapping = merged(own, layers: layers, keys: Scope.profileChildKeys)
+            if let child = child(mapping, name: name, allowed: allowed, remoteIsAny: remoteIsAny, lines: &lines) { result.append(child) }
+        }
+        return result
+    }
+
+    private func child(
+        _ mapping: Mapping, name: Entry?, allowed: Set<String>, remoteIsAny: Bool, lines: inout [String: Int]
+    ) -> CheckedChild? {
+        let known = name.flatMap { uniqueName($0, of: "child", lines: &lines) }
+        refuseUnavailable(mapping)
+        let local = require("local_subnets", of: mapping, for: "a child").map { subnets($0) } ?? []
+        let remote = require("remote_subnets", of: mapping, for: "a child").map { subnets($0) } ?? []
+        checkOverlap(local: local, remote: remote)
+        var settings = settings(mapping, allowed: allowed)
+        if remoteIsAny {
+            // There is nobody to initiate to.
+            if settings.start != .manual, let entry = mapping["start"] {
+                warning(entry.mark, "a peer from `any` address cannot be initiated to; `start: manual` is used")
+            }
+            settings.start = .manual
+        }
+        guard let name, let known else { return nil }
+        let child = Child(
+            name: known, mode: .tunnel, localSubnets: local.map(\.prefix), remoteSubnets: remote.map(\.prefix),
+            espProposals: settings.espProposals, lifetime: settings.lifetime, lifetimeBytes: settings.lifetimeBytes,
+            lifetimePackets: settings.lifetimePackets, replayWindowPackets: settings.replayWindow, start: settings.start)
+        return CheckedChild(child: child, nameMark: name.mark, remoteMarks: remote.map(\.mark))
+    }
+
+    /// What this version does not serve and what would carry traffic differently from what the file says.
+    private func refuseUnavailable(_ mapping: Mapping) {
+        if let entry = mapping["mode"], let mode = choice(entry, from: Child.Mode.allCases), mode == .transport {
+            error(entry.mark, "`mode: transport` is not available in this version; use `mode: tunnel`")
+        }
+        if let entry = mapping["tunnel_interface"] {
+            error(
+                entry.keyMark,
+                "`tunnel_interface` is not available in this version; remove it: `local_subnets` and `remote_subnets` steer the traffic")
+        }
+    }
+
+    // MARK: Subnets
+
+    private struct Subnet {
+        var prefix: IPPrefix
+        var mark: Mark
+    }
+
+    private func subnets(_ entry: Entry) -> [Subnet] {
+        guard let values = list(entry) else { return [] }
+        if values.isEmpty { error(entry.mark, "`\(entry.key)` is empty; name at least one subnet") }
+        if values.count > Self.maxSubnets { error(entry.mark, "more than \(Self.maxSubnets) subnets in `\(entry.key)`") }
+        var result: [Subnet] = []
+        for value in values.prefix(Self.maxSubnets) {
+            guard let prefix = prefix(value, in: entry.key) else { continue }
+            if let other = result.first(where: { $0.prefix.overlaps(prefix) }) {
+                if other.prefix == prefix {
+                    error(value.mark, "\(prefix) is given twice in `\(entry.key)`")
+                    continue
+                }
+                warning(value.mark, "\(prefix) and \(other.prefix) in `\(entry.key)` overlap; the wider one is enough")
+            }
+            result.append(Subnet(prefix: prefix, mark: value.mark))
+        }
+        return result
+    }
+
+    /// The same subnet on both sides cannot be routed. One inside the other can: the whole Internet behind the peer, or a
+    /// branch cut out of the company's range; the longer prefix then decides.
+    private func checkOverlap(local: [Subnet], remote: [Subnet]) {
+        for subnet in remote {
+            for other in local where other.prefix.overlaps(subnet.prefix) {
+                if other.prefix == subnet.prefix {
+                    error(subnet.mark, "\(subnet.prefix) is in `local_subnets` as well; a subnet is on one side of the tunnel only")
+                } else if other.prefix.length != 0, subnet.prefix.length != 0 {
+                    warning(
+                        subnet.mark, "\(subnet.prefix) overlaps \(other.prefix) of `local_subnets`; the longer prefix decides which side is meant")
+                }
+            }
+        }
+    }
+
+    // MARK: What a profile may say as well
+
+    private struct Settings {
+        var espProposals = ESPProposal.defaults
+        var lifetime: Duration = .seconds(3600)
+        var lifetimeBytes: UInt64 = 0
+        var lifetimePackets: UInt64 = 0
+        var replayWindow = 4096
+        var start = StartAction.immediately
+    }
+
+    private func settings(_ mapping: Mapping, allowed: Set<String>) -> Settings {
+        var result = Settings()
+        if let entry = mapping["esp_proposals"] {
+            result.espProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in try ESPProposal(keywords: text) }
+        }
+        if let entry = mapping["lifetime"], let lifetime = duration(entry, in: Self.lifetimes) { result.lifetime = lifetime }
+        if let entry = mapping["lifetime_bytes"], let bytes = size(entry) {
+            result.lifetimeBytes = bytes
+            if bytes != 0, bytes < Self.smallestSensibleBytes {
+                warning(entry.mark, "`lifetime_bytes` below 1M makes the SA be rekeyed all the time; 0 is no limit")
+            }
+        }
+        if let entry = mapping["lifetime_packets"], let packets = count(entry) { result.lifetimePackets = packets }
+        if let entry = mapping["replay_window"] {
+            if case .scalar("0", _) = entry.value.content {
+                error(
+                    entry.mark,
+                    "`replay_window: 0` would accept replayed packets and is refused; raise the window (up to \(Self.replayWindows.upperBound)) when the path reorders")
+            } else if let window = integer(entry, in: Self.replayWindows) {
+                result.replayWindow = window
+            }
+        }
+        if let entry = mapping["start"], let start = choice(entry, from: [StartAction.immediately, .onTraffic, .manual]) {
+            result.start = start
+        }
+        return result
+    }
+
+    /// The child keys of a profile that nothing uses.
+    func checkChildSettings(_ mapping: Mapping) {
+        refuseUnavailable(mapping)
+        _ = settings(mapping, allowed: mapping["allow_weak"].map { weakNames($0) } ?? [])
+        for key in ["local_subnets", "remote_subnets"] {
+            if let entry = mapping[key] { _ = subnets(entry) }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+import IKE
+import IPsec
+import Wire
+
+/// A connection with the positions that checks across connections need.
+struct CheckedConnection {
+    var connection: Connection
+    var nameMark: Mark
+    var children: [CheckedChild]
+}
+
+/// One side of a connection.
+private struct Peer {
+    /// nil: `any`, or refused.
+    var address: IPAddress?
+    var isAnyAddress = false
+    var identity: Identity?
+    var usesCertificate = false
+}
+
+/// `connections`.
+extension Reader {
+    static var maxConnections: Int { 4096 }
+    /// A rekey takes round trips and retransmissions; below this there is no time for them.
+    static var lifetimes: ClosedRange<Duration> { .seconds(5)...(.seconds(30 * 86_400)) }
+    static var dpdIntervals: ClosedRange<Duration> { .milliseconds(500)...(.seconds(86_400)) }
+
+    func connections(_ entry: Entry?, top: Mapping, profiles: Profiles) -> [CheckedConnection] {
+        var profiles = profiles
+        defer { checkUnused(profiles) }
+        guard let entry else {
+            error(top.mark, "`connections` is missing: name the peers and what to protect, or write `connections: []`")
+            return []
+        }
+        guard let values = list(entry) else { return [] }
+        if values.isEmpty { warning(entry.mark, "`connections` is empty; nothing will be protected") }
+        if values.count > Self.maxConnections { error(entry.mark, "more than \(Self.maxConnections) connections") }
+        var result: [CheckedConnection] = []
+        var lines: [String: Int] = [:]
+        for value in values.prefix(Self.maxConnections) {
+            guard let mapping = mapping(value, "a connection") else { continue }
+            if let connection = connection(mapping, profiles: &profiles, lines: &lines) { result.append(connection) }
+        }
+        return result
+    }
+
+    private func connection(_ own: Mapping, profiles: inout Profiles, lines: inout [String: Int]) -> CheckedConnection? {
+        checkKeys(own, in: .connection)
+        let nameEntry = require("name", of: own, for: "a connection")
+        let name = nameEntry.flatMap { uniqueName($0, of: "connection", lines: &lines) }
+        let layers = layers(for: own, profiles: &profiles)
+        let mapping = merged(own, layers: layers, keys: Scope.profileConnectionKeys)
+        refuseUnavailable(mapping)
+
+        let local = require("local", of: mapping, for: "a connection").map { peer($0, isLocal: true) } ?? Peer()
+        let remote = require("remote", of: mapping, for: "a connection").map { peer($0, isLocal: false) } ?? Peer()
+        if let address = local.address, address == remote.address, let entry = mapping["remote"] {
+            error(entry.mark, "`local` and `remote` have the same address \(address); a tunnel needs two ends")
+        }
+        let needsKey = !local.usesCertificate && !remote.usesCertificate
+        let key = presharedKey(mapping, isRequired: needsKey)
+        let settings = settings(mapping)
+        let children = children(mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress)
+
+        guard let nameEntry, let name, let localAddress = local.address, let key, remote.address != nil || remote.isAnyAddress
+        else { return nil }
+        let connection = Connection(
+            name: name, localAddress: localAddress, remoteAddress: remote.address,
+            localIdentity: local.identity ?? .address(localAddress), remoteIdentity: remote.identity, presharedKey: key,
+            ikeProposals: settings.ikeProposals, ikeLifetime: settings.ikeLifetime, dpdInterval: settings.dpdInterval,
+            natTraversal: settings.natTraversal, children: children.map(\.child))
+        return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
+    }
+
+    func uniqueName(_ entry: Entry, of what: String, lines: inout [String: Int]) -> String? {
+        guard let name = name(entry) else { return nil }
+        if let line = lines[name] {
+            error(entry.mark, "\(what) \(quoted(name)) is given again; it stands in line \(line) already")
+            return nil
+        }
+        lines[name] = entry.mark.line
+        return name
+    }
+
+    /// Keys of the schema that this version does not serve, where going on without them would be unsafe or wrong.
+    private func refuseUnavailable(_ mapping: Mapping) {
+        if let entry = mapping["version"], let version = text(entry), version != "2" {
+            error(
+                entry.mark,
+                version == "1" ? "IKEv1 is not available in this version; use `version: 2`" : "`version` is \(quoted(version)); it must be 2")
+        }
+        refuseCertificates(mapping)
+    }
+
+    private func refuseCertificates(_ mapping: Mapping) {
+        for key in Scope.certificateKeys {
+            guard let entry = mapping[key] else { continue }
+            error(entry.keyMark, "`\(key)`: certificates are not available in this version; use `auth: psk` with `psk_file`")
+        }
+    }
+
+    // MARK: The two sides
+
+    private func peer(_ entry: Entry, isLocal: Bool) -> Peer {
+        var peer = Peer()
+        guard let mapping = mapping(entry) else { return peer }
+        checkKeys(mapping, in: .peer)
+        refuseCertificates(mapping)
+        if let address = require("address", of: mapping, for: "`\(entry.key)`") {
+            peer.isAnyAddress = !isLocal && isWord("any", address.value)
+            if isLocal, isWord("any", address.value) {
+                error(address.mark, "`local` needs an address of this gateway; only `remote` may be `any`")
+            } else if !peer.isAnyAddress {
+                peer.address = unicastAddress(address)
+            }
+        }
+        if let auth = mapping["auth"], let method = choice(auth, from: Authentication.allCases), method == .certificate {
+            peer.usesCertificate = true
+            error(auth.mark, "`auth: certificate` is not available in this version; use `auth: psk` with `psk_file`")
+        }
+        guard let id = mapping["id"] else {
+            peer.identity = peer.address.map { .address($0) }
+            if peer.isAnyAddress {
+                error(mapping.mark, "`id` is missing; a peer from `any` address needs one, or `id: any` for whoever knows the secret")
+            }
+            return peer
+        }
+        if isWord("any", id.value) {
+            if isLocal { error(id.mark, "`local` needs an identity of its own; only `remote` may be `any`") }
+        } else {
+            peer.identity = identity(id)
+        }
+        return peer
+    }
+
+    private enum Authentication: String, CaseIterable { case psk, certificate }
+
+    private func isWord(_ word: String, _ value: Value) -> Bool {
+        if case .scalar(word, isQuoted: false) = value.content { true } else { false }
+    }
+
+    // MARK: What a profile may say as well
+
+    private typealias Settings = (
+        ikeProposals: [IKEProposal], ikeLifetime: Duration, dpdInterval: Duration, natTraversal: NATTraversal
+    )
+
+    private func settings(_ mapping: Mapping) -> Settings {
+        var result: Settings = (IKEProposal.defaults, .seconds(4 * 3600), .seconds(10), .auto)
+        let allowed = mapping["allow_weak"].map { weakNames($0) } ?? []
+        if let entry = mapping["ike_proposals"] {
+            result.ikeProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in try IKEProposal(keywords: text) }
+        }
+        if let entry = mapping["ike_lifetime"], let lifetime = duration(entry, in: Self.lifetimes) { result.ikeLifetime = lifetime }
+        if let entry = mapping["dpd_interval"], let interval = duration(entry, in: Self.dpdIntervals, allowsZero: true) {
+            result.dpdInterval = interval
+            if interval == .zero {
+                warning(entry.mark, "`dpd_interval` is off; a peer that dies is noticed only when the IKE SA is rekeyed")
+            }
+        }
+        if let entry = mapping["nat_traversal"], let value = choice(entry, from: [NATTraversal.auto, .force, .off]) {
+            result.natTraversal = value
+        }
+        return result
+    }
+
+    /// A profile that no connection names would otherwise be checked on the day that somebody uses it.
+    private func checkUnused(_ profiles: Profiles) {
+        for (name, mapping) in profiles.byName where !profiles.used.contains(name) {
+            refuseUnavailable(mapping)
+            _ = settings(mapping)
+            checkChildSettings(mapping)
+            for key in ["local", "remote"] {
+                guard let entry = mapping[key], let side = self.mapping(entry) else { continue }
+                checkKeys(side, in: .peer)
+            }
+        }
+    }
+}

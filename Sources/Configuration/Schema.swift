@@ -1,0 +1,87 @@
+/// Which keys stand where. Unknown keys are errors that point at the nearest known one.
+struct Scope {
+    /// For messages: "a connection", "`gateway`".
+    var name: String
+    var keys: [String]
+
+    static let root = Scope(name: "the file's top level", keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies"])
+    static let gateway = Scope(name: "`gateway`", keys: ["name", "control_socket", "metrics_listen", "log"])
+    static let log = Scope(name: "`log`", keys: ["level", "format"])
+    static let interface = Scope(name: "an interface", keys: ["name", "role"])
+    static let dataplane = Scope(
+        name: "`dataplane`", keys: ["workers", "engine", "xdp_mode", "poll", "huge_pages", "frames_per_worker"])
+    static let connection = Scope(
+        name: "a connection",
+        keys: [
+            "name", "profile", "version", "local", "remote", "psk", "psk_file", "ike_proposals", "ike_lifetime", "dpd_interval",
+            "nat_traversal", "allow_weak", "children",
+        ] + certificateKeys)
+    static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
+    static let identity = Scope(name: "an `id`", keys: ["type", "value"])
+    static let child = Scope(
+        name: "a child",
+        keys: [
+            "name", "mode", "local_subnets", "remote_subnets", "esp_proposals", "lifetime", "lifetime_bytes", "lifetime_packets",
+            "replay_window", "start", "tunnel_interface",
+        ])
+    static let policy = Scope(
+        name: "a policy", keys: ["action", "source", "destination", "protocol", "source_ports", "destination_ports"])
+
+    static let certificateKeys = ["certificate", "private_key", "ca", "crl"]
+    /// What a profile may set for a connection.
+    static let profileConnectionKeys = connection.keys.filter { !["name", "profile", "children"].contains($0) }
+    /// What a profile may set for the children of a connection.
+    static let profileChildKeys = child.keys.filter { $0 != "name" }
+    static let profile = Scope(name: "a profile", keys: profileConnectionKeys + profileChildKeys)
+
+    /// Scopes that an unknown key may have been meant for.
+    static let all = [root, gateway, log, dataplane, connection, peer, child, policy]
+}
+
+extension Reader {
+    /// Complains about every key of `mapping` that `scope` does not know.
+    func checkKeys(_ mapping: Mapping, in scope: Scope) {
+        for entry in mapping.entries where !scope.keys.contains(entry.key) {
+            error(entry.keyMark, unknownKey(entry.key, in: scope))
+        }
+    }
+
+    private func unknownKey(_ key: String, in scope: Scope) -> String {
+        let start = "unknown key \(quoted(key)) in \(scope.name)"
+        if let home = Scope.all.first(where: { $0.keys.contains(key) }) { return "\(start); it belongs in \(home.name)" }
+        let (nearest, distance) = nearest(to: key, among: scope.keys)
+        if distance <= max(2, key.count / 2) { return "\(start); did you mean `\(nearest)`?" }
+        return "\(start); the nearest known key is `\(nearest)`; known here: \(scope.keys.joined(separator: ", "))"
+    }
+}
+
+/// The candidate with the least edit distance to `word`. `candidates` must not be empty; the first of equals wins.
+func nearest(to word: String, among candidates: [String]) -> (candidate: String, distance: Int) {
+    var best = ("", Int.max)
+    for candidate in candidates {
+        let distance = editDistance(word.lowercased(), candidate)
+        if distance < best.1 { best = (candidate, distance) }
+    }
+    return best
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn one word into the other. Words are bounded, so
+/// that a hostile key costs nothing.
+func editDistance(_ a: String, _ b: String) -> Int {
+    let maxLetters = 64
+    let a = Array(a.unicodeScalars.prefix(maxLetters))
+    let b = Array(b.unicodeScalars.prefix(maxLetters))
+    var beforePrevious: [Int] = []
+    var previous = Array(0...b.count)
+    for i in a.indices {
+        var row = [i + 1]
+        row.reserveCapacity(b.count + 1)
+        for j in b.indices {
+            var cost = min(previous[j + 1] + 1, row[j] + 1, previous[j] + (a[i] == b[j] ? 0 : 1))
+            if i > 0, j > 0, a[i] == b[j - 1], a[i - 1] == b[j] { cost = min(cost, beforePrevious[j - 1] + 1) }
+            row.append(cost)
+        }
+        (beforePrevious, previous) = (previous, row)
+    }
+    return previous[b.count]
+}

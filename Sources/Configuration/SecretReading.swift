@@ -1,0 +1,62 @@
+/// Pre-shared keys. Nothing in this file puts a value into a diagnostic.
+extension Reader {
+    static var maxKeyBytes: Int { 1024 }
+    /// RFC 7296 §2.15: a key from a password is only as strong as the password.
+    static var shortKeyBytes: Int { 20 }
+
+    /// The octets of `psk` or `psk_file`; nil when there is neither or it is refused.
+    func presharedKey(_ mapping: Mapping, isRequired: Bool) -> [UInt8]? {
+        switch (mapping["psk"], mapping["psk_file"]) {
+        case (nil, nil):
+            if isRequired { error(mapping.mark, "`psk_file` is missing (or `psk`); `auth: psk` needs one") }
+            return nil
+        case (let inline?, let file?):
+            let later = max(inline.keyMark, file.keyMark)
+            error(later, "`psk` and `psk_file` are both given; keep one")
+            return nil
+        case (let entry?, nil): return inlineKey(entry)
+        case (nil, let entry?): return keyFile(entry)
+        }
+    }
+
+    private func inlineKey(_ entry: Entry) -> [UInt8]? {
+        guard case .scalar(let text, _) = entry.value.content else {
+            error(entry.mark, "`psk` must be text, in quotes, not \(entry.value.kind)")
+            return nil
+        }
+        if readableByOthers {
+            warning(entry.keyMark, "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a `psk_file`")
+        }
+        return checked(Array(text.utf8), entry: entry, what: "`psk`")
+    }
+
+    private func keyFile(_ entry: Entry) -> [UInt8]? {
+        guard let text = text(entry) else { return nil }
+        let contents: FileContents
+        do {
+            contents = try FileContents(path: absolutePath(text), maxBytes: Self.maxKeyBytes + 2)
+        } catch {
+            self.error(entry.mark, "`psk_file` \(error.clause)")
+            return nil
+        }
+        if contents.isReadableByOthers {
+            warning(entry.mark, "\(quoted(text)) holds a secret and others can read it; `chmod 600` it")
+        }
+        // Editors and `openssl rand` end the file with a line end that is no part of the secret.
+        var bytes = contents.bytes
+        if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
+        if bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
+        return checked(bytes, entry: entry, what: "the secret in \(quoted(text))")
+    }
+
+    private func checked(_ key: [UInt8], entry: Entry, what: String) -> [UInt8]? {
+        guard !key.isEmpty else { error(entry.mark, "\(what) is empty; `openssl rand -base64 32` makes a good one"); return nil }
+        guard key.count <= Self.maxKeyBytes else { error(entry.mark, "\(what) is longer than \(Self.maxKeyBytes) bytes"); return nil }
+        if key.count < Self.shortKeyBytes {
+            warning(
+                entry.mark,
+                "\(what) is shorter than \(Self.shortKeyBytes) characters: whoever records one exchange can try passwords offline; `openssl rand -base64 32` makes a good one")
+        }
+        return key
+    }
+}
