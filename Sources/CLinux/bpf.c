@@ -51,32 +51,44 @@ size_t culvert_bpf_log_take(char *text, size_t capacity)
     return length;
 }
 
-int culvert_xdp_query(int ifindex, struct culvert_xdp_query *query)
+int culvert_xdp_query(int ifindex, struct culvert_xdp_attachment *attachment)
 {
     LIBBPF_OPTS(bpf_xdp_query_opts, options);
     int result = bpf_xdp_query(ifindex, 0, &options);
     if (result != 0)
         return result;
-    query->mode = options.attach_mode;
-    query->program_id = options.prog_id;
+    attachment->mode = options.attach_mode;
+    attachment->program_id = options.prog_id;
     /* With several programs attached the kernel names none in prog_id. */
-    if (query->program_id == 0)
-        query->program_id = options.drv_prog_id ? options.drv_prog_id
+    if (attachment->program_id == 0)
+        attachment->program_id = options.drv_prog_id ? options.drv_prog_id
                             : options.skb_prog_id ? options.skb_prog_id
                                                   : options.hw_prog_id;
     return 0;
 }
 
-int culvert_xdp_attach(int ifindex, int program_fd, uint32_t flags, int old_program_fd)
+int culvert_xdp_attach(int ifindex, int program_fd, uint32_t flags, uint32_t replaced_program_id)
 {
-    LIBBPF_OPTS(bpf_xdp_attach_opts, options, .old_prog_fd = old_program_fd);
-    return bpf_xdp_attach(ifindex, program_fd, flags, (flags & XDP_FLAGS_REPLACE) ? &options : NULL);
+    if (replaced_program_id == 0)
+        return bpf_xdp_attach(ifindex, program_fd, flags | XDP_FLAGS_UPDATE_IF_NOEXIST, NULL);
+    int old = bpf_prog_get_fd_by_id(replaced_program_id);
+    if (old < 0)
+        return old;
+    LIBBPF_OPTS(bpf_xdp_attach_opts, options, .old_prog_fd = old);
+    int result = bpf_xdp_attach(ifindex, program_fd, flags | XDP_FLAGS_REPLACE, &options);
+    close(old);
+    return result;
 }
 
-int culvert_xdp_detach(int ifindex, uint32_t flags, int old_program_fd)
+int culvert_xdp_detach(int ifindex, uint32_t flags, uint32_t program_id)
 {
-    LIBBPF_OPTS(bpf_xdp_attach_opts, options, .old_prog_fd = old_program_fd);
-    return bpf_xdp_detach(ifindex, flags, (flags & XDP_FLAGS_REPLACE) ? &options : NULL);
+    int old = bpf_prog_get_fd_by_id(program_id);
+    if (old < 0)
+        return old;
+    LIBBPF_OPTS(bpf_xdp_attach_opts, options, .old_prog_fd = old);
+    int result = bpf_xdp_detach(ifindex, flags | XDP_FLAGS_REPLACE, &options);
+    close(old);
+    return result;
 }
 
 static int program_info(int fd, struct bpf_prog_info *info)

@@ -72,6 +72,15 @@ void *culvert_map_anonymous(size_t length, int huge)
     return address == MAP_FAILED ? NULL : address;
 }
 
+void culvert_raise_memlock_limit(void)
+{
+    struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif

@@ -8,14 +8,16 @@ void culvert_bpf_log_start(void);
 /* Copies what was collected since the last call, zero terminated, and forgets it. Returns the length. */
 size_t culvert_bpf_log_take(char *text, size_t capacity);
 
-struct culvert_xdp_query {
+struct culvert_xdp_attachment {
     uint32_t program_id; /* 0: none */
     uint32_t mode;       /* enum xdp_attach of linux/if_link.h: XDP_ATTACHED_DRV, _SKB, _HW, _MULTI */
 };
 /* All return 0 or a negative errno value. */
-int culvert_xdp_query(int ifindex, struct culvert_xdp_query *query);
-int culvert_xdp_attach(int ifindex, int program_fd, uint32_t flags, int old_program_fd);
-int culvert_xdp_detach(int ifindex, uint32_t flags, int old_program_fd);
+int culvert_xdp_query(int ifindex, struct culvert_xdp_attachment *attachment);
+/* With `replaced_program_id` not 0, takes that program's place, and fails with -EEXIST when another one is there. */
+int culvert_xdp_attach(int ifindex, int program_fd, uint32_t flags, uint32_t replaced_program_id);
+/* Detaches only if the program there is `program_id`. */
+int culvert_xdp_detach(int ifindex, uint32_t flags, uint32_t program_id);
 /* The name of a loaded program, zero terminated; `capacity` at least BPF_OBJ_NAME_LEN. */
 int culvert_program_name(uint32_t program_id, char *name, size_t capacity);
 int culvert_program_id(int program_fd, uint32_t *id);

@@ -48,6 +48,9 @@ int culvert_node_count(void);
 /* mmap with the flags spelled here, since MAP_HUGE_2MB is a shifted macro: NULL with errno set on failure. */
 void *culvert_map_anonymous(size_t length, int huge);
 
+/* Raises RLIMIT_MEMLOCK as far as this process may. */
+void culvert_raise_memlock_limit(void);
+
 /* Takes every page of the mapping now (MADV_POPULATE_WRITE). -1 with EINVAL where the kernel is older than 5.14. */
 int culvert_populate(void *address, size_t length);
 
