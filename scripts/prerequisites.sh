@@ -37,7 +37,13 @@ install_packages() {
     [ ${#missing[@]} = 0 ] && return
     step "Installing ${missing[*]}"
     as_root apt-get update -qq || step "apt-get update failed; trying with the lists that are here"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    # charon-systemd and iperf3 bring services that would start and take ports on this machine: policy-rc.d keeps them off.
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+        if [ ! -e /usr/sbin/policy-rc.d ]; then
+            printf "#!/bin/sh\nexit 101\n" >/usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d
+            trap "rm -f /usr/sbin/policy-rc.d" EXIT
+        fi
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null' install "${missing[@]}" ||
         give_up "apt-get could not install ${missing[*]}: install them by hand and start again"
 }
 
