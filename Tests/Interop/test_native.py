@@ -1,11 +1,13 @@
 """Two Culverts over native ESP: two workers each, two queues per link."""
 
+import struct
 import time
 
 import pytest
 
 from checks import Wire, assert_ping, assert_pings_both_ways, assert_transfers, pings_again
 from conftest import make, remove
+from culvert_lab.capture import Capture
 from culvert_lab.traffic import Server, cpu_seconds, iperf
 from gateways import Pair
 
@@ -74,6 +76,17 @@ def test_tcp_with_four_streams_reaches_the_floor(pair, reverse, record_property)
     print(f"TCP, 4 streams, {'west to east' if reverse else 'east to west'}: {figures} Mb/s")
     wire.assert_nothing_clear()
     assert max(figures) >= TCP_FLOOR_MBPS, figures
+
+
+def test_two_workers_never_use_a_sequence_number_or_an_iv_twice(pair):
+    """As seen on the wire: four streams spread over both workers of each gateway, one SA per direction."""
+    with Capture(pair.lab, "east", "ip proto 50", 60) as capture, Server(pair.lab, "host-west"):
+        iperf(pair.lab, "host-east", pair.lab.west.host, seconds=1, streams=4)
+    headers = [struct.unpack_from("!L4x8s", frame, 34) + struct.unpack_from("!L", frame, 38)
+               for frame in capture.stop() if len(frame) >= 50]
+    assert len(headers) > 10_000
+    assert len({(spi, sequence) for spi, _, sequence in headers}) == len(headers)
+    assert len({(spi, iv) for spi, iv, _ in headers}) == len(headers)
 
 
 def test_udp_crosses_both_ways_without_loss_to_speak_of(pair):
