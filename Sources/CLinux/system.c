@@ -173,3 +173,10 @@ int culvert_effective_capabilities(uint64_t *capabilities)
 }
 
 int culvert_set_dumpable(int dumpable) { return prctl(PR_SET_DUMPABLE, dumpable ? 1 : 0, 0, 0, 0); }
+
+void culvert_name_thread(const char *name)
+{
+    char kept[16] = {0};
+    strncpy(kept, name, sizeof(kept) - 1);
+    pthread_setname_np(pthread_self(), kept);
+}

@@ -5,7 +5,7 @@ import Platform
 import Wire
 
 /// Two workers back to back in plain memory: the near one seals, the far one opens; see `ESPBenchmark`.
-struct BenchmarkRound: ~Copyable {
+final class BenchmarkRound {
     private let size: Int
     private let packets: Int
     private let sas: Int
@@ -23,25 +23,26 @@ struct BenchmarkRound: ~Copyable {
 
     init(engine: EngineKind, size: Int, sas: Int, packets: Int) throws {
         (self.engine, self.size, self.sas, self.packets) = (engine, size, sas, packets)
-        manager = EngineManager(engine)
-        near = try MemoryRig(plan: MemoryRig.plan(children: sas))
+        let near = try MemoryRig(plan: MemoryRig.plan(children: sas))
         // The far end is the same gateway seen from the other side: what the near one protects, it delivers.
         var plan = MemoryRig.plan(children: sas)
         for child in 0..<sas {
             plan.routes.append(.init(prefix: IPPrefix("10.\(2 + child).0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: 0))
         }
-        far = try MemoryRig(plan: plan)
+        let far = try MemoryRig(plan: plan)
         pairs = try (0..<sas).map { try MemoryRig.pairs(child: $0, engine: engine) }
+        nonce = .allocate(byteCount: 64, alignment: 64)
+        nonce.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
+        manager = EngineManager(engine)
         sealer = near.makeWorker(0, manager: manager.handle)
         opener = far.makeWorker(0, manager: manager.handle)
+        (self.near, self.far) = (near, far)
         for pair in pairs {
             near.install(pair.near)
             far.install(pair.far)
         }
         _ = sealer.runOnce()
         _ = opener.runOnce()
-        nonce = .allocate(byteCount: 64, alignment: 64)
-        nonce.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
     }
 
     deinit { nonce.deallocate() }
@@ -60,7 +61,7 @@ struct BenchmarkRound: ~Copyable {
     }
 
     /// One timed round of the sealing worker; the frames it sent stay in `transmitted`.
-    mutating func outbound() throws -> UInt64 {
+    func outbound() throws -> UInt64 {
         for index in 0..<packets { writeInner(index) }
         let port = MemoryRig.protectedPort
         for index in 0..<packets {
@@ -71,12 +72,13 @@ struct BenchmarkRound: ~Copyable {
         var done = 0
         while done < packets { done += sealer.runOnce() }
         let ticks = culvert_rdtsc() &- start
-        try collect(near, &sealer, port: MemoryRig.underlayPort)
+        try collect(near, port: MemoryRig.underlayPort)
+        Self.settle(&sealer)
         return ticks
     }
 
     /// One timed round of the opening worker, over what the sealing one made.
-    mutating func inbound() throws -> UInt64 {
+    func inbound() throws -> UInt64 {
         _ = try outbound()
         for (index, packet) in transmitted.enumerated() {
             place(far, index).copyMemory(from: near.umem + Int(packet.address), byteCount: Int(packet.length))
@@ -90,13 +92,14 @@ struct BenchmarkRound: ~Copyable {
         var done = 0
         while done < packets { done += opener.runOnce() }
         let ticks = culvert_rdtsc() &- start
-        try collect(far, &opener, port: MemoryRig.protectedPort)
+        try collect(far, port: MemoryRig.protectedPort)
+        Self.settle(&opener)
         return ticks
     }
 
     /// Plays the kernel: takes what was sent, completes it; every packet must have come through. The frames of a round are not
     /// in the worker's pool, which therefore stays as it was.
-    private mutating func collect(_ rig: MemoryRig, _ worker: inout Worker, port: Int) throws {
+    private func collect(_ rig: MemoryRig, port: Int) throws {
         transmitted.removeAll(keepingCapacity: true)
         while case let count = rig.queues[port][0].transmit.ready(64), count > 0 {
             for ahead in 0..<count { transmitted.append(rig.queues[port][0].transmit.descriptor(ahead: ahead)) }
@@ -105,7 +108,10 @@ struct BenchmarkRound: ~Copyable {
         guard transmitted.count == packets else {
             throw DataplaneError("only \(transmitted.count) of \(packets) packets came through the worker; drops: \(dropList(rig))")
         }
-        // Counted as sent: the worker would wait for completions, which here never come from a kernel.
+    }
+
+    /// Counted as sent: the worker would wait for completions, which here never come from a kernel.
+    private static func settle(_ worker: inout Worker) {
         for queue in 0..<worker.queueCount { worker.queues[queue].inFlight = 0 }
     }
 
@@ -114,7 +120,7 @@ struct BenchmarkRound: ~Copyable {
     }
 
     /// The engine alone: one call per packet over inner packet, padding and trailer, at the place the worker found them.
-    mutating func rawOutbound() throws -> UInt64 {
+    func rawOutbound() throws -> UInt64 {
         let length = size + ESPLayout.padBytes(payloadBytes: size) + ESPLayout.trailerBytes
         rawSequences.removeAll(keepingCapacity: true)
         for _ in 0..<packets {
@@ -137,7 +143,7 @@ struct BenchmarkRound: ~Copyable {
         return culvert_rdtsc() &- start
     }
 
-    mutating func rawInbound() throws -> UInt64 {
+    func rawInbound() throws -> UInt64 {
         _ = try rawOutbound()
         let length = size + ESPLayout.padBytes(payloadBytes: size) + ESPLayout.trailerBytes
         var opened = 0

@@ -1,9 +1,9 @@
 import CLinux
-public import Crypto
+import Crypto
 import Glibc
-public import IPsec
+import IPsec
 import Platform
-public import Wire
+import Wire
 
 /// The control side of the data plane: workers, their memory and rings, ports and SAs.
 ///

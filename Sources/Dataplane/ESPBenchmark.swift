@@ -118,7 +118,7 @@ public enum ESPBenchmark {
     }
 
     private static func measure(_ options: Options, _ direction: Direction, _ size: Int, deadline: Double) throws -> Medians {
-        var bench = try BenchmarkRound(engine: options.engine, size: size, sas: options.sas, packets: packetsPerRound)
+        let bench = try BenchmarkRound(engine: options.engine, size: size, sas: options.sas, packets: packetsPerRound)
         var worker: [Double] = []
         var raw: [Double] = []
         let begin = culvert_rdtsc()

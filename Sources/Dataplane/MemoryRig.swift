@@ -95,7 +95,7 @@ final class MemoryRig {
     /// `children` children as the type's comment says.
     static func plan(children: Int = 1) -> ForwardingPlan {
         let local = IPPrefix("10.1.0.0/16")!
-        let host = { IPv4Address($0)! }
+        let host = { (text: String) in IPv4Address(text)! }
         return ForwardingPlan(
             rules: (0..<children).map {
                 ForwardingPlan.Rule(
@@ -183,7 +183,7 @@ final class MemoryRig {
         let ports: UInt16 = udp ? 4500 : 0
         let local = [TrafficSelector(IPPrefix("10.1.0.0/16")!)]
         let remote = [TrafficSelector(IPPrefix("10.\(2 + child).0.0/16")!)]
-        let make = { (near: Bool) throws -> SAPair in
+        func make(_ near: Bool) throws -> SAPair {
             let spis = (UInt32(0x1000 + child), UInt32(0x2000 + child))
             return try SAPair(
                 ChildSA(

@@ -77,7 +77,7 @@ final class WorkerThread {
             &thread, nil,
             { argument in
                 let start = Unmanaged<Start>.fromOpaque(argument!).takeRetainedValue()
-                pthread_setname_np(pthread_self(), start.name)
+                culvert_name_thread(start.name)
                 // An affinity that the container forbids leaves the thread where the kernel puts it.
                 try? Numa.pinThread(toCPU: start.cpu)
                 let manager = EngineManager(start.engine)

@@ -70,3 +70,6 @@ int culvert_ethtool_driver(const char *name, char *driver, char *bus, size_t cap
 int culvert_effective_capabilities(uint64_t *capabilities);
 /* PR_SET_DUMPABLE: 0 keeps the whole process out of core dumps and away from ptrace by other processes. */
 int culvert_set_dumpable(int dumpable);
+
+/* The name that ps and top show for the calling thread; at most 15 characters are kept. */
+void culvert_name_thread(const char *name);

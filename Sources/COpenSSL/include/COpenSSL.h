@@ -14,6 +14,8 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
+#include "culvert_gcm.h"
+
 #ifndef MADV_DONTDUMP
 #define MADV_DONTDUMP 16
 #endif
