@@ -29,8 +29,9 @@ final class AdminServer {
         let path = path
         return ClientBootstrap(group: loop).connect(unixDomainSocketPath: path).flatMap { channel in
             channel.close(promise: nil)
-            return channel.eventLoop.makeFailedFuture(GatewayStartError(
-                exitCode: 1, sentence: "Another gateway answers on \(path); end it first, or choose another control_socket."))
+            return channel.eventLoop.makeFailedFuture(
+                GatewayStartError(
+                    exitCode: 1, sentence: "Another gateway answers on \(path); end it first, or choose another control_socket."))
         }.flatMapError { error in
             if let error = error as? GatewayStartError { return box.eventLoop.makeFailedFuture(error) }
             return box.value.listen()
@@ -50,9 +51,12 @@ final class AdminServer {
         let path = path
         let directory = path.split(separator: "/").dropLast().joined(separator: "/")
         do {
-            if !directory.isEmpty, path.hasPrefix("/") { try SystemFiles.makeDirectory("/" + directory, mode: Self.directoryMode) }
+            if !directory.isEmpty, path.hasPrefix("/") {
+                try SystemFiles.makeDirectory("/" + directory, mode: Self.directoryMode)
+            }
         } catch {
-            return loop.makeFailedFuture(GatewayStartError(exitCode: 1, sentence: "No directory for the control socket: \(error)."))
+            return loop.makeFailedFuture(
+                GatewayStartError(exitCode: 1, sentence: "No directory for the control socket: \(error)."))
         }
         return ServerBootstrap(group: loop)
             .childChannelInitializer { channel in
@@ -67,7 +71,8 @@ final class AdminServer {
                 try SystemFiles.setMode(path, Self.socketMode)
             }.flatMapErrorThrowing { error in
                 throw GatewayStartError(
-                    exitCode: 1, sentence: "The control socket \(path) cannot be opened: \(error); check the directory and its permissions.")
+                    exitCode: 1,
+                    sentence: "The control socket \(path) cannot be opened: \(error); check the directory and its permissions.")
             }
     }
 
@@ -115,7 +120,9 @@ private final class AdminClientHandler: ChannelInboundHandler {
         var bytes = unwrapInboundIn(data)
         pending.writeBuffer(&bytes)
         guard pending.readableBytes <= AdminCodec.maxRequestBytes else {
-            refuse("The request is longer than \(AdminCodec.maxRequestBytes) bytes; send one JSON object per line.", context: context)
+            refuse(
+                "The request is longer than \(AdminCodec.maxRequestBytes) bytes; send one JSON object per line.", context: context
+            )
             return
         }
         next(context: context)
@@ -144,7 +151,9 @@ private final class AdminClientHandler: ChannelInboundHandler {
     }
 
     private func write(_ response: AdminResponse, context: ChannelHandlerContext) -> EventLoopFuture<Void> {
-        let line = (try? AdminCodec.line(response)) ?? Array(#"{"ok":false,"code":1,"message":"the answer could not be written"}"#.utf8 + [10])
+        let line =
+            (try? AdminCodec.line(response))
+            ?? Array(#"{"ok":false,"code":1,"message":"the answer could not be written"}"#.utf8 + [10])
         let promise = context.eventLoop.makePromise(of: Void.self)
         context.writeAndFlush(wrapOutboundOut(ByteBuffer(bytes: line)), promise: promise)
         return promise.futureResult

@@ -30,8 +30,7 @@ extension ControlThread {
         case .status: status(request, reply: reply)
         case .up: up(request, reply: reply)
         case .down: down(request, reply: reply)
-        case .rekey:
-            reply(.refused("Rekeying on request is not available in this version; SAs are renewed before their lifetime ends."))
+        case .rekey: rekey(request, reply: reply)
         case .reload: reply(reload())
         }
     }
@@ -57,7 +56,8 @@ extension ControlThread {
         guard let connection else { return .refused("Name a connection: CONNECTION or CONNECTION/CHILD.", code: 64) }
         guard let found = configuration.connections.first(where: { $0.name == connection }) else {
             let names = configuration.connections.map(\.name).joined(separator: ", ")
-            return .refused("There is no connection \(connection); the gateway has \(names.isEmpty ? "none" : names).", code: Self.exitNo)
+            return .refused(
+                "There is no connection \(connection); the gateway has \(names.isEmpty ? "none" : names).", code: Self.exitNo)
         }
         let names = found.children.map(\.name).joined(separator: ", ")
         return .refused("Connection \(connection) has no child \(child ?? ""); it has \(names).", code: Self.exitNo)
@@ -75,9 +75,11 @@ extension ControlThread {
         }
         let timeout = request.timeoutSeconds ?? Self.upTimeoutDefault
         let seconds = timeout.isFinite ? min(max(timeout, 0), Self.upTimeoutMost) : Self.upTimeoutDefault
-        waiting.append(UpRequest(
-            connection: name, child: request.child, deadline: now + .milliseconds(Int(seconds * 1000)), reply: reply, staleReason: stale,
-            hasBegun: false))
+        waiting.append(
+            UpRequest(
+                connection: name, child: request.child, deadline: now + .milliseconds(Int(seconds * 1000)), reply: reply,
+                staleReason: stale,
+                hasBegun: false))
         pump()
     }
 
@@ -87,16 +89,34 @@ extension ControlThread {
             child == nil || found.children.contains(where: { $0.name == child })
         else { return unknown(connection, child) }
         if found.remoteAddress == nil {
-            return .refused("Connection \(connection) has `remote.address: any`: it answers and cannot initiate.", code: Self.exitNo)
+            return .refused(
+                "Connection \(connection) has `remote.address: any`: it answers and cannot initiate.", code: Self.exitNo)
         }
         return .refused("Connection \(connection) cannot be initiated now.", code: Self.exitNo)
     }
 
     private func down(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
         guard let name = request.connection else { reply(unknown(nil, nil)); return }
-        guard core.terminate(connection: name, child: request.child, now: now) else { reply(refusal(name, request.child)); return }
+        guard core.terminate(connection: name, child: request.child, now: now) else {
+            reply(refusal(name, request.child)); return
+        }
         pump()
         reply(.done("\(name)\(request.child.map { "/" + $0 } ?? "") is down."))
+    }
+
+    private func rekey(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
+        guard let name = request.connection else { reply(unknown(nil, nil)); return }
+        guard core.rekey(connection: name, child: request.child, ike: request.ike ?? false, now: now) else {
+            let known = configuration.connections.first { $0.name == name }
+            let isKnown =
+                known.map { found in request.child == nil || found.children.contains { $0.name == request.child } } ?? false
+            reply(isKnown ? .refused("Nothing of \(name) is up to be rekeyed.", code: Self.exitNo) : unknown(name, request.child))
+            return
+        }
+        pump()
+        reply(
+            .done(
+                "Rekeying \(name)\(request.child.map { "/" + $0 } ?? "")\(request.ike == true ? ", the IKE SA" : "") has begun."))
     }
 
     /// Answers every `up` whose outcome is known.

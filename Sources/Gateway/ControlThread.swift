@@ -47,6 +47,7 @@ final class ControlThread {
     private var pathMTUs = PathMTUTable()
 
     private var applied = AppliedPlans()
+    private var publishedPeers: [IPv4Address] = []
     private var complaints: Set<String> = []
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
@@ -172,15 +173,25 @@ final class ControlThread {
         switch event {
         case .installChild(let sa, let token):
             let key = ChildKey(sa.connection, sa.child)
-            guard let problem = lifecycle.install(sa, childIndex: children.index(of: key), token: token) else { return }
+            guard let problem = lifecycle.install(sa, childIndex: children.index(of: key), token: token) else {
+                publishForNewPeer()
+                // What was learnt about the path holds for the new SA too.
+                if let remote = sa.path.remote.v4, let mtu = pathMTUs[remote] {
+                    surroundings.dataplane.setPathMTU(remote: remote, mtu: mtu)
+                }
+                return
+            }
             log(.error, "child \(sa.child) cannot be installed: \(problem)", connection: sa.connection)
             core.childInstallFailed(token: token, reason: problem, now: now)
         case .removeChild(let connection, let child, let inboundSPI, _):
-            log(.debug, "child \(child): SA \(StatusBuilder.hexadecimal(UInt64(inboundSPI), digits: 8)) ends", connection: connection)
+            log(
+                .debug, "child \(child): SA \(StatusBuilder.hexadecimal(UInt64(inboundSPI), digits: 8)) ends",
+                connection: connection)
             lifecycle.remove(inboundSPI: inboundSPI, now: now)
         case .movePath(let connection, let inboundSPIs, let path):
             log(.info, "the peer moved to \(path.remote), port \(path.remotePort)", connection: connection)
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
+            publishForNewPeer()
         case .connectionEstablished(let connection):
             log(.info, "established", connection: connection)
         case .connectionDown(let connection, let reason):
@@ -217,10 +228,12 @@ final class ControlThread {
     private func handle(_ event: DataplaneEvent) {
         switch event {
         case .inboundReady(let token):
-            guard lifecycle.inboundReady(token: token, now: now) else { return }
+            guard let spi = lifecycle.inboundReady(token: token, now: now) else { return }
             core.childInstalled(token: token, now: now)
-            lifecycle.useIfFirst(token: token)
-            if let key = lifecycle.key(token: token) { log(.info, "child \(key.child) is installed", connection: key.connection) }
+            lifecycle.use(inboundSPI: spi, peerReceives: core.peerReceives(inboundSPI: spi))
+            if let key = lifecycle.child(inboundSPI: spi) {
+                log(.info, "child \(key.child) is installed", connection: key.connection)
+            }
         case .wantsTunnel(let childIndex):
             guard let key = children.key(at: childIndex) else { return }
             core.trafficWantsTunnel(connection: key.connection, child: key.child, now: now)
@@ -240,7 +253,8 @@ final class ControlThread {
 
     private func sequenceNumbersRunOut(_ inboundSPI: UInt32) {
         guard let key = lifecycle.child(inboundSPI: inboundSPI) else { return }
-        log(.warning, "child \(key.child): sequence numbers are running out", connection: key.connection)
+        log(.warning, "child \(key.child): sequence numbers are running out, rekeying", connection: key.connection)
+        core.childLimitReached(inboundSPI: inboundSPI, hard: false, now: now)
     }
 
     /// Called when the TUN device is readable: packets of the gateway itself, and whatever else the kernel routed there.
@@ -300,7 +314,7 @@ final class ControlThread {
     private func publishPlans() throws(DataplaneError) {
         let view = surroundings.kernel.view
         let steering = Steering.steeringPlan(policy, view: view, tunLinkIndex: surroundings.kernel.tunLinkIndex)
-        let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached)
+        let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached, peers: peers)
         if forwarding != applied.forwarding {
             surroundings.dataplane.publish(forwarding)
             applied.forwarding = forwarding
@@ -309,6 +323,18 @@ final class ControlThread {
             try surroundings.dataplane.steer(steering)
             applied.steering = steering
         }
+    }
+
+    /// Where ESP packets go.
+    private var peers: [IPv4Address] {
+        let known = configuration.connections.compactMap(\.remoteAddress?.v4) + lifecycle.remotes.compactMap(\.v4)
+        return Set(known).sorted()
+    }
+
+    private func publishForNewPeer() {
+        guard peers != publishedPeers else { return }
+        publishedPeers = peers
+        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
     }
 
     /// Logs each sentence once.
@@ -323,7 +349,8 @@ final class ControlThread {
 
     private func findLocalProblems() {
         let found = LocalProblems.find(
-            configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems, underlay: ports.underlayNames)
+            configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems,
+            underlay: ports.underlayNames)
         for (connection, problem) in found where localProblems[connection] != problem {
             log(.warning, problem, connection: connection)
             core.localPathBroken(connection: connection, reason: problem, now: now)
@@ -344,12 +371,20 @@ final class ControlThread {
 
     private func tickNow() {
         for connection in lifecycle.poll(now: now).sorted() { core.inboundTraffic(connection: connection, now: now) }
+        for (spi, limit) in lifecycle.limitsReached(lifetime) {
+            core.childLimitReached(inboundSPI: spi, hard: limit == .hard, now: now)
+        }
         for remote in pathMTUs.expire(now: now) {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
         if let retry = ports.nextRetry, retry <= now { followKernel() }
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()
+    }
+
+    private func lifetime(_ key: ChildKey) -> (bytes: UInt64, packets: UInt64) {
+        let child = configuration.connections.first { $0.name == key.connection }?.children.first { $0.name == key.child }
+        return (child?.lifetimeBytes ?? 0, child?.lifetimePackets ?? 0)
     }
 
     // MARK: Connections

@@ -26,13 +26,15 @@ struct GatewayLogHandler: LogHandler {
     func log(event: LogEvent) {
         let connection = (event.metadata?["connection"] ?? metadata["connection"]).map { "\($0)" }
         let line = Self.line(
-            time: Date.now.ISO8601Format(.iso8601WithFractionalSeconds), level: event.level, gateway: gateway, connection: connection,
+            time: Date.now.ISO8601Format(.iso8601WithFractionalSeconds), level: event.level, gateway: gateway,
+            connection: connection,
             message: "\(event.message)", format: format)
         StandardError.write(Array(line.utf8))
     }
 
     static func line(
-        time: String, level: Logger.Level, gateway: String, connection: String?, message: String, format: GatewayConfiguration.Log.Format
+        time: String, level: Logger.Level, gateway: String, connection: String?, message: String,
+        format: GatewayConfiguration.Log.Format
     ) -> String {
         switch format {
         case .text:

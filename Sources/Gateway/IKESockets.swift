@@ -90,7 +90,9 @@ final class IKESockets {
 
     /// False when there is no socket for the path's local end; the core retransmits.
     func send(_ transmit: Transmit) -> Bool {
-        guard let channel = channels[transmit.path.local], let remote = Self.socketAddress(transmit.path.remote) else { return false }
+        guard let channel = channels[transmit.path.local], let remote = Self.socketAddress(transmit.path.remote) else {
+            return false
+        }
         channel.writeAndFlush(AddressedEnvelope(remoteAddress: remote, data: ByteBuffer(bytes: transmit.bytes)), promise: nil)
         return true
     }
@@ -117,9 +119,10 @@ final class IKESockets {
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(DatagramHandler { [box] bytes, from in
-                        box.value.received(bytes, from: from, on: endpoint)
-                    })
+                    try channel.pipeline.syncOperations.addHandler(
+                        DatagramHandler { [box] bytes, from in
+                            box.value.received(bytes, from: from, on: endpoint)
+                        })
                 }
             }
         bootstrap.bind(host: address.description, port: Int(endpoint.port)).assumeIsolated().whenComplete { [self] result in
@@ -133,7 +136,8 @@ final class IKESockets {
                 }
                 if isOpen(address) {
                     complained.remove(address)
-                    receivers.log(.info, "listening on \(address), UDP ports \(ports.map(String.init).joined(separator: " and "))")
+                    receivers.log(
+                        .info, "listening on \(address), UDP ports \(ports.map(String.init).joined(separator: " and "))")
                 }
             case .failure(let error):
                 guard complained.insert(address).inserted else { return }
@@ -167,10 +171,11 @@ final class IKESockets {
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(DatagramHandler { [box] bytes, _ in
-                        let receivers = box.value.receivers
-                        if ipProtocol == .icmp { receivers.icmp(bytes) } else { receivers.esp(bytes) }
-                    })
+                    try channel.pipeline.syncOperations.addHandler(
+                        DatagramHandler { [box] bytes, _ in
+                            let receivers = box.value.receivers
+                            if ipProtocol == .icmp { receivers.icmp(bytes) } else { receivers.esp(bytes) }
+                        })
                 }
             }
         if ipProtocol == .icmp {

@@ -6,7 +6,9 @@ import Wire
 enum LocalProblems {
     /// A sentence per connection that has one.
     /// - Parameter interfaceProblems: of configured interfaces that are not in use, by name.
-    static func find(_ connections: [Connection], view: KernelView, interfaceProblems: [String: String], underlay: [String]) -> [String: String] {
+    static func find(_ connections: [Connection], view: KernelView, interfaceProblems: [String: String], underlay: [String])
+        -> [String: String]
+    {
         var result: [String: String] = [:]
         let underlayProblem = underlay.compactMap { interfaceProblems[$0] }.first
         for connection in connections {
@@ -16,7 +18,8 @@ enum LocalProblems {
                 if let problem = interfaceProblems[link.name] {
                     result[connection.name] = problem
                 } else if !link.isUp {
-                    result[connection.name] = "The interface \(link.name), which has the local address \(local), is down; bring it up."
+                    result[connection.name] =
+                        "The interface \(link.name), which has the local address \(local), is down; bring it up."
                 }
             } else {
                 let hint = underlayProblem.map { " " + $0 } ?? " Add it to the underlay interface, or correct local.address."

@@ -18,7 +18,9 @@ struct PathMTUReport: Hashable, Sendable {
 
     /// From a whole IPv4 packet; nil when it is anything else, or quotes too little to tell that the packet was ours.
     init?(_ packet: [UInt8], natTraversalPort: UInt16) {
-        guard let outer = Self.headerBytes(packet, at: 0), packet[9] == IPv4.protocolICMP, packet.count >= outer + 8 else { return nil }
+        guard let outer = Self.headerBytes(packet, at: 0), packet[9] == IPv4.protocolICMP, packet.count >= outer + 8 else {
+            return nil
+        }
         guard packet[outer] == 3, packet[outer + 1] == 4 else { return nil }
         let quoted = outer + 8
         guard let inner = Self.headerBytes(packet, at: quoted) else { return nil }
@@ -30,7 +32,9 @@ struct PathMTUReport: Hashable, Sendable {
             guard packet.count >= payload + 4 else { return nil }
             spi = Self.word32(packet, payload)
         case IPv4.protocolUDP:
-            guard packet.count >= payload + UDP.headerBytes + 4, Self.word16(packet, payload) == natTraversalPort else { return nil }
+            guard packet.count >= payload + UDP.headerBytes + 4, Self.word16(packet, payload) == natTraversalPort else {
+                return nil
+            }
             spi = Self.word32(packet, payload + UDP.headerBytes)
         default: return nil
         }
@@ -48,7 +52,9 @@ struct PathMTUReport: Hashable, Sendable {
     }
 
     private static func word16(_ bytes: [UInt8], _ at: Int) -> UInt16 { UInt16(bytes[at]) << 8 | UInt16(bytes[at + 1]) }
-    private static func word32(_ bytes: [UInt8], _ at: Int) -> UInt32 { UInt32(word16(bytes, at)) << 16 | UInt32(word16(bytes, at + 2)) }
+    private static func word32(_ bytes: [UInt8], _ at: Int) -> UInt32 {
+        UInt32(word16(bytes, at)) << 16 | UInt32(word16(bytes, at + 2))
+    }
 }
 
 /// Path MTUs that were learnt, each for a limited time.
@@ -63,6 +69,8 @@ struct PathMTUTable: Sendable {
     static let limit = 4096
 
     private var entries: [IPv4Address: (mtu: Int, expires: Instant)] = [:]
+
+    subscript(remote: IPv4Address) -> Int? { entries[remote]?.mtu }
 
     /// The MTU to use from now on; nil when nothing changes. A report only ever lowers it.
     mutating func learn(_ report: PathMTUReport, now: Instant) -> Int? {

@@ -33,7 +33,8 @@ final class PortKeeper {
         interfaces.compactMap { interface in
             known[interface.name].map {
                 AttachedInterface(
-                    portIndex: $0.portIndex, linkIndex: $0.link.index, name: interface.name, role: SettingsMapping.role(interface.role))
+                    portIndex: $0.portIndex, linkIndex: $0.link.index, name: interface.name,
+                    role: SettingsMapping.role(interface.role))
             }
         }
     }
@@ -49,11 +50,16 @@ final class PortKeeper {
         var failure: DataplaneError?
         for interface in interfaces {
             let link = kernel.view.link(named: interface.name)
-            if let known = known[interface.name], known.link.index != link?.index || known.link.mac != link?.mac || known.link.mtu != link?.mtu {
+            if let known = known[interface.name],
+                known.link.index != link?.index || known.link.mac != link?.mac || known.link.mtu != link?.mtu
+            {
                 dataplane.detach(portIndex: known.portIndex)
                 self.known[interface.name] = nil
                 retryAt[interface.name] = nil
-                log(.warning, link == nil ? "interface \(interface.name) is gone" : "interface \(interface.name) has changed; attaching again")
+                log(
+                    .warning,
+                    link == nil
+                        ? "interface \(interface.name) is gone" : "interface \(interface.name) has changed; attaching again")
             }
             guard let link else {
                 note(interface.name, "The interface \(interface.name) does not exist; create it or correct its name.")
@@ -66,7 +72,9 @@ final class PortKeeper {
             if known[interface.name] == nil, let error = attach(interface, link, now: now) { failure = failure ?? error }
             guard known[interface.name] != nil else { continue }
             known[interface.name]?.link = link
-            note(interface.name, link.isRunning ? nil : "The interface \(interface.name) has no carrier; check the cable and the far end.")
+            note(
+                interface.name,
+                link.isRunning ? nil : "The interface \(interface.name) has no carrier; check the cable and the far end.")
         }
         return failure
     }
@@ -83,13 +91,17 @@ final class PortKeeper {
         if let earliest = retryAt[interface.name], now < earliest { return nil }
         let queues = kernel.queueCount(interface.name)
         let port = PortDescription(
-            name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac, mtu: link.mtu,
+            name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac,
+            mtu: link.mtu,
             queues: queues)
         do {
             let done = try dataplane.attach(port)
             known[interface.name] = Known(portIndex: done.index, link: link)
             retryAt[interface.name] = nil
-            log(.info, "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode), \(queues) queue\(queues == 1 ? "" : "s")")
+            log(
+                .info,
+                "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode), queues: \(queues)"
+            )
             return nil
         } catch {
             retryAt[interface.name] = now + Self.retryInterval

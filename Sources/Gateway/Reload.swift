@@ -50,7 +50,9 @@ extension ControlThread {
     private func needsRestart(_ new: GatewayConfiguration) -> String? {
         if new.interfaces != configuration.interfaces { return "A change of `interfaces` needs a restart of the gateway." }
         if new.dataplane != configuration.dataplane { return "A change of `dataplane` needs a restart of the gateway." }
-        if new.controlSocket != configuration.controlSocket { return "A change of `control_socket` needs a restart of the gateway." }
+        if new.controlSocket != configuration.controlSocket {
+            return "A change of `control_socket` needs a restart of the gateway."
+        }
         if new.name != configuration.name || new.log != configuration.log {
             return "A change of the gateway's `name` or `log` needs a restart of the gateway."
         }
@@ -59,7 +61,8 @@ extension ControlThread {
 
     private func isSame(_ new: Connection, _ old: Connection) -> Bool {
         guard fingerprint(surroundings.crypto.secret(new.presharedKey)) == keyFingerprints[old.name] else { return false }
-        guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress, new.localIdentity == old.localIdentity,
+        guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
+            new.localIdentity == old.localIdentity,
             new.remoteIdentity == old.remoteIdentity, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,
             new.dpdInterval == old.dpdInterval, new.natTraversal == old.natTraversal, new.children.count == old.children.count
         else { return false }

@@ -55,20 +55,23 @@ struct RoutingPlan: Hashable, Sendable {
         for bypass in policy.addressOnlyBypasses {
             for source in bypass.source.prefixes {
                 for destination in bypass.destination.prefixes {
-                    addRule(.init(
-                        priority: Self.bypassPriority, source: source, destination: destination, exceptMarked: false,
-                        toProtectedTable: false))
+                    addRule(
+                        .init(
+                            priority: Self.bypassPriority, source: source, destination: destination, exceptMarked: false,
+                            toProtectedTable: false))
                 }
             }
         }
         // An address inside a child's local subnets is a tunnel's: its answers must go through the tunnel.
         for address in view.addresses where !policy.isProtectedSource(address.address) {
-            addRule(.init(
-                priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32), destination: nil,
-                exceptMarked: false, toProtectedTable: false))
+            addRule(
+                .init(
+                    priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32), destination: nil,
+                    exceptMarked: false, toProtectedTable: false))
         }
-        addRule(.init(
-            priority: Self.protectedPriority, source: nil, destination: nil, exceptMarked: true, toProtectedTable: true))
+        addRule(
+            .init(
+                priority: Self.protectedPriority, source: nil, destination: nil, exceptMarked: true, toProtectedTable: true))
 
         for prefix in protected {
             let source = Self.source(for: prefix, policy: policy, view: view)

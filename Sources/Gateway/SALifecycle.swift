@@ -32,6 +32,14 @@ final class SALifecycle {
         var seen = ChildCounters()
         /// `seen.packetsIn` when the core was last told of traffic.
         var reportedPacketsIn: UInt64 = 0
+        /// The limits that the core has been told of.
+        var reportedLimit: Limit?
+    }
+
+    /// A lifetime in bytes or packets: near its end (rekey), or at it (the SA must go). RFC 4301 §4.4.2.1.
+    enum Limit: Int, Comparable {
+        case soft, hard
+        static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
     }
 
     private let dataplane: any DataplaneControlling
@@ -95,19 +103,22 @@ final class SALifecycle {
 
     // MARK: What the data plane says
 
-    /// Every worker has the inbound SA. True when the core is to be told (`childInstalled`).
-    func inboundReady(token: UInt64, now: Instant) -> Bool {
-        guard let spi = pairs.values.first(where: { $0.token == token && $0.state == .installing })?.inboundSPI else { return false }
+    /// Every worker has the inbound SA. Its SPI, when the core is to be told (`childInstalled`).
+    func inboundReady(token: UInt64, now: Instant) -> UInt32? {
+        guard let spi = pairs.values.first(where: { $0.token == token && $0.state == .installing })?.inboundSPI else {
+            return nil
+        }
         pairs[spi]?.state = .ready
         pairs[spi]?.readyAt = now
-        return true
+        return spi
     }
 
-    /// After the core has been told: a first SA is used at once, and so is one whose predecessor is on its way out.
-    func useIfFirst(token: UInt64) {
-        guard let pair = pairs.values.first(where: { $0.token == token && $0.state == .ready }) else { return }
-        if let current = active[pair.key], pairs[current]?.state == .ready { return }
-        switchOutbound(to: pair.inboundSPI)
+    /// After the core has been told: an SA is used at once when it is the child's first, when the one before is on its way
+    /// out, or when the peer is known to receive on it.
+    func use(inboundSPI: UInt32, peerReceives: Bool) {
+        guard let pair = pairs[inboundSPI], pair.state == .ready else { return }
+        if !peerReceives, let current = active[pair.key], pairs[current]?.state == .ready { return }
+        switchOutbound(to: inboundSPI)
     }
 
     func retired(inboundSPI: UInt32, final: SACounters) {
@@ -142,6 +153,29 @@ final class SALifecycle {
         return alive
     }
 
+    /// SAs that came to a limit since the last call. `lifetime` gives a child's limits, zero for none; the fuller direction
+    /// counts.
+    func limitsReached(_ lifetime: (ChildKey) -> (bytes: UInt64, packets: UInt64)) -> [(inboundSPI: UInt32, limit: Limit)] {
+        var result: [(UInt32, Limit)] = []
+        for pair in pairs.values where pair.state == .ready {
+            let (bytes, packets) = lifetime(pair.key)
+            let reached = max(
+                Self.limit(max(pair.seen.bytesIn, pair.seen.bytesOut), of: bytes),
+                Self.limit(max(pair.seen.packetsIn, pair.seen.packetsOut), of: packets))
+            guard let limit = Limit(rawValue: reached), limit.rawValue > pair.reportedLimit?.rawValue ?? -1 else { continue }
+            pairs[pair.inboundSPI]?.reportedLimit = limit
+            result.append((pair.inboundSPI, limit))
+        }
+        return result
+    }
+
+    /// The raw value of `Limit`, or -1. Rekeying begins with a tenth still to go.
+    private static func limit(_ used: UInt64, of most: UInt64) -> Int {
+        if most == 0 { return -1 }
+        if used >= most { return Limit.hard.rawValue }
+        return used >= most - most / 10 ? Limit.soft.rawValue : -1
+    }
+
     /// A newer pair than the active one is taken into use by its first inbound packet, or by patience.
     private func switchWhenDue(_ pair: Pair, now: Instant) {
         guard let current = active[pair.key], current != pair.inboundSPI, let readyAt = pair.readyAt else { return }
@@ -173,8 +207,10 @@ final class SALifecycle {
         pairs.values.contains { $0.outboundSPI == spi && $0.remote == remote }
     }
 
+    /// The peers' ends of all SAs.
+    var remotes: Set<IPAddress> { Set(pairs.values.map(\.remote)) }
+
     func child(inboundSPI: UInt32) -> ChildKey? { pairs[inboundSPI]?.key }
-    func key(token: UInt64) -> ChildKey? { pairs.values.first { $0.token == token }?.key }
 
     // MARK: Parts
 

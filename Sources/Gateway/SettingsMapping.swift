@@ -20,22 +20,25 @@ enum SettingsMapping {
         _ configured: GatewayConfiguration.Dataplane, allowedCPUs: [Int], queues: [Int], mtus: [Int], bestEngine: EngineKind,
         numaNode: Int?
     ) -> DataplaneSettings {
-        let engine: EngineKind = switch configured.engine {
-        case .auto: bestEngine
-        case .openssl: .openssl
-        case .ipsecMB: .ipsecMB
-        }
-        let mode: XDPModePolicy = switch configured.xdpMode {
-        case .auto: .auto
-        case .zeroCopy: .zeroCopy
-        case .native: .native
-        case .generic: .generic
-        }
-        let pages: HugePagePolicy = switch configured.hugePages {
-        case .auto: .auto
-        case .require: .require
-        case .off: .off
-        }
+        let engine: EngineKind =
+            switch configured.engine {
+            case .auto: bestEngine
+            case .openssl: .openssl
+            case .ipsecMB: .ipsecMB
+            }
+        let mode: XDPModePolicy =
+            switch configured.xdpMode {
+            case .auto: .auto
+            case .zeroCopy: .zeroCopy
+            case .native: .native
+            case .generic: .generic
+            }
+        let pages: HugePagePolicy =
+            switch configured.hugePages {
+            case .auto: .auto
+            case .require: .require
+            case .off: .off
+            }
         return DataplaneSettings(
             workerCPUs: workerCPUs(configured.workers, allowedCPUs: allowedCPUs, queues: queues), engine: engine, xdpMode: mode,
             busyPoll: configured.poll == .busy, hugePages: pages, framesPerWorker: configured.framesPerWorker,
@@ -94,7 +97,8 @@ enum SettingsMapping {
                     sentences.append("\(name), child \(child.name): transport mode is not available in this version; use tunnel.")
                 }
                 if !(child.localSubnets + child.remoteSubnets).allSatisfy(\.address.isIPv4) {
-                    sentences.append("\(name), child \(child.name): IPv6 subnets are not available in this version; use IPv4 subnets.")
+                    sentences.append(
+                        "\(name), child \(child.name): IPv6 subnets are not available in this version; use IPv4 subnets.")
                 }
             }
         }

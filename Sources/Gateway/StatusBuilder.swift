@@ -31,11 +31,13 @@ struct StatusBuilder {
             address: (ike?.path.local.address ?? configured.localAddress).description, port: ike?.path.local.port ?? ikePort,
             id: (ike?.localIdentity ?? configured.localIdentity).description, nat: ike?.localNAT ?? false)
         let remote = StatusReport.Peer(
-            address: (ike?.path.remote.address ?? configured.remoteAddress)?.description ?? "any", port: ike?.path.remote.port ?? ikePort,
+            address: (ike?.path.remote.address ?? configured.remoteAddress)?.description ?? "any",
+            port: ike?.path.remote.port ?? ikePort,
             id: (ike?.remoteIdentity ?? configured.remoteIdentity)?.description ?? "any", nat: ike?.remoteNAT ?? false)
         return StatusReport.Connection(
             name: configured.name, state: state, reason: state == .established ? nil : reason(configured, status), local: local,
-            remote: remote, ike: ike.map(ikeSA), children: configured.children.map { child in
+            remote: remote, ike: ike.map(ikeSA),
+            children: configured.children.map { child in
                 self.child(child, of: configured, status?.children.first { $0.name == child.name })
             })
     }
@@ -54,7 +56,8 @@ struct StatusBuilder {
 
     private func ikeSA(_ ike: ConnectionStatus.IKE) -> StatusReport.IKE {
         StatusReport.IKE(
-            spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16), spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
+            spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16),
+            spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
             initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
             rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) })
     }
@@ -70,8 +73,10 @@ struct StatusBuilder {
             encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
             spiIn: isInstalled ? status.map { Self.hexadecimal(UInt64($0.inboundSPI), digits: 8) } : nil,
             spiOut: isInstalled ? status.map { Self.hexadecimal(UInt64($0.outboundSPI), digits: 8) } : nil,
-            proposal: isInstalled ? status?.transform?.keyword : nil, localSubnets: local ?? configured.localSubnets.map(\.description),
-            remoteSubnets: remote ?? configured.remoteSubnets.map(\.description), packetsIn: carried.packetsIn, bytesIn: carried.bytesIn,
+            proposal: isInstalled ? status?.transform?.keyword : nil,
+            localSubnets: local ?? configured.localSubnets.map(\.description),
+            remoteSubnets: remote ?? configured.remoteSubnets.map(\.description), packetsIn: carried.packetsIn,
+            bytesIn: carried.bytesIn,
             packetsOut: carried.packetsOut, bytesOut: carried.bytesOut, rekeys: status?.rekeys ?? 0,
             rekeyInSeconds: isInstalled ? status?.rekeyAt.map { max(0, Self.seconds($0 - now)) } : nil,
             drops: [DropReason.replay.name: 0].merging(named(carried.drops)) { $1 })

@@ -24,13 +24,13 @@ enum Steering {
     static func steeringPlan(_ policy: PolicySet, view: KernelView, tunLinkIndex: Int?) -> SteeringPlan {
         let connected = view.connectedPrefixes(excludingLink: tunLinkIndex) + NeverProtected.prefixes
         let discards = policy.policies.filter { $0.action == .discard }.flatMap(\.destination.prefixes).filter(\.address.isIPv4)
-        // A bypass has two bits, one for each direction of its traffic; those beyond the last bit are obeyed by the workers alone.
-        let bypasses = policy.addressOnlyBypasses.prefix(setBits / 2).flatMap { [($0.source, $0.destination), ($0.destination, $0.source)] }
+        // Those beyond the last bit are obeyed by the workers alone. Answers have the addresses swapped; the program knows.
+        let bypasses = policy.addressOnlyBypasses.prefix(setBits)
 
         var prefixes: Set<IPPrefix> = Set(policy.protectedPrefixes)
         prefixes.formUnion(policy.protections.flatMap(\.local))
         prefixes.formUnion(discards)
-        prefixes.formUnion(bypasses.flatMap { $0.0.prefixes })
+        prefixes.formUnion(bypasses.flatMap { $0.source.prefixes + $0.destination.prefixes })
         prefixes.formUnion(connected.filter { c in prefixes.contains { $0.contains(c) } })
 
         let entries = prefixes.sorted(by: inTableOrder).map { prefix in
@@ -46,8 +46,8 @@ enum Steering {
             }
             for (index, bypass) in bypasses.enumerated() {
                 let bit = UInt64(1) << UInt64(index)
-                if covers(bypass.0.prefixes) { entry.bypassSource |= bit }
-                if covers(bypass.1.prefixes) { entry.bypassDestination |= bit }
+                if covers(bypass.source.prefixes) { entry.bypassSource |= bit }
+                if covers(bypass.destination.prefixes) { entry.bypassDestination |= bit }
             }
             return entry
         }
@@ -69,11 +69,14 @@ enum Steering {
     }
 
     /// What the workers decide by: policy in order, the main table, neighbours on our ports.
-    static func forwardingPlan(_ policy: PolicySet, view: KernelView, ports: [AttachedInterface]) -> ForwardingPlan {
+    /// - Parameter peers: where ESP packets go: never into a tunnel, also when `0.0.0.0/0` covers them.
+    static func forwardingPlan(
+        _ policy: PolicySet, view: KernelView, ports: [AttachedInterface], peers: [IPv4Address] = []
+    ) -> ForwardingPlan {
         let portOfLink = Dictionary(ports.map { ($0.linkIndex, $0.portIndex) }, uniquingKeysWith: { first, _ in first })
         var plan = ForwardingPlan()
         plan.rules = rules(policy)
-        plan.routes = routes(view, portOfLink: portOfLink)
+        plan.routes = routes(policy, view, portOfLink: portOfLink, peers: peers)
         plan.neighbours = view.neighbours.compactMap { neighbour in
             portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
         }
@@ -95,9 +98,10 @@ enum Steering {
         for protection in policy.protections {
             for local in protection.local {
                 for remote in protection.remote {
-                    rules.append(.init(
-                        source: TrafficSelector(local), destination: TrafficSelector(remote),
-                        action: .protect(childIndex: protection.childIndex)))
+                    rules.append(
+                        .init(
+                            source: TrafficSelector(local), destination: TrafficSelector(remote),
+                            action: .protect(childIndex: protection.childIndex)))
                 }
             }
         }
@@ -117,16 +121,31 @@ enum Steering {
         return rules
     }
 
-    /// Of several routes to one prefix the one with the least metric.
-    private static func routes(_ view: KernelView, portOfLink: [Int: Int]) -> [ForwardingPlan.Route] {
+    /// The main table, of several routes to one prefix the one with the least metric. A protected prefix leads to the kernel,
+    /// whose own table sends it back through the TUN device to be protected: so a packet that came out of one tunnel and is for
+    /// another (a hub's spokes) is never forwarded in the clear.
+    private static func routes(
+        _ policy: PolicySet, _ view: KernelView, portOfLink: [Int: Int], peers: [IPv4Address]
+    ) -> [ForwardingPlan.Route] {
         var best: [IPPrefix: KernelView.Route] = [:]
         for route in view.routes {
             if let known = best[route.prefix], known.metric <= route.metric { continue }
             best[route.prefix] = route
         }
-        return best.values.sorted { inTableOrder($0.prefix, $1.prefix) }.map { route in
-            .init(prefix: route.prefix, gateway: route.gateway, portIndex: route.linkIndex.flatMap { portOfLink[$0] })
+        var result = best.mapValues { route in
+            ForwardingPlan.Route(
+                prefix: route.prefix, gateway: route.gateway, portIndex: route.linkIndex.flatMap { portOfLink[$0] })
         }
+        let protected = policy.protectedPrefixes
+        for prefix in protected { result[prefix] = .init(prefix: prefix, gateway: nil, portIndex: nil) }
+        for peer in peers where protected.contains(where: { $0.contains(.v4(peer)) }) {
+            guard let host = IPPrefix(.v4(peer), length: 32) else { continue }
+            let real = best.values.filter { $0.prefix.contains(.v4(peer)) }.max { $0.prefix.length < $1.prefix.length }
+            result[host] = real.map {
+                .init(prefix: host, gateway: $0.gateway, portIndex: $0.linkIndex.flatMap { portOfLink[$0] })
+            }
+        }
+        return result.values.sorted { inTableOrder($0.prefix, $1.prefix) }
     }
 
     /// A fixed order, so that equal inputs give equal plans and nothing is published twice.

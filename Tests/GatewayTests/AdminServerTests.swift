@@ -61,7 +61,8 @@ struct AdminServerTests {
         let server = try await serve(loop, handler: echo)
         let (channel, stream) = try await connect(loop)
         var lines = stream.makeAsyncIterator()
-        let first = try AdminCodec.line(AdminRequest(.status)), second = try AdminCodec.line(AdminRequest(.down, connection: "west"))
+        let first = try AdminCodec.line(AdminRequest(.status)),
+            second = try AdminCodec.line(AdminRequest(.down, connection: "west"))
         try await channel.writeAndFlush(ByteBuffer(bytes: first + second.prefix(7)))
         #expect(try AdminCodec.response(try #require(await lines.next())).message == "status -")
         try await channel.writeAndFlush(ByteBuffer(bytes: Array(second.dropFirst(7))))

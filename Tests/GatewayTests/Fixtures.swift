@@ -19,24 +19,24 @@ func eastView() -> KernelView {
     view.links = [
         2: .init(index: 2, name: "wan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 1]),
         3: .init(index: 3, name: "lan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 2]),
-        9: .init(index: 9, name: "culvert0", isUp: true, isRunning: true, mtu: 1400, mac: []),
+        9: .init(index: 9, name: "culvert0", isUp: true, isRunning: true, mtu: 1400, mac: [])
     ]
     view.addresses = [
         .init(address: v4("127.0.0.1"), prefixLength: 8, linkIndex: 1),
         .init(address: v4("192.0.2.1"), prefixLength: 24, linkIndex: 2),
-        .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3),
+        .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3)
     ]
     view.routes = [
         .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0),
         .init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0),
-        .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0),
+        .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0)
     ]
     return view
 }
 
 let eastPorts = [
     AttachedInterface(portIndex: 0, linkIndex: 2, name: "wan0", role: .underlay),
-    AttachedInterface(portIndex: 1, linkIndex: 3, name: "lan0", role: .protected),
+    AttachedInterface(portIndex: 1, linkIndex: 3, name: "lan0", role: .protected)
 ]
 
 func policy(_ pairs: [(local: [String], remote: [String])], _ policies: [SecurityPolicy] = []) -> PolicySet {
@@ -47,7 +47,10 @@ func policy(_ pairs: [(local: [String], remote: [String])], _ policies: [Securit
         })
 }
 
-func child(_ name: String = "net", local: [String] = ["10.1.0.0/24"], remote: [String] = ["10.2.0.0/24"], start: StartAction = .immediately)
+func child(
+    _ name: String = "net", local: [String] = ["10.1.0.0/24"], remote: [String] = ["10.2.0.0/24"],
+    start: StartAction = .immediately
+)
     -> Child
 {
     Child(
@@ -60,13 +63,14 @@ func connection(
     _ name: String = "west", local: String = "192.0.2.1", remote: String? = "192.0.2.2", children: [Child] = [child()]
 ) -> Connection {
     Connection(
-        name: name, localAddress: IPAddress(local)!, remoteAddress: remote.flatMap { IPAddress($0) }, localIdentity: .fqdn("east.example"),
+        name: name, localAddress: IPAddress(local)!, remoteAddress: remote.flatMap { IPAddress($0) },
+        localIdentity: .fqdn("east.example"),
         remoteIdentity: .fqdn("west.example"), presharedKey: Array("a secret of more than twenty octets".utf8),
         ikeProposals: [IKEProposal(ciphers: [.aesGCM16(keyBits: 256)], prfs: [.hmacSHA384], methods: [.ecp384])],
         ikeLifetime: .seconds(8 * 3600), dpdInterval: .seconds(10), natTraversal: .auto, children: children)
 }
 
-func configuration(_ connections: [Connection] = [connection()]) -> GatewayConfiguration {
+func gatewayConfiguration(_ connections: [Connection] = [connection()]) -> GatewayConfiguration {
     GatewayConfiguration(
         name: "east", controlSocket: "/run/culvert/east.sock", metricsListen: nil, log: .init(),
         interfaces: [.init(name: "wan0", role: .underlay), .init(name: "lan0", role: .protected)], dataplane: .init(),
@@ -86,7 +90,8 @@ func childSA(
 ) -> ChildSA {
     ChildSA(
         connection: connection, child: child, inboundSPI: inbound, outboundSPI: outbound,
-        transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true), inboundKey: PlainSecret(Array(repeating: 1, count: 36)),
+        transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true),
+        inboundKey: PlainSecret(Array(repeating: 1, count: 36)),
         outboundKey: PlainSecret(Array(repeating: 2, count: 36)), localSelectors: [selector("10.1.0.0/24")],
         remoteSelectors: [selector("10.2.0.0/24")], path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress(remote)!),
         replayWindowPackets: 4096)
@@ -105,6 +110,8 @@ final class FakeDataplane: DataplaneControlling {
     var steered: [SteeringPlan] = []
     var injected: [[UInt8]] = []
     var refuses: String?
+    /// Plays workers that acknowledge everything: called when there are events.
+    var ring: (() -> Void)?
     let eventFileDescriptor: Int32 = -1
 
     func takeCalls() -> [Call] {
@@ -114,7 +121,7 @@ final class FakeDataplane: DataplaneControlling {
 
     private var ports: [String] = []
     func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort {
-        if let refuses { throw DataplaneError(sentence: refuses, isPrivilege: false) }
+        if let refuses { throw DataplaneError(refuses) }
         calls.append(.attach(port.name))
         if !ports.contains(port.name) { ports.append(port.name) }
         return AttachedPort(index: ports.firstIndex(of: port.name) ?? 0, xdpMode: "native")
@@ -123,13 +130,22 @@ final class FakeDataplane: DataplaneControlling {
     func start() throws(DataplaneError) { calls.append(.start) }
     func stop() { calls.append(.stop) }
     func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError) {
-        if let refuses { throw DataplaneError(sentence: refuses, isPrivilege: false) }
+        if let refuses { throw DataplaneError(refuses) }
         calls.append(.install(sa.inboundSPI, childIndex: childIndex, token: token))
         byInboundSPI[sa.inboundSPI] = carried(0, 0)
+        answer(.inboundReady(token: token))
     }
     func switchOutbound(childIndex: Int, inboundSPI: UInt32) { calls.append(.switchOutbound(childIndex: childIndex, inboundSPI)) }
     func clearOutbound(childIndex: Int) { calls.append(.clearOutbound(childIndex)) }
-    func retire(inboundSPI: UInt32) { calls.append(.retire(inboundSPI)) }
+    func retire(inboundSPI: UInt32) {
+        calls.append(.retire(inboundSPI))
+        answer(.retired(inboundSPI: inboundSPI, final: byInboundSPI[inboundSPI] ?? carried(0, 0)))
+    }
+    private func answer(_ event: DataplaneEvent) {
+        guard let ring else { return }
+        events.append(event)
+        ring()
+    }
     func movePath(inboundSPI: UInt32, path: TunnelPath) { calls.append(.move(inboundSPI)) }
     func setPathMTU(remote: IPv4Address, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
     func publish(_ plan: ForwardingPlan) { published.append(plan) }
@@ -149,9 +165,12 @@ final class FakeDataplane: DataplaneControlling {
 }
 
 func carried(_ packetsIn: UInt64, _ packetsOut: UInt64, drops: [DropReason: UInt64] = [:]) -> SACounters {
-    SACounters(
-        packetsIn: packetsIn, bytesIn: packetsIn * 100, packetsOut: packetsOut, bytesOut: packetsOut * 100, sequenceOut: packetsOut,
-        drops: drops)
+    var result = SACounters()
+    (result.packetsIn, result.bytesIn, result.packetsOut, result.bytesOut) = (
+        packetsIn, packetsIn * 100, packetsOut, packetsOut * 100
+    )
+    result.drops = drops
+    return result
 }
 
 /// A kernel that agrees with everything.

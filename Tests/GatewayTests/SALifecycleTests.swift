@@ -13,8 +13,8 @@ struct SALifecycleTests {
     private func established() -> SALifecycle {
         let lifecycle = SALifecycle(dataplane: dataplane)
         #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 0, token: 1) == nil)
-        #expect(lifecycle.inboundReady(token: 1, now: at(0)))
-        lifecycle.useIfFirst(token: 1)
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)) == 0x100)
+        lifecycle.use(inboundSPI: 0x100, peerReceives: false)
         return lifecycle
     }
 
@@ -23,9 +23,9 @@ struct SALifecycleTests {
         #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 7, token: 1) == nil)
         #expect(dataplane.takeCalls() == [.install(0x100, childIndex: 7, token: 1)])
         #expect(!lifecycle.isActive(key))
-        #expect(lifecycle.inboundReady(token: 1, now: at(0)))
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)) == 0x100)
         #expect(dataplane.takeCalls().isEmpty)
-        lifecycle.useIfFirst(token: 1)
+        lifecycle.use(inboundSPI: 0x100, peerReceives: false)
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 7, 0x100)])
         #expect(lifecycle.isActive(key))
     }
@@ -35,7 +35,7 @@ struct SALifecycleTests {
         dataplane.refuses = "No room for another SA."
         #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: 0, token: 1) == "No room for another SA.")
         #expect(lifecycle.install(childSA(0x100, 0x200), childIndex: nil, token: 2) != nil)
-        #expect(!lifecycle.inboundReady(token: 1, now: at(0)))
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)) == nil)
     }
 
     @Test func `a rekeyed SA is used when its first packet comes in`() {
@@ -43,7 +43,7 @@ struct SALifecycleTests {
         _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
         _ = lifecycle.inboundReady(token: 2, now: at(10))
         _ = dataplane.takeCalls()
-        lifecycle.useIfFirst(token: 2)
+        lifecycle.use(inboundSPI: 0x101, peerReceives: false)
         _ = lifecycle.poll(now: at(10.1))
         #expect(dataplane.takeCalls().isEmpty)
         #expect(lifecycle.awaitsSwitch)
@@ -51,6 +51,30 @@ struct SALifecycleTests {
         #expect(lifecycle.poll(now: at(10.2)) == ["west"])
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
         #expect(!lifecycle.awaitsSwitch || lifecycle.pairs[0x100]?.state == .ready)
+    }
+
+    @Test func `a rekeyed SA that we asked for is used at once`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        _ = dataplane.takeCalls()
+        lifecycle.use(inboundSPI: 0x101, peerReceives: true)
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+    }
+
+    @Test func `limits are told once each, soft with a tenth to go`() {
+        let lifecycle = established()
+        let lifetime = { (_: ChildKey) in (bytes: UInt64(10_000), packets: UInt64(0)) }
+        func reached(_ packets: UInt64) -> [SALifecycle.Limit] {
+            dataplane.byInboundSPI[0x100] = carried(packets, 0)
+            _ = lifecycle.poll(now: at(1))
+            return lifecycle.limitsReached(lifetime).map(\.limit)
+        }
+        #expect(reached(89).isEmpty)
+        #expect(reached(90) == [.soft])
+        #expect(reached(95).isEmpty)
+        #expect(reached(100) == [.hard])
+        #expect(reached(200).isEmpty)
     }
 
     @Test func `a rekeyed SA whose peer is silent is used after a while`() {
@@ -87,7 +111,7 @@ struct SALifecycleTests {
         lifecycle.remove(inboundSPI: 0x100, now: at(10))
         #expect(dataplane.takeCalls().isEmpty)
         _ = lifecycle.inboundReady(token: 2, now: at(10.1))
-        lifecycle.useIfFirst(token: 2)
+        lifecycle.use(inboundSPI: 0x101, peerReceives: false)
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
     }
 
@@ -132,7 +156,8 @@ struct SALifecycleTests {
     @Test func `a move of the path reaches the SAs that are there`() {
         let lifecycle = established()
         _ = dataplane.takeCalls()
-        lifecycle.move(inboundSPIs: [0x100, 0x999], path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress("198.51.100.7")!))
+        lifecycle.move(
+            inboundSPIs: [0x100, 0x999], path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress("198.51.100.7")!))
         #expect(dataplane.takeCalls() == [.move(0x100)])
         #expect(lifecycle.isOutbound(spi: 0x200, remote: IPAddress("198.51.100.7")!))
         #expect(!lifecycle.isOutbound(spi: 0x200, remote: IPAddress("192.0.2.2")!))

@@ -36,7 +36,8 @@ struct SettingsTests {
         configured.framesPerWorker = 1024
         let settings = SettingsMapping.dataplaneSettings(
             configured, allowedCPUs: [0], queues: [1], mtus: [1500], bestEngine: .openssl, numaNode: 1)
-        #expect(settings.engine == .openssl && settings.xdpMode == .zeroCopy && settings.busyPoll && settings.hugePages == .require)
+        #expect(
+            settings.engine == .openssl && settings.xdpMode == .zeroCopy && settings.busyPoll && settings.hugePages == .require)
         #expect(settings.framesPerWorker == 1024 && settings.numaNode == 1)
         #expect(SettingsMapping.role(.both) == [.underlay, .protected])
     }
@@ -51,13 +52,13 @@ struct SettingsTests {
     }
 
     @Test func `what this version cannot carry is said in a sentence`() {
-        #expect(SettingsMapping.unsupported(configuration()).isEmpty)
+        #expect(SettingsMapping.unsupported(gatewayConfiguration()).isEmpty)
         var bad = connection(children: [child(remote: ["2001:db8::/64"]), child("host")])
         bad.children[1].mode = .transport
         bad.remoteAddress = IPAddress("2001:db8::1")
-        #expect(SettingsMapping.unsupported(configuration([bad])).count == 3)
+        #expect(SettingsMapping.unsupported(gatewayConfiguration([bad])).count == 3)
         let many = connection(children: (0...ChildTable.limit).map { child("c\($0)") })
-        #expect(SettingsMapping.unsupported(configuration([many])).count == 1)
+        #expect(SettingsMapping.unsupported(gatewayConfiguration([many])).count == 1)
     }
 
     @Test func `children keep their numbers until they are gone`() {
@@ -83,9 +84,13 @@ struct SocketInputTests {
     }
 
     /// ICMP 3/4 with `mtu` about an ESP packet 192.0.2.1 -> 192.0.2.2 with SPI 0x200.
-    private func report(mtu: UInt16, ipProtocol: UInt8 = 50, payload: [UInt8] = [0, 0, 2, 0, 0, 0, 0, 1], total: Int = 1500) -> [UInt8] {
-        let quoted = IPv4Header.bytes(
-            source: v4("192.0.2.1"), destination: v4("192.0.2.2"), protocolNumber: ipProtocol, payloadBytes: total - 20) + payload
+    private func report(mtu: UInt16, ipProtocol: UInt8 = 50, payload: [UInt8] = [0, 0, 2, 0, 0, 0, 0, 1], total: Int = 1500)
+        -> [UInt8]
+    {
+        let quoted =
+            IPv4Header.bytes(
+                source: v4("192.0.2.1"), destination: v4("192.0.2.2"), protocolNumber: ipProtocol, payloadBytes: total - 20)
+            + payload
         let icmp: [UInt8] = [3, 4, 0, 0, 0, 0, UInt8(mtu >> 8), UInt8(truncatingIfNeeded: mtu)] + quoted
         return IPv4Header.bytes(
             source: v4("198.51.100.1"), destination: v4("192.0.2.1"), protocolNumber: 1, payloadBytes: icmp.count) + icmp
@@ -133,7 +138,9 @@ struct SocketInputTests {
         var view = eastView()
         #expect(LocalProblems.find([connection()], view: view, interfaceProblems: [:], underlay: ["wan0"]).isEmpty)
         view.links[2]?.isUp = false
-        #expect(LocalProblems.find([connection()], view: view, interfaceProblems: [:], underlay: ["wan0"])["west"]?.contains("wan0") == true)
+        #expect(
+            LocalProblems.find([connection()], view: view, interfaceProblems: [:], underlay: ["wan0"])["west"]?.contains("wan0")
+                == true)
         view.addresses.removeAll { $0.linkIndex == 2 }
         let problems = LocalProblems.find(
             [connection()], view: view, interfaceProblems: ["wan0": "The interface wan0 does not exist."], underlay: ["wan0"])

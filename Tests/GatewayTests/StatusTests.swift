@@ -1,6 +1,6 @@
 @testable import Gateway
 import Configuration
-import Dataplane
+@testable import Dataplane
 import Foundation
 import IKE
 import IPsec
@@ -10,16 +10,22 @@ import Wire
 @Suite("Status")
 struct StatusTests {
     private func builder(
-        _ statuses: [ConnectionStatus] = [], problems: [String: String] = [:], configuration: GatewayConfiguration = configuration()
+        _ statuses: [ConnectionStatus] = [], problems: [String: String] = [:],
+        configuration: GatewayConfiguration = gatewayConfiguration()
     ) -> StatusBuilder {
         StatusBuilder(
             configuration: configuration, statuses: statuses,
             counters: DataplaneCounters(
-                workers: [.init(
-                    id: 0, cpu: 2, numaNode: 0, engine: "openssl", xdpMode: "native", packetsIn: 1, packetsOut: 2, busyPercent: .nan,
-                    drops: [.replay: 0, .malformed: 4])],
+                workers: [
+                    .init(
+                        id: 0, cpu: 2, numaNode: 0, engine: "openssl", xdpMode: "native", packetsIn: 1, packetsOut: 2,
+                        busyPercent: .nan,
+                        drops: [.replay: 0, .malformed: 4])
+                ],
                 drops: [.clearInbound: 9], hugePages: false),
-            childCounters: { _ in ChildCounters(packetsIn: 1, bytesIn: 2, packetsOut: 3, bytesOut: 4, drops: [.selectorMismatch: 5]) },
+            childCounters: { _ in
+                ChildCounters(packetsIn: 1, bytesIn: 2, packetsOut: 3, bytesOut: 4, drops: [.selectorMismatch: 5])
+            },
             localProblems: problems, startedAt: at(0), now: at(12.5), ikePort: 500)
     }
 
@@ -27,15 +33,20 @@ struct StatusTests {
         ConnectionStatus(
             name: "west", state: .established, reason: "left over",
             ike: .init(
-                initiatorSPI: 0xAB, responderSPI: 0xFFFF_0000_0000_0001, isInitiator: true, proposal: "aes256gcm16-prfsha384-ecp384",
+                initiatorSPI: 0xAB, responderSPI: 0xFFFF_0000_0000_0001, isInitiator: true,
+                proposal: "aes256gcm16-prfsha384-ecp384",
                 establishedAt: at(0.5), rekeyAt: at(100), localNAT: true, remoteNAT: false, localIdentity: .fqdn("east.example"),
                 remoteIdentity: .fqdn("west.example"),
                 path: Path(local: Endpoint(IPAddress("192.0.2.1")!, 4500), remote: Endpoint(IPAddress("192.0.2.2")!, 4501))),
-            children: [.init(
-                name: "net", state: .installed, reason: "left over", inboundSPI: 0xC0FFEE, outboundSPI: 0x1234_5678,
-                transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true),
-                path: TunnelPath(local: IPAddress("192.0.2.1")!, remote: IPAddress("192.0.2.2")!, localPort: 4500, remotePort: 4501),
-                localSelectors: [selector("10.1.0.0/25")], remoteSelectors: [selector("10.2.0.0/24")], rekeys: 2, rekeyAt: at(50))])
+            children: [
+                .init(
+                    name: "net", state: .installed, reason: "left over", inboundSPI: 0xC0FFEE, outboundSPI: 0x1234_5678,
+                    transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true),
+                    path: TunnelPath(
+                        local: IPAddress("192.0.2.1")!, remote: IPAddress("192.0.2.2")!, localPort: 4500, remotePort: 4501),
+                    localSelectors: [selector("10.1.0.0/25")], remoteSelectors: [selector("10.2.0.0/24")], rekeys: 2,
+                    rekeyAt: at(50))
+            ])
     }
 
     @Test func `an established connection shows what was negotiated, and no reason`() throws {
@@ -56,21 +67,22 @@ struct StatusTests {
 
     @Test func `a connection that is not up always has a reason, ours before the peer's silence`() {
         #expect(builder().report().connections.first?.reason == "No attempt has been made yet.")
-        let silent = ConnectionStatus(name: "west", state: .connecting, reason: "The peer does not answer.", ike: nil, children: [])
+        let silent = ConnectionStatus(
+            name: "west", state: .connecting, reason: "The peer does not answer.", ike: nil, children: [])
         #expect(builder([silent]).report().connections.first?.reason == "The peer does not answer.")
         #expect(builder([silent], problems: ["west": "wan0 is down."]).report().connections.first?.reason == "wan0 is down.")
         let beginning = ConnectionStatus(name: "west", state: .connecting, reason: nil, ike: nil, children: [])
         #expect(builder([beginning]).report().connections.first?.reason == "Negotiating with the peer.")
         for start in [StartAction.onTraffic, .manual] {
-            let waiting = configuration([connection(children: [child(start: start)])])
+            let waiting = gatewayConfiguration([connection(children: [child(start: start)])])
             #expect(builder(configuration: waiting).report().connections.first?.reason?.contains(start.rawValue) == true)
         }
-        let anybody = configuration([connection(remote: nil)])
+        let anybody = gatewayConfiguration([connection(remote: nil)])
         #expect(builder(configuration: anybody).report().connections.first?.remote.address == "any")
     }
 
     @Test func `every configured child has an entry, and every drop reason a number`() {
-        let two = configuration([connection(children: [child("net"), child("voice", remote: ["10.3.0.0/24"])])])
+        let two = gatewayConfiguration([connection(children: [child("net"), child("voice", remote: ["10.3.0.0/24"])])])
         let report = builder([established], configuration: two).report()
         #expect(report.connections.first?.children.map(\.name) == ["net", "voice"])
         #expect(report.connections.first?.children.last?.state == .down)
