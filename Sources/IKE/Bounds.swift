@@ -54,3 +54,13 @@ package enum Bounds {
     package static let cookieSecretLifetime: Duration = .seconds(60)
     package static let logOffers = 4
 }
+
+extension Bounds {
+    /// A setting that counts something, never below one.
+    static func countLimit(_ setting: Int) -> Int { max(1, setting) }
+}
+
+extension Bounds {
+    /// How long a replaced child still receives what was under way when it was deleted.
+    static let drain: Duration = .seconds(2)
+}

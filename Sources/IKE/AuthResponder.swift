@@ -1,0 +1,151 @@
+import IPsec
+
+// IKE_AUTH as responder. RFC 7296 §1.2, §2.4, §2.15, §2.21.2.
+extension IKECore {
+    func answerAuth(_ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, path: Path, now: Instant) {
+        sa.path = path
+        let candidates = self.candidates(path)
+        guard let identity = payloads.identityInitiator, let best = candidates.first else {
+            respond(sa, .ikeAuth, [.notify(Notify(.invalidSyntax))], path: path)
+            finishClosed(sa, reason: nil, failed: false, now: now)
+            return
+        }
+        do throws(Refusal) {
+            let connection = try identify(sa, state, payloads, identity, candidates, path: path)
+            guard connection.plan.proposals.contains(where: { Negotiation.choose([$0], from: offerOf(sa)) != nil }) else {
+                throw Refusal(
+                    connection: connection.plan.name, notify: .noProposalChosen,
+                    reason: "The peer \(path.remote) settled on \(sa.suite?.keywords ?? "a suite") before it named itself \(identity.sentence)"
+                        + ", but connection \(connection.plan.name) accepts only "
+                        + connection.plan.proposals.map(\.keywords).joined(separator: ", ") + ": make their ike_proposals equal.")
+            }
+            admit(sa, state, payloads, identity, connection, path: path, now: now)
+        } catch {
+            counters.authenticationsRefused &+= 1
+            let connection = error.connection.flatMap { connections[$0] } ?? best
+            respond(sa, .ikeAuth, [.notify(Notify(error.notify))], path: path)
+            finishClosed(sa, reason: nil, failed: false, now: now)
+            refused(connection, reason: error.reason, now: now)
+        }
+    }
+
+    struct Refusal: Error {
+        /// The name of the connection that the peer most likely meant.
+        var connection: String?
+        var notify: NotifyType
+        var reason: String
+    }
+
+    /// What was settled on, as if it were offered: to see whether another connection accepts it too.
+    private func offerOf(_ sa: IKESA) -> [WireProposal] {
+        [WireProposal(number: 1, protocolID: ProtocolID.ike, transforms: sa.suite?.transforms ?? [])]
+    }
+
+    /// The connection that the peer means and may use: by address (the candidates), by identities, by the secret.
+    private func identify(
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ candidates: [ConnectionState], path: Path
+    ) throws(Refusal) -> ConnectionState {
+        let wanted = payloads.identityResponder
+        let matching = candidates.filter { candidate in
+            guard let theirs = identity.identity else { return false }
+            guard candidate.plan.remoteIdentity == nil || candidate.plan.remoteIdentity == theirs else { return false }
+            return wanted == nil || wanted?.identity == candidate.plan.localIdentity
+        }
+        guard let first = matching.first else {
+            throw Refusal(
+                connection: candidates.first?.plan.name, notify: .authenticationFailed,
+                reason: Reasons.wrongIdentity(identity, wanted: wanted, candidates: candidates.map(\.plan), remote: path.remote))
+        }
+        guard let authentication = payloads.authentication else {
+            throw Refusal(
+                connection: first.plan.name, notify: .authenticationFailed,
+                reason: "The peer \(path.remote) (\(identity.sentence)) wants to authenticate with EAP, but connection "
+                    + "\(first.plan.name) uses a pre-shared key: set auth: psk on the peer.")
+        }
+        guard authentication.method == AuthenticationMethod.sharedKey else {
+            throw Refusal(
+                connection: first.plan.name, notify: .authenticationFailed,
+                reason: Reasons.wrongMethod(authentication.method, plan: first.plan, remote: path.remote))
+        }
+        guard let proven = matching.first(where: { proves(sa, state, identity, authentication.data, $0.plan) }) else {
+            throw Refusal(
+                connection: first.plan.name, notify: .authenticationFailed,
+                reason: Reasons.wrongSecret(plan: first.plan, remote: path.remote, identity: identity))
+        }
+        return proven
+    }
+
+    private func proves(_ sa: IKESA, _ state: HalfOpenSA, _ identity: WireIdentity, _ value: [UInt8], _ plan: ConnectionPlan) -> Bool {
+        guard let suite = sa.suite, let keys = sa.keys else { return false }
+        let expected = try? KeySchedule(crypto: crypto).authentication(
+            prf: suite.prf, presharedKey: plan.presharedKey, message: state.initiatorMessage, nonce: state.responderNonce,
+            identity: identity.encoded, authenticationKey: keys.initiatorAuthentication)
+        guard let expected else { return false }
+        return crypto.constantTimeEqual(expected, value)
+    }
+
+    /// The peer is who it says: the IKE SA is up, whatever becomes of the child.
+    private func admit(
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ connection: ConnectionState, path: Path,
+        now: Instant
+    ) {
+        let plan = connection.plan
+        let ours = WireIdentity(plan.localIdentity)
+        guard let suite = sa.suite, let keys = sa.keys, let remoteIdentity = identity.identity,
+            let authentication = try? KeySchedule(crypto: crypto).authentication(
+                prf: suite.prf, presharedKey: plan.presharedKey, message: state.responderMessage, nonce: state.initiatorNonce,
+                identity: ours.encoded, authenticationKey: keys.responderAuthentication)
+        else {
+            respond(sa, .ikeAuth, [.notify(Notify(.authenticationFailed))], path: path)
+            finishClosed(sa, reason: nil, failed: false, now: now)
+            return
+        }
+        sa.connection = plan.name
+        connection.sas.append(sa.localSPI)
+        if payloads.notify(.initialContact) != nil { dropPredecessors(of: sa, plan, remoteIdentity, now: now) }
+        let established = establish(
+            sa, connection, remoteIdentity: remoteIdentity, lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce), now: now)
+        noteWindow(sa, payloads)
+        let head: [Payload] = [
+            .identityResponder(ours), .authentication(method: AuthenticationMethod.sharedKey, data: authentication),
+        ]
+        answerFirstChild(sa, established, connection, state, payloads, head: head, path: path, now: now)
+    }
+
+    /// "the recipient MAY use this information to delete any other IKE SAs it has to the same authenticated identity without waiting
+    /// for a timeout" (§2.4). Only those that were up before this one began: one that came up since is the other half of a
+    /// simultaneous initiation, which the peer could not know of when it wrote the notify.
+    private func dropPredecessors(of sa: IKESA, _ plan: ConnectionPlan, _ remoteIdentity: Identity, now: Instant) {
+        for other in sas.values.sorted(by: { $0.localSPI < $1.localSPI }) where other !== sa {
+            guard let state = other.established, state.remoteIdentity == remoteIdentity, state.localIdentity == plan.localIdentity,
+                state.establishedAt < sa.createdAt
+            else { continue }
+            log(.info, other.connection, "The peer \(remoteIdentity) started anew (INITIAL_CONTACT): its old IKE SA is dropped.")
+            drop(other, reason: "The peer started anew.", failed: false, now: now)
+        }
+    }
+
+    private func answerFirstChild(
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: HalfOpenSA, _ payloads: PayloadList,
+        head: [Payload], path: Path, now: Instant
+    ) {
+        // A peer may authenticate without asking for a child (RFC 6023).
+        guard payloads.proposals != nil || payloads.selectorsInitiator != nil else {
+            respond(sa, .ikeAuth, head, path: path)
+            return
+        }
+        do throws(IKEFault) {
+            let request = ChildRequest(
+                payloads: payloads, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce, withMethods: false,
+                rekeyed: nil)
+            let made = try acceptChild(sa, established, connection, request, now: now)
+            withhold(
+                made, on: sa, established, exchange: .ikeAuth, payloads: head + made.payloads,
+                failure: head + [.notify(Notify(.temporaryFailure))], path: path, now: now)
+        } catch {
+            // "a responder may include all the payloads associated with authentication … while sending error notifications for the
+            // piggybacked exchanges" (§2.21.2).
+            respond(sa, .ikeAuth, head + [.notify(error.notify)], path: path)
+        }
+    }
+}

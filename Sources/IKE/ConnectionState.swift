@@ -1,0 +1,43 @@
+import IPsec
+
+/// One configured connection: its plan, what became of its children, and why it is down when it is.
+package final class ConnectionState {
+    package struct Slot {
+        /// Somebody wants it up: configuration, traffic, or the operator.
+        var isWanted: Bool
+        /// Why it is down; nil when it is up or was never tried.
+        var reason: String?
+        var rekeys = 0
+        var nextAttempt: Instant?
+        var retryWait: Duration?
+        /// A request for it is queued or under way.
+        var isCreating = false
+    }
+
+    let plan: ConnectionPlan
+    var slots: [String: Slot]
+    /// The IKE SAs that belong to it, oldest first, whatever their phase.
+    var sas: [UInt64] = []
+    /// Our own initiation in progress, by local SPI.
+    var attempt: UInt64?
+    var attemptStarted: Instant?
+    var nextAttempt: Instant?
+    /// The sentence of the last failure, until a tunnel is up again.
+    var failure: String?
+    var hasFailed = false
+    /// Why we refused the peer's last attempt: it shows both sides, which our own failed attempts cannot.
+    var refusal: (reason: String, at: Instant)?
+    /// The group that the peer asked for last, tried first the next time.
+    var preferredMethod: KeyExchangeMethod?
+    /// The SA that `isEstablished` was last reported for, so that each change is one event.
+    var isReportedUp = false
+
+    init(plan: ConnectionPlan) {
+        self.plan = plan
+        slots = Dictionary(
+            plan.children.map { ($0.name, Slot(isWanted: $0.start == .immediately)) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    func childPlan(_ name: String) -> ChildPlan? { plan.children.first { $0.name == name } }
+    var wantedChildren: [ChildPlan] { plan.children.filter { slots[$0.name]?.isWanted == true } }
+}

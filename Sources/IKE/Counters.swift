@@ -1,0 +1,25 @@
+/// What the core has seen, refused and dropped; counters never go backwards.
+public struct CoreCounters: Hashable, Sendable {
+    /// Datagrams handed in, and those of them that were no IKE: NAT keepalives, ESP, noise.
+    public var datagrams = 0, keepalivesReceived = 0, notIKE = 0
+    /// Unreadable messages that nothing answered.
+    public var malformed = 0
+    public var wrongVersion = 0
+    public var unknownSPI = 0
+    /// The ICV did not verify.
+    public var unauthentic = 0
+    /// Unprotected messages for an SA that has keys.
+    public var unprotected = 0
+    public var outOfWindow = 0
+    public var unexpected = 0
+    public var requestsRetransmitted = 0, responsesRetransmitted = 0
+    public var cookiesSent = 0, cookiesRefused = 0
+    public var halfOpenRefused = 0, halfOpenExpired = 0, saLimitReached = 0
+    public var strangersRefused = 0
+    public var unprotectedAnswers = 0, unprotectedAnswersSuppressed = 0
+    public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0
+    public var childLimitReached = 0, taskLimitReached = 0
+    public var peersDead = 0
+    public var transmitsDropped = 0, eventsDropped = 0
+    public init() {}
+}

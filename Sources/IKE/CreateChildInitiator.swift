@@ -1,0 +1,181 @@
+import IPsec
+
+// CREATE_CHILD_SA for a child, new or rekeyed, as initiator. RFC 7296 §1.3.1, §1.3.3, §2.8, §2.25.
+//
+//   HDR, SK {[N(REKEY_SA),] SA, Ni, [KEi,] TSi, TSr} -->
+//                              <-- HDR, SK {SA, Nr, [KEr,] TSi, TSr}
+extension IKECore {
+    func startCreateChild(_ name: String, on sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let connection = connection(of: sa), let plan = connection.childPlan(name) else { return }
+        guard established.current(name) == nil else { connection.slots[name]?.isCreating = false; return }
+        requestChild(plan, on: sa, selectors: nil, rekeys: nil, method: nil, retries: 0, now: now)
+    }
+
+    func startRekeyChild(_ spi: UInt32, on sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let record = established.child(inbound: spi), record.isInstalled, record.replacedBy == nil,
+            let plan = connection(of: sa)?.childPlan(record.name)
+        else { return }
+        requestChild(
+            plan, on: sa, selectors: (record.localSelectors, record.remoteSelectors), rekeys: spi, method: nil, retries: 0, now: now)
+    }
+
+    private func requestChild(
+        _ plan: ChildPlan, on sa: IKESA, selectors: (local: [TrafficSelector], remote: [TrafficSelector])?, rekeys: UInt32?,
+        method: KeyExchangeMethod?, retries: Int, now: Instant
+    ) {
+        let offer = makeOffer(plan, selectors: selectors, withMethods: true)
+        let nonce = random.bytes(Bounds.ourNonceBytes)
+        var keyExchange: (any KeyExchange)?
+        if let method = method ?? plan.proposals.first?.methods.first {
+            keyExchange = try? crypto.makeKeyExchange(method)
+            guard keyExchange != nil else {
+                if let connection = connection(of: sa) {
+                    childFailed(connection, plan.name, reason: "A key exchange could not be prepared.", now: now)
+                }
+                return
+            }
+        }
+        var payloads: [Payload] = []
+        if let rekeys {
+            // "The Protocol ID field of the REKEY_SA notification is set to match the protocol of the SA we are rekeying … the SPI field
+            // … the SPI which the exchange initiator would expect in inbound ESP packets" (§1.3.3).
+            payloads.append(.notify(Notify(.rekeySA, protocolID: ProtocolID.esp, spi: [UInt8](u32: rekeys))))
+        }
+        payloads += [.securityAssociation(offer.proposals), .nonce(nonce)]
+        if let keyExchange { payloads.append(.keyExchange(method: keyExchange.method.rawValue, data: keyExchange.publicValue)) }
+        payloads += childPayloads(offer).dropFirst()
+        let state = CreatingChild(offer: offer, nonce: nonce, keyExchange: keyExchange, rekeys: rekeys, retries: retries)
+        send(.child(state), .createChildSA, payloads, on: sa, now: now)
+    }
+
+    func finishCreateChild(_ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant) {
+        guard let connection = connection(of: sa) else { return }
+        connection.slots[state.offer.name]?.isCreating = false
+        touch(connection: connection.plan.name)
+        if payloads.proposals == nil {
+            refusedChild(sa, established, connection, state, payloads, now: now)
+            return
+        }
+        guard let made = completed(sa, connection, state, payloads, now: now) else { return }
+        // The peer may have created the same child at the same time: the one with the lowest nonce goes, by its creator (§2.8.1).
+        if let other = established.current(state.offer.name), other.weInitiated == false,
+            other.localSelectors == made.record.localSelectors, other.remoteSelectors == made.record.remoteSelectors,
+            made.record.lowestNonce.lexicographicallyPrecedes(other.lowestNonce)
+        {
+            made.record.isRedundant = true
+        }
+        install(made, on: sa, established, now: now)
+    }
+
+    func finishRekeyChild(_ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant) {
+        guard let connection = connection(of: sa), let rekeys = state.rekeys else { return }
+        touch(connection: connection.plan.name)
+        let old = established.child(inbound: rekeys)
+        if payloads.proposals == nil {
+            refusedChild(sa, established, connection, state, payloads, now: now)
+            return
+        }
+        guard let made = completed(sa, connection, state, payloads, now: now) else { return }
+        made.record.replaces = rekeys
+        connection.slots[state.offer.name]?.rekeys += 1
+        if let old, let theirs = old.replacedBy, let winner = established.child(inbound: theirs),
+            made.record.lowestNonce.lexicographicallyPrecedes(winner.lowestNonce)
+        {
+            // "the SA created with the lowest of the four nonces used in the two exchanges SHOULD be closed by the endpoint that created
+            // it." (§2.8.1) Ours is it; the peer deletes the old one.
+            made.record.isRedundant = true
+        } else {
+            old?.replacedBy = made.record.inboundSPI
+        }
+        install(made, on: sa, established, now: now)
+    }
+
+    private func completed(
+        _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
+    ) -> MadeChild? {
+        do throws(IKEFault) {
+            guard let nonce = payloads.nonce else { throw .peerMisbehaved("it has no nonce") }
+            let choice = try Negotiation.verifyESP(payloads.proposals ?? [], offered: state.offer.proposals)
+            var shared: Secret?
+            if let method = choice.suite.method {
+                guard let ours = state.keyExchange, ours.method == method, let theirs = payloads.keyExchange,
+                    theirs.method == method.rawValue
+                else { throw .peerMisbehaved("its key exchange is not of the group that it chose") }
+                shared = try agree(ours, theirs.data)
+            }
+            return try completeChild(sa, connection, state.offer, payloads, nonces: (state.nonce, nonce), shared: shared, now: now)
+        } catch {
+            let reason = "The peer's answer for child \(state.offer.name) is unusable: \(error.sentence)."
+            childFailed(connection, state.offer.name, reason: reason, now: now)
+            deleteUnusable(state.offer.inboundSPI, on: sa, now: now)
+            return nil
+        }
+    }
+
+    /// "Such errors … should still cause the recipient to clean up the IKE state (for example, by sending a Delete for a bad SA)."
+    func deleteUnusable(_ spi: UInt32, on sa: IKESA, now: Instant) { enqueue(.deleteChild(inboundSPI: spi), on: sa) }
+
+    private func refusedChild(
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: CreatingChild, _ payloads: PayloadList,
+        now: Instant
+    ) {
+        let error = payloads.firstError ?? Notify(.noProposalChosen)
+        let old = state.rekeys.flatMap { established.child(inbound: $0) }
+        switch error.type {
+        case .invalidKEPayload:
+            if retryChild(sa, connection, state, old, error, now: now) { return }
+        case .temporaryFailure:
+            waitAfterTemporaryFailure(sa, established, connection, state, old, now: now)
+            return
+        case .childSANotFound:
+            // "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists) and send
+            // a request to create a new Child SA from scratch" (§2.25); after a simultaneous rekey it is no news (§2.8.1).
+            if let old, old.replacedBy == nil { remove(old, of: sa, established) }
+            return
+        case .noAdditionalSAs where old != nil:
+            // The peer rekeys by starting anew, as §2.8 allows: a new IKE SA replaces this one before it ends.
+            replace(sa, connection, now: now)
+            return
+        default: break
+        }
+        let reason = Reasons.childRefused(error, offer: state.offer, plan: connection.plan)
+        if old != nil {
+            log(.warning, connection.plan.name, "Rekeying child \(state.offer.name) failed. \(reason)")
+            old?.rekeyAt = now + Bounds.longestChildRetry
+            connection.slots[state.offer.name]?.reason = reason
+        } else {
+            childFailed(connection, state.offer.name, reason: reason, now: now)
+        }
+    }
+
+    private func retryChild(
+        _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ old: ChildRecord?, _ notify: Notify, now: Instant
+    ) -> Bool {
+        guard notify.data.count == 2, let method = KeyExchangeMethod(rawValue: UInt16(notify.data.bigEndianValue)),
+            let plan = connection.childPlan(state.offer.name), plan.proposals.contains(where: { $0.methods.contains(method) }),
+            method != state.keyExchange?.method, state.retries < Bounds.initRetries
+        else { return false }
+        connection.slots[state.offer.name]?.isCreating = state.rekeys == nil
+        requestChild(
+            plan, on: sa, selectors: old.map { ($0.localSelectors, $0.remoteSelectors) }, rekeys: state.rekeys, method: method,
+            retries: state.retries + 1, now: now)
+        return true
+    }
+
+    private func waitAfterTemporaryFailure(
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: CreatingChild, _ old: ChildRecord?, now: Instant
+    ) {
+        guard countTemporaryFailure(sa, established, now: now) else { return }
+        let again = now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait)
+        if let old { old.rekeyAt = again } else if state.rekeys == nil { connection.slots[state.offer.name]?.nextAttempt = again }
+    }
+
+    /// "If a peer continues to receive TEMPORARY_FAILURE on the same IKE SA after several minutes, it SHOULD conclude that the state
+    /// information is out of sync and close the IKE SA." (§2.25)
+    func countTemporaryFailure(_ sa: IKESA, _ established: EstablishedSA, now: Instant) -> Bool {
+        established.temporaryFailures += 1
+        guard established.temporaryFailures > Bounds.temporaryFailures else { return true }
+        close(sa, reason: "The peer kept answering TEMPORARY_FAILURE: the two ends no longer agree on their state.", now: now)
+        return false
+    }
+}

@@ -1,0 +1,83 @@
+import IPsec
+
+// CREATE_CHILD_SA as responder: further children, rekeyed children, a rekeyed IKE SA. RFC 7296 §1.3, §2.8, §2.25.
+extension IKECore {
+    func answerCreateChild(_ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList, path: Path, now: Instant) {
+        guard let offer = payloads.proposals, let nonce = payloads.nonce else {
+            answerMissing(sa, path: path, now: now)
+            return
+        }
+        // Only a request for a new IKE SA proposes protocol IKE, and it has no traffic selectors (§1.3.2).
+        if offer.contains(where: { $0.protocolID == ProtocolID.ike }) {
+            answerRekeyIKE(sa, established, payloads, nonce: nonce, path: path, now: now)
+            return
+        }
+        guard let connection = connection(of: sa), established.supersededBy == nil, !isRekeyingIKE(sa) else {
+            // "If a peer receives a request to create or rekey a Child SA when it is currently rekeying the IKE SA, it SHOULD reply with
+            // TEMPORARY_FAILURE." (§2.25.2)
+            respond(sa, .createChildSA, [.notify(Notify(.temporaryFailure))], path: path)
+            return
+        }
+        do throws(IKEFault) {
+            let old = try childToRekey(established, payloads)
+            let request = ChildRequest(
+                payloads: payloads, initiatorNonce: nonce, responderNonce: random.bytes(Bounds.ourNonceBytes), withMethods: true,
+                rekeyed: old)
+            let made = try acceptChild(sa, established, connection, request, now: now)
+            if let old {
+                made.record.replaces = old.inboundSPI
+                old.replacedBy = made.record.inboundSPI
+                connection.slots[old.name]?.rekeys += 1
+            }
+            withhold(
+                made, on: sa, established, exchange: .createChildSA, payloads: made.payloads,
+                failure: [.notify(Notify(.temporaryFailure))], path: path, now: now)
+        } catch {
+            respond(sa, .createChildSA, [.notify(childNotify(error, payloads))], path: path)
+            if case .malformed = error {
+                finishClosed(sa, reason: "The peer's CREATE_CHILD_SA request is unusable: \(error.sentence).", failed: true, now: now)
+            }
+        }
+    }
+
+    /// "The SA that the initiator attempted to rekey is indicated by the SPI field in the Notify payload, which is copied from the SPI
+    /// field in the REKEY_SA notification." (§2.25)
+    private func childNotify(_ fault: IKEFault, _ payloads: PayloadList) -> Notify {
+        var notify = fault.notify
+        if notify.type == .childSANotFound, let rekey = payloads.notify(.rekeySA) {
+            (notify.protocolID, notify.spi) = (rekey.protocolID, rekey.spi)
+        }
+        return notify
+    }
+
+    /// Payloads that the exchange cannot do without are missing: the message "is malformed … (rather than just bad payload contents)".
+    private func answerMissing(_ sa: IKESA, path: Path, now: Instant) {
+        counters.malformed &+= 1
+        respond(sa, .createChildSA, [.notify(Notify(.invalidSyntax))], path: path)
+        finishClosed(sa, reason: "The peer's CREATE_CHILD_SA request lacks SA or nonce.", failed: true, now: now)
+    }
+
+    func isRekeyingIKE(_ sa: IKESA) -> Bool {
+        if case .rekeyIKE = sa.outstanding?.kind { true } else { false }
+    }
+
+    /// The child that REKEY_SA names, by the SPI of the peer's inbound packets: our outbound one.
+    private func childToRekey(_ established: EstablishedSA, _ payloads: PayloadList) throws(IKEFault) -> ChildRecord? {
+        guard let notify = payloads.notify(.rekeySA) else { return nil }
+        let notFound = IKEFault.incompatible(.childSANotFound, data: [], "the child to rekey does not exist")
+        guard notify.spi.count == 4, let record = established.child(outbound: UInt32(truncatingIfNeeded: notify.spi.bigEndianValue))
+        else { throw notFound }
+        switch record.state {
+        case .draining: throw notFound
+        case .deleting:
+            // "a request to rekey a Child SA that it is currently trying to close, it SHOULD reply with TEMPORARY_FAILURE" (§2.25.1).
+            throw .incompatible(.temporaryFailure, data: [], "the child to rekey is being deleted")
+        case .installing, .installed:
+            // Replaced already, so on its way out.
+            guard record.replacedBy == nil else {
+                throw .incompatible(.temporaryFailure, data: [], "the child to rekey has been replaced")
+            }
+            return record
+        }
+    }
+}

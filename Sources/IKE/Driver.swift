@@ -1,0 +1,121 @@
+import IPsec
+
+// What a connection wants, and when it asks for it.
+extension IKECore {
+    /// Starts what is wanted, missing and allowed now.
+    func drive(_ state: ConnectionState, now: Instant) {
+        guard let sa = current(state), let established = sa.established else {
+            guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return }
+            if let next = state.nextAttempt, next > now { return }
+            beginConnect(state, replaces: nil, now: now)
+            return
+        }
+        for plan in state.wantedChildren where needsCreating(plan.name, state, established) {
+            guard let due = creationDue(plan.name, state, sa, established), due <= now else { continue }
+            state.slots[plan.name]?.isCreating = true
+            enqueue(.createChild(plan.name), on: sa)
+        }
+    }
+
+    private func needsCreating(_ name: String, _ state: ConnectionState, _ established: EstablishedSA) -> Bool {
+        guard let slot = state.slots[name], !slot.isCreating else { return false }
+        return established.current(name) == nil
+    }
+
+    /// A responder leaves further children to the initiator for a while, so that they are not created twice.
+    private func creationDue(_ name: String, _ state: ConnectionState, _ sa: IKESA, _ established: EstablishedSA) -> Instant? {
+        let earliest = sa.isInitiator ? established.establishedAt : established.establishedAt + Bounds.responderChildWait
+        return max(earliest, state.slots[name]?.nextAttempt ?? earliest)
+    }
+
+    func deadline(of state: ConnectionState, now: Instant) -> Instant? {
+        guard let sa = current(state), let established = sa.established else {
+            guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return nil }
+            return state.nextAttempt
+        }
+        return state.wantedChildren.filter { needsCreating($0.name, state, established) }
+            .compactMap { creationDue($0.name, state, sa, established) }.min()
+    }
+
+    // MARK: What went wrong
+
+    /// The connection has no IKE SA any more, or could not get one.
+    func wentDown(_ state: ConnectionState, reason: String, failed: Bool, now: Instant) {
+        let wasUp = state.isReportedUp
+        (state.failure, state.hasFailed, state.isReportedUp) = (reason, failed, false)
+        for plan in state.plan.children {
+            state.slots[plan.name]?.isCreating = false
+            // Traffic or the operator asks again; only `immediately` comes back by itself.
+            if plan.start != .immediately { state.slots[plan.name]?.isWanted = false }
+        }
+        let earliest: Instant
+        if wasUp, !failed {
+            // The peer closed it, so it is there and meant it: a pause before it is asked again.
+            earliest = now + settings.reconnectInterval
+        } else {
+            earliest = max(now, (state.attemptStarted.map { $0 + settings.reconnectInterval }) ?? now)
+        }
+        state.nextAttempt = earliest + jitter(.milliseconds(500))
+        log(.warning, state.plan.name, reason)
+        emit(.connectionDown(connection: state.plan.name, reason: reason))
+        touch(connection: state.plan.name)
+    }
+
+    /// An attempt ended before it had an IKE SA.
+    func attemptFailed(_ state: ConnectionState, reason: String, now: Instant) {
+        guard current(state) == nil else { log(.warning, state.plan.name, reason); return }
+        wentDown(state, reason: reason, failed: true, now: now)
+    }
+
+    /// A sentence for status while an attempt goes on.
+    func note(_ name: String?, failure: String) {
+        guard let state = name.flatMap({ connections[$0] }), current(state) == nil, state.failure != failure else { return }
+        state.failure = failure
+        log(.warning, state.plan.name, failure)
+    }
+
+    /// We refused the peer: kept on the connection that it most likely meant.
+    func refused(_ state: ConnectionState, reason: String, now: Instant) {
+        state.refusal = (reason, now)
+        log(.warning, state.plan.name, reason)
+        guard current(state) == nil else { return }
+        (state.failure, state.hasFailed) = (reason, true)
+        emit(.connectionDown(connection: state.plan.name, reason: reason))
+    }
+
+    /// Our request for a child was refused or went wrong: it is asked for again, at growing intervals.
+    func childFailed(_ state: ConnectionState, _ name: String, reason: String, now: Instant) {
+        let wait = state.slots[name]?.retryWait ?? settings.reconnectInterval
+        state.slots[name]?.retryWait = min(wait * 2, Bounds.longestChildRetry)
+        state.slots[name]?.isCreating = false
+        log(.warning, state.plan.name, reason)
+        childWentDown(state, name, reason: reason, retryAt: now + wait)
+    }
+
+    /// We refused the peer's request for a child.
+    func childRefused(_ state: ConnectionState, _ name: String, reason: String) {
+        state.slots[name]?.reason = reason
+        log(.warning, state.plan.name, reason)
+    }
+
+    func childWentDown(_ state: ConnectionState, _ name: String, reason: String, retryAt: Instant) {
+        state.slots[name]?.reason = reason
+        state.slots[name]?.nextAttempt = retryAt
+        if state.childPlan(name)?.start != .immediately { state.slots[name]?.isWanted = false }
+        touch(connection: state.plan.name)
+    }
+
+    /// The operator takes one child down; the IKE SA stays for the others.
+    func terminateChild(_ name: String, of state: ConnectionState, now: Instant) {
+        state.slots[name]?.isWanted = false
+        state.slots[name]?.reason = "Taken down by the operator."
+        for spi in state.sas {
+            guard let sa = sas[spi], let established = sa.established else { continue }
+            sa.tasks.removeAll { $0 == .createChild(name) }
+            for record in established.children where record.name == name {
+                enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
+            }
+        }
+        state.slots[name]?.isCreating = false
+    }
+}

@@ -1,0 +1,276 @@
+import DequeModule
+import IPsec
+import Wire
+
+/// The IKEv2 protocol (RFC 7296) without sockets, clocks or randomness of its own: datagrams, time and events go in; datagrams,
+/// events and the next deadline come out. One instance serves all connections of a gateway. It is not thread-safe.
+///
+/// Exchanges, one file each: `InitInitiator`, `InitResponder`, `AuthInitiator`, `AuthResponder`, `CreateChildInitiator`,
+/// `CreateChildResponder`, `RekeyIKEInitiator`, `RekeyIKEResponder`, `Informational`. `Receive` brings datagrams to them, `Requests`
+/// keeps message ids and retransmissions, `Lifecycle` and `Driver` decide what to ask for.
+public final class IKECore {
+    let settings: CoreSettings
+    let crypto: any IKECrypto
+    let random: any IKERandom
+
+    var connections: [String: ConnectionState] = [:]
+    /// Names in order of configuration: the responder prefers earlier ones.
+    var connectionOrder: [String] = []
+    var sas: [UInt64: IKESA] = [:]
+    var initIndex: [InitKey: UInt64] = [:]
+    var halfOpenCount = 0
+    /// Inbound ESP SPI to the IKE SA that owns the child.
+    var childIndex: [UInt32: UInt64] = [:]
+    /// Installations under way: token to inbound SPI.
+    var installs: [UInt64: UInt32] = [:]
+    var nextToken: UInt64 = 1
+    var cookies: CookieJar
+    var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)
+
+    private var transmits: Deque<Transmit> = []
+    private var events: Deque<Event> = []
+    private var timers = TimerQueue<TimerKey>()
+    private var touchedSAs: Deque<UInt64> = []
+    private var touchedConnections: Deque<String> = []
+
+    /// What was seen, refused and dropped so far.
+    public internal(set) var counters = CoreCounters()
+
+    enum TimerKey: Hashable, Sendable { case sa(UInt64), connection(String) }
+
+    /// - Parameters:
+    ///   - crypto: algorithms; stateless.
+    ///   - random: nonces, SPIs, IVs and jitter: the same sequence gives the same run.
+    public init(settings: CoreSettings, crypto: any IKECrypto, random: any IKERandom) {
+        (self.settings, self.crypto, self.random) = (settings, crypto, random)
+        cookies = CookieJar(crypto: crypto, random: random)
+    }
+
+    // MARK: Configuration
+
+    /// Adds a connection; children with `start: immediately` begin to connect at once. One of the same name is removed first.
+    public func addConnection(_ plan: ConnectionPlan, now: Instant) {
+        if connections[plan.name] != nil { removeConnection(plan.name, now: now) }
+        connections[plan.name] = ConnectionState(plan: plan)
+        connectionOrder.append(plan.name)
+        touch(connection: plan.name)
+        settle(now)
+    }
+
+    /// Deletes the connection's SAs (DELETE is sent, events are emitted) and forgets it.
+    public func removeConnection(_ name: String, now: Instant) {
+        guard let connection = connections[name] else { return }
+        for spi in connection.sas {
+            if let sa = sas[spi] { close(sa, reason: "The connection was removed from the configuration.", now: now) }
+        }
+        connections[name] = nil
+        connectionOrder.removeAll { $0 == name }
+        setTimer(.connection(name), nil)
+        settle(now)
+    }
+
+    // MARK: The five verbs
+
+    /// Takes one UDP payload as received; on the NAT traversal port the four-octet non-ESP marker is still there.
+    public func handleDatagram(_ bytes: [UInt8], path: Path, now: Instant) {
+        counters.datagrams &+= 1
+        receive(bytes, path: path, now: now)
+        settle(now)
+    }
+
+    /// Does what is due: retransmissions, keepalives, liveness checks, rekeying, expiry, new attempts.
+    public func handleTimeout(now: Instant) {
+        for key in timers.takeDue(now) {
+            switch key {
+            case .sa(let spi):
+                guard let sa = sas[spi] else { continue }
+                timeout(sa, now: now)
+                touch(sa)
+            case .connection(let name): touch(connection: name)
+            }
+        }
+        settle(now)
+    }
+
+    /// The next datagram to send, oldest first.
+    public func pollTransmit() -> Transmit? { transmits.popFirst() }
+
+    /// The next thing the surroundings should do or know, oldest first.
+    public func pollEvent() -> Event? { events.popFirst() }
+
+    /// When `handleTimeout` is due; nil when nothing waits.
+    public func pollTimeout() -> Instant? { timers.first }
+
+    // MARK: What the surroundings tell
+
+    /// Both directions of the child are installed: the response that lets the peer send is released.
+    public func childInstalled(token: UInt64, now: Instant) {
+        installed(token: token, now: now)
+        settle(now)
+    }
+
+    /// The child could not be installed; the sentence becomes its reason.
+    public func childInstallFailed(token: UInt64, reason: String, now: Instant) {
+        installFailed(token: token, reason: reason, now: now)
+        settle(now)
+    }
+
+    /// Authenticated ESP arrived: the peer is alive, which postpones the liveness check. RFC 7296 §2.4.
+    public func inboundTraffic(connection: String, now: Instant) {
+        guard let state = connections[connection], let sa = current(state), let established = sa.established else { return }
+        established.lastHeard = now
+        established.lastTraffic = now
+        touch(sa)
+        settle(now)
+    }
+
+    /// A packet wants a child that is down: `start: on-traffic`, and re-establishment by a packet.
+    public func trafficWantsTunnel(connection: String, child: String, now: Instant) {
+        guard let state = connections[connection], let plan = state.childPlan(child), plan.start != .manual else { return }
+        guard state.slots[child]?.isWanted == false else { return }
+        state.slots[child]?.isWanted = true
+        touch(connection: connection)
+        settle(now)
+    }
+
+    /// An authenticated UDP-encapsulated ESP packet came from a new endpoint. RFC 7296 §2.23.
+    public func pathObserved(inboundSPI: UInt32, remote: Endpoint, now: Instant) {
+        guard let spi = childIndex[inboundSPI], let sa = sas[spi] else { return }
+        follow(sa, path: Path(local: sa.path.local, remote: remote))
+        settle(now)
+    }
+
+    /// The address is gone or the interface is down. RFC 7296 §2.4: routing information is a reason to suspect, never to conclude.
+    public func localPathBroken(connection: String, reason: String, now: Instant) {
+        guard let state = connections[connection] else { return }
+        log(.warning, connection, "The local path is broken: \(reason)")
+        if let sa = current(state) { suspect(sa, now: now) } else { state.failure = "The local path is broken: \(reason)" }
+        settle(now)
+    }
+
+    // MARK: Operator
+
+    /// Brings a connection or one child of it up. False: no such connection or child, or one whose peer's address is `any`.
+    public func initiate(connection: String, child: String?, now: Instant) -> Bool {
+        guard let state = connections[connection] else { return false }
+        if let child, state.childPlan(child) == nil { return false }
+        if state.plan.remoteAddress == nil, current(state) == nil { return false }
+        for plan in state.plan.children where child == nil || plan.name == child {
+            state.slots[plan.name]?.isWanted = true
+            state.slots[plan.name]?.nextAttempt = nil
+        }
+        state.nextAttempt = nil
+        touch(connection: connection)
+        settle(now)
+        return true
+    }
+
+    /// Takes a connection or one child of it down, until traffic (on-traffic) or the operator wants it again.
+    public func terminate(connection: String, child: String?, now: Instant) -> Bool {
+        guard let state = connections[connection] else { return false }
+        if let child {
+            guard state.childPlan(child) != nil else { return false }
+            terminateChild(child, of: state, now: now)
+        } else {
+            for plan in state.plan.children { state.slots[plan.name]?.isWanted = false }
+            for spi in state.sas {
+                if let sa = sas[spi] { close(sa, reason: "Taken down by the operator.", now: now) }
+            }
+            (state.failure, state.hasFailed) = ("Taken down by the operator.", false)
+        }
+        settle(now)
+        return true
+    }
+
+    /// Rekeys a child, every child (nil), or with `ike` the IKE SA itself. False: there is nothing to rekey.
+    public func rekey(connection: String, child: String?, ike: Bool, now: Instant) -> Bool {
+        guard let state = connections[connection], let sa = current(state), let established = sa.established else { return false }
+        var found = ike
+        if ike { enqueue(.rekeyIKE, on: sa) }
+        for record in established.children where !ike && record.isInstalled && (child == nil || record.name == child) {
+            guard record.replacedBy == nil else { continue }
+            enqueue(.rekeyChild(inboundSPI: record.inboundSPI), on: sa)
+            found = true
+        }
+        settle(now)
+        return found
+    }
+
+    /// A limit on bytes, packets or sequence numbers: soft rekeys the child, hard ends it.
+    public func childLimitReached(inboundSPI: UInt32, hard: Bool, now: Instant) {
+        guard let spi = childIndex[inboundSPI], let sa = sas[spi], let record = sa.established?.child(inbound: inboundSPI),
+            record.isLive
+        else { return }
+        if hard { expire(record, of: sa, now: now) }
+        else if record.replacedBy == nil { enqueue(.rekeyChild(inboundSPI: inboundSPI), on: sa) }
+        settle(now)
+    }
+
+    /// DELETE on every IKE SA: one datagram each, nothing is waited for.
+    public func shutdown(now: Instant) {
+        for spi in sas.keys.sorted() {
+            guard let sa = sas[spi] else { continue }
+            if sa.established != nil || sa.isClosing {
+                sa.outstanding = nil
+                send(.deleteIKE, .informational, [.delete(.ikeSA)], on: sa, now: now)
+            }
+            drop(sa, reason: "The gateway is shutting down.", failed: false, now: now)
+        }
+        for name in connectionOrder { setTimer(.connection(name), nil) }
+        connections = [:]
+        connectionOrder = []
+        touchedConnections = []
+    }
+
+    // MARK: Queues
+
+    /// Queues the IKE message for sending, with the non-ESP marker when it leaves from the NAT traversal port. RFC 3948 §2.2.
+    func transmit(_ message: [UInt8], path: Path) {
+        let marked = path.local.port == settings.natTraversalPort
+        transmitRaw(marked ? [0, 0, 0, 0] + message : message, path: path)
+    }
+
+    func transmitRaw(_ bytes: [UInt8], path: Path) {
+        guard transmits.count < Bounds.transmitQueue else { counters.transmitsDropped &+= 1; return }
+        transmits.append(Transmit(bytes: bytes, path: path))
+    }
+
+    func emit(_ event: Event) {
+        guard events.count < Bounds.eventQueue else { counters.eventsDropped &+= 1; return }
+        events.append(event)
+    }
+
+    func log(_ level: LogLevel, _ connection: String?, _ text: String) { emit(.log(level, connection: connection, text)) }
+
+    // MARK: Settling
+
+    func touch(_ sa: IKESA) { touchedSAs.append(sa.localSPI) }
+    func touch(connection name: String) { touchedConnections.append(name) }
+    func setTimer(_ key: TimerKey, _ deadline: Instant?) { timers.set(key, deadline) }
+
+    /// Brings everything that was touched to rest: starts what may be started, and sets the deadlines.
+    func settle(_ now: Instant) {
+        while true {
+            if let spi = touchedSAs.popFirst() {
+                guard let sa = sas[spi] else { setTimer(.sa(spi), nil); continue }
+                pump(sa, now: now)
+                setTimer(.sa(spi), sas[spi] == nil ? nil : deadline(of: sa))
+            } else if let name = touchedConnections.popFirst() {
+                guard let state = connections[name] else { setTimer(.connection(name), nil); continue }
+                drive(state, now: now)
+                setTimer(.connection(name), deadline(of: state, now: now))
+            } else {
+                return
+            }
+        }
+    }
+
+    /// Sizes of all tables, for tests that watch them.
+    package var tableSizes: [String: Int] {
+        [
+            "sas": sas.count, "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
+            "installs": installs.count, "timers": timers.count, "transmits": transmits.count, "events": events.count,
+            "connections": connections.count,
+        ]
+    }
+}

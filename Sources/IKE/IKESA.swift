@@ -1,0 +1,138 @@
+import DequeModule
+import IPsec
+
+/// One IKE SA, from its first IKE_SA_INIT to its end. Its phase says what else it knows.
+package final class IKESA {
+    /// Each state is a type of its own.
+    package enum Phase {
+        case initiating(InitiatingSA)
+        case halfOpen(HalfOpenSA)
+        case authenticating(AuthenticatingSA)
+        case established(EstablishedSA)
+        /// Our DELETE is under way or about to be.
+        case closing
+        /// Gone, but still answering retransmissions of the request that ended it.
+        case closed(until: Instant)
+    }
+
+    /// The SPI that we chose: the key of the core's table.
+    package let localSPI: UInt64
+    package let initiatorSPI: UInt64
+    package var responderSPI: UInt64
+    /// Whether we are the original initiator. RFC 7296 §2.2.
+    package let isInitiator: Bool
+    package let createdAt: Instant
+    package var path: Path
+    package var phase: Phase
+    /// nil while a responder does not know yet who its peer is.
+    package var connection: String?
+
+    package var suite: IKESuite?
+    package var keys: IKEKeys?
+
+    // Requests of ours: window one. RFC 7296 §2.3.
+    package var nextRequestID: UInt32 = 0
+    package var outstanding: OutstandingRequest?
+    package var tasks: Deque<SATask> = []
+    /// What the peer's SET_WINDOW_SIZE allows; one request at a time is sent whatever it says.
+    package var peerWindow: UInt32 = 1
+
+    // Requests of the peer.
+    package var expectedRequestID: UInt32 = 0
+    package var lastResponse: (id: UInt32, bytes: [UInt8])?
+    package var withheld: WithheldResponse?
+
+    // NAT traversal.
+    package var localNAT = false
+    package var remoteNAT = false
+    /// ESP goes in UDP: a NAT was seen, or is pretended.
+    package var encapsulates = false
+
+    /// Key of the table that recognises retransmissions of the first message. RFC 7296 §2.1.
+    package var initKey: InitKey?
+    package var lastHint: Instant?
+    package var lastInvalidMessageID: Instant?
+
+    package init(localSPI: UInt64, initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, path: Path, phase: Phase, now: Instant) {
+        (self.localSPI, self.initiatorSPI, self.responderSPI) = (localSPI, initiatorSPI, responderSPI)
+        (self.isInitiator, self.path, self.phase, createdAt) = (isInitiator, path, phase, now)
+    }
+
+    package var established: EstablishedSA? { if case .established(let state) = phase { state } else { nil } }
+    package var isHalfOpen: Bool { if case .halfOpen = phase { true } else { false } }
+    package var isClosing: Bool { if case .closing = phase { true } else { false } }
+    package var isClosed: Bool { if case .closed = phase { true } else { false } }
+
+    package var ourKeys: DirectionKeys? { isInitiator ? keys?.initiator : keys?.responder }
+    package var peerKeys: DirectionKeys? { isInitiator ? keys?.responder : keys?.initiator }
+
+    package func header(_ exchange: ExchangeType, isResponse: Bool, id: UInt32) -> IKEHeader {
+        IKEHeader(
+            initiatorSPI: initiatorSPI, responderSPI: responderSPI, exchange: exchange, isFromInitiator: isInitiator,
+            isResponse: isResponse, messageID: id)
+    }
+
+    /// Where packets of its children travel. RFC 7296 §2.23: "UDP encapsulation MUST NOT be done on port 500".
+    package func tunnelPath(_ settings: CoreSettings) -> TunnelPath {
+        guard encapsulates else { return TunnelPath(local: path.local.address, remote: path.remote.address) }
+        let onNATPort = path.local.port == settings.natTraversalPort
+        return TunnelPath(
+            local: path.local.address, remote: path.remote.address, localPort: settings.natTraversalPort,
+            remotePort: onNATPort ? path.remote.port : settings.natTraversalPort)
+    }
+}
+
+/// Recognises a retransmitted IKE_SA_INIT: "a robust responder will do the IKE SA lookup using the whole packet, its hash, or the
+/// Ni payload". RFC 7296 §2.1.
+package struct InitKey: Hashable, Sendable {
+    var remote: Endpoint
+    var initiatorSPI: UInt64
+    var digest: [UInt8]
+}
+
+/// A request of ours that waits for its response.
+package struct OutstandingRequest {
+    package var id: UInt32
+    package var exchange: ExchangeType
+    package var kind: Kind
+    /// From the IKE header on: "A retransmission from the initiator MUST be bitwise identical to the original request."
+    package var bytes: [UInt8]
+    package var firstSent: Instant
+    package var nextTransmit: Instant
+    package var interval: Duration
+    package var transmissions: Int
+    package var giveUpAt: Instant
+
+    package enum Kind {
+        case initiate, authenticate
+        case child(CreatingChild)
+        case rekeyIKE(RekeyingIKE)
+        case deleteChildren([UInt32])
+        case deleteIKE
+        case informational
+    }
+}
+
+/// Something to ask the peer for, as soon as the window allows.
+package enum SATask: Hashable, Sendable {
+    case createChild(String)
+    case rekeyChild(inboundSPI: UInt32)
+    case deleteChild(inboundSPI: UInt32)
+    case rekeyIKE
+    case deleteIKE
+    case liveness
+    case notify(NotifyType, [UInt8])
+}
+
+/// The response to a request, kept back until the child's inbound SA is installed: it lets the peer send on it.
+/// "The responder … MUST be prepared to accept messages on an SA before sending its response to the creation request." RFC 7296 §2.8.
+package struct WithheldResponse {
+    package var token: UInt64
+    package var inboundSPI: UInt32
+    package var exchange: ExchangeType
+    package var path: Path
+    package var payloads: [Payload]
+    /// What to answer when the installation fails.
+    package var failurePayloads: [Payload]
+    package var expires: Instant
+}

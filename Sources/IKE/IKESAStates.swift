@@ -1,0 +1,182 @@
+import IPsec
+
+/// We sent IKE_SA_INIT.
+package final class InitiatingSA {
+    let nonce: [UInt8]
+    let offered: [WireProposal]
+    var keyExchange: any KeyExchange
+    var cookie: [UInt8]?
+    var retries = 0
+    /// The digest that pretends a NAT (`nat_traversal: force`); the same in every retry, which may change nothing but cookie and KE.
+    let forgedDigest: [UInt8]?
+    /// The latest version of our message: that is the one AUTH signs. RFC 7296 §2.15.
+    var message: [UInt8] = []
+    /// An unauthenticated refusal, waited out before it is believed.
+    var refusal: (reason: String, until: Instant)?
+    /// The IKE SA that this one shall replace (reauthentication, or a rekey that the peer refused).
+    let replaces: UInt64?
+
+    init(nonce: [UInt8], offered: [WireProposal], keyExchange: any KeyExchange, forgedDigest: [UInt8]?, replaces: UInt64?) {
+        (self.nonce, self.offered, self.keyExchange) = (nonce, offered, keyExchange)
+        (self.forgedDigest, self.replaces) = (forgedDigest, replaces)
+    }
+}
+
+/// We answered IKE_SA_INIT and wait for IKE_AUTH. The Diffie-Hellman secret is computed only when that comes.
+package final class HalfOpenSA {
+    let initiatorNonce: [UInt8]
+    let responderNonce: [UInt8]
+    let keyExchange: any KeyExchange
+    let peerPublicValue: [UInt8]
+    let initiatorMessage: [UInt8]
+    var responderMessage: [UInt8] = []
+    let expires: Instant
+
+    init(
+        initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchange, peerPublicValue: [UInt8],
+        initiatorMessage: [UInt8], expires: Instant
+    ) {
+        (self.initiatorNonce, self.responderNonce) = (initiatorNonce, responderNonce)
+        (self.keyExchange, self.peerPublicValue) = (keyExchange, peerPublicValue)
+        (self.initiatorMessage, self.expires) = (initiatorMessage, expires)
+    }
+}
+
+/// We sent IKE_AUTH.
+package final class AuthenticatingSA {
+    let initiatorNonce: [UInt8]
+    let responderNonce: [UInt8]
+    /// The peer's IKE_SA_INIT response: what its AUTH signs.
+    let responderMessage: [UInt8]
+    let child: ChildOffer
+    let replaces: UInt64?
+    /// Nobody wants it any more: it is deleted as soon as the peer answers.
+    var isAbandoned = false
+
+    init(initiatorNonce: [UInt8], responderNonce: [UInt8], responderMessage: [UInt8], child: ChildOffer, replaces: UInt64?) {
+        (self.initiatorNonce, self.responderNonce, self.responderMessage) = (initiatorNonce, responderNonce, responderMessage)
+        (self.child, self.replaces) = (child, replaces)
+    }
+}
+
+/// Both ends are authenticated.
+package final class EstablishedSA {
+    let localIdentity: Identity
+    let remoteIdentity: Identity
+    let establishedAt: Instant
+    var rekeyAt: Instant
+    let expiresAt: Instant
+    /// When something authenticated last came from the peer, here or on a child.
+    var lastHeard: Instant
+    /// When authenticated ESP last came: it keeps an unanswered request waiting longer.
+    var lastTraffic: Instant?
+    var nextKeepalive: Instant?
+    var children: [ChildRecord] = []
+    /// The lower of the two nonces that made it; decides which of two redundant SAs goes. RFC 7296 §2.8.
+    let lowestNonce: [UInt8]
+    /// Set when this one lost against a redundant SA: closed then by us.
+    var closeAt: Instant?
+    /// The IKE SA that inherited our children. RFC 7296 §2.8.
+    var supersededBy: UInt64?
+    /// The IKE SA to close once our children are installed.
+    var replaces: UInt64?
+    var temporaryFailures = 0
+
+    init(
+        localIdentity: Identity, remoteIdentity: Identity, establishedAt: Instant, rekeyAt: Instant, expiresAt: Instant,
+        lowestNonce: [UInt8]
+    ) {
+        (self.localIdentity, self.remoteIdentity, self.establishedAt) = (localIdentity, remoteIdentity, establishedAt)
+        (self.rekeyAt, self.expiresAt, lastHeard, self.lowestNonce) = (rekeyAt, expiresAt, establishedAt, lowestNonce)
+    }
+
+    func child(inbound spi: UInt32) -> ChildRecord? { children.first { $0.inboundSPI == spi } }
+    func child(outbound spi: UInt32) -> ChildRecord? { children.first { $0.outboundSPI == spi } }
+    /// The child that stands for a configured one: the newest that is not on its way out.
+    func current(_ name: String) -> ChildRecord? { children.last { $0.name == name && $0.isLive } }
+}
+
+/// One pair of ESP SAs, without its keys: those left with the `installChild` event.
+package final class ChildRecord {
+    enum State { case installing, installed, deleting, draining(until: Instant) }
+
+    let name: String
+    let inboundSPI: UInt32
+    let outboundSPI: UInt32
+    let suite: ESPSuite
+    let localSelectors: [TrafficSelector]
+    let remoteSelectors: [TrafficSelector]
+    let createdAt: Instant
+    var state: State = .installing
+    var rekeyAt: Instant
+    let expiresAt: Instant
+    /// Whether the exchange that made it was ours, and the lowest nonce in it: they settle collisions. RFC 7296 §2.8.1.
+    let weInitiated: Bool
+    let lowestNonce: [UInt8]
+    /// The inbound SPI of the child that this one replaces, and of the one that replaces this.
+    var replaces: UInt32?
+    var replacedBy: UInt32?
+    /// Set when ours is the redundant one of a collision: deleted as soon as it is installed.
+    var isRedundant = false
+
+    init(
+        name: String, inboundSPI: UInt32, outboundSPI: UInt32, suite: ESPSuite, localSelectors: [TrafficSelector],
+        remoteSelectors: [TrafficSelector], createdAt: Instant, rekeyAt: Instant, expiresAt: Instant, weInitiated: Bool,
+        lowestNonce: [UInt8]
+    ) {
+        (self.name, self.inboundSPI, self.outboundSPI, self.suite) = (name, inboundSPI, outboundSPI, suite)
+        (self.localSelectors, self.remoteSelectors) = (localSelectors, remoteSelectors)
+        (self.createdAt, self.rekeyAt, self.expiresAt) = (createdAt, rekeyAt, expiresAt)
+        (self.weInitiated, self.lowestNonce) = (weInitiated, lowestNonce)
+    }
+
+    var isLive: Bool {
+        switch state {
+        case .installing, .installed: true
+        case .deleting, .draining: false
+        }
+    }
+    var isInstalled: Bool { if case .installed = state { true } else { false } }
+    var isDeleting: Bool { if case .deleting = state { true } else { false } }
+}
+
+/// What we proposed for one child.
+package struct ChildOffer {
+    var name: String
+    var inboundSPI: UInt32
+    var proposals: [WireProposal]
+    var localSelectors: [TrafficSelector]
+    var remoteSelectors: [TrafficSelector]
+}
+
+/// Our CREATE_CHILD_SA request for a child, new or rekeyed.
+package final class CreatingChild {
+    let offer: ChildOffer
+    let nonce: [UInt8]
+    let keyExchange: (any KeyExchange)?
+    /// The inbound SPI of the child that it replaces.
+    let rekeys: UInt32?
+    var retries: Int
+
+    init(offer: ChildOffer, nonce: [UInt8], keyExchange: (any KeyExchange)?, rekeys: UInt32?, retries: Int) {
+        (self.offer, self.nonce, self.keyExchange, self.rekeys, self.retries) = (offer, nonce, keyExchange, rekeys, retries)
+    }
+}
+
+/// Our CREATE_CHILD_SA request for a new IKE SA.
+package final class RekeyingIKE {
+    let localSPI: UInt64
+    let offered: [WireProposal]
+    let nonce: [UInt8]
+    let keyExchange: any KeyExchange
+    var retries: Int
+    /// The IKE SA that the peer made by rekeying at the same time. RFC 7296 §2.8.2.
+    var collision: UInt64?
+
+    init(localSPI: UInt64, offered: [WireProposal], nonce: [UInt8], keyExchange: any KeyExchange, retries: Int) {
+        (self.localSPI, self.offered, self.nonce, self.keyExchange, self.retries) = (localSPI, offered, nonce, keyExchange, retries)
+    }
+}
+
+/// "octet-by-octet comparison … If you reach the end of one nonce, that nonce is the lower one." RFC 7296 §2.8.1.
+package func lowerNonce(_ a: [UInt8], _ b: [UInt8]) -> [UInt8] { a.lexicographicallyPrecedes(b) ? a : b }

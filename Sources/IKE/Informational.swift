@@ -1,0 +1,89 @@
+import IPsec
+
+// INFORMATIONAL: DELETE, liveness, notifies. RFC 7296 §1.4, §2.4, §2.25.
+extension IKECore {
+    // MARK: The peer's requests
+
+    func answerInformational(_ sa: IKESA, _ payloads: PayloadList, path: Path, now: Instant) {
+        if payloads.deletes.contains(where: { $0.protocolID == ProtocolID.ike }) {
+            answerDeleteIKE(sa, path: path, now: now)
+            return
+        }
+        // "UNSUPPORTED_CRITICAL_PAYLOAD, INVALID_SYNTAX, and AUTHENTICATION_FAILED notifications are the only ones to cause the IKE SA to be
+        // deleted … without a Delete payload", in the INFORMATIONAL exchange that immediately follows IKE_AUTH (§2.21.2).
+        let fatal: Set<NotifyType> = [.authenticationFailed, .invalidSyntax, .unsupportedCriticalPayload]
+        if sa.expectedRequestID == 2, !sa.isInitiator, let notify = payloads.notifies.first(where: { fatal.contains($0.type) }) {
+            respond(sa, .informational, [], path: path)
+            let reason = plan(of: sa).map { Reasons.initiatorRefusedUs(notify, plan: $0, remote: sa.path.remote) }
+            finishClosed(sa, reason: reason, failed: true, now: now)
+            return
+        }
+        for notify in payloads.notifies where notify.type.isError {
+            log(.info, sa.connection, "The peer reports \(notify.type).")
+        }
+        noteWindow(sa, payloads)
+        respond(sa, .informational, deleteChildren(sa, payloads, now: now), path: path)
+    }
+
+    /// "The response to a request that deletes the IKE SA is an empty INFORMATIONAL response." (§1.4.1)
+    private func answerDeleteIKE(_ sa: IKESA, path: Path, now: Instant) {
+        respond(sa, .informational, [], path: path)
+        guard let established = sa.established else { finishClosed(sa, reason: nil, failed: false, now: now); return }
+        if case .rekeyIKE(let ours) = sa.outstanding?.kind, let rival = ours.collision.flatMap({ sas[$0] }) {
+            // "it knows that the other peer did not detect the simultaneous rekey, and the first peer can forget its own rekey attempt."
+            inherit(from: sa, to: rival, now: now)
+        }
+        if established.supersededBy != nil { finishClosed(sa, reason: nil, failed: false, now: now) }
+        else { finishClosed(sa, reason: "The peer \(sa.path.remote) deleted the IKE SA.", failed: false, now: now) }
+    }
+
+    /// "Normally, the response in the INFORMATIONAL exchange will contain Delete payloads for the paired SAs going in the other
+    /// direction." When both ends delete the same pair at once, "the responses MUST NOT include Delete payloads for the deleted SAs".
+    private func deleteChildren(_ sa: IKESA, _ payloads: PayloadList, now: Instant) -> [Payload] {
+        guard let established = sa.established else { return [] }
+        var ours: [UInt32] = []
+        for delete in payloads.deletes where delete.protocolID == ProtocolID.esp {
+            for spi in delete.spis {
+                guard let record = established.child(outbound: spi) else { continue }
+                switch record.state {
+                case .draining: continue
+                case .deleting: break
+                case .installing, .installed: ours.append(record.inboundSPI)
+                }
+                endChild(record, of: sa, established, now: now)
+            }
+        }
+        return ours.isEmpty ? [] : [.delete(Delete(protocolID: ProtocolID.esp, spis: ours))]
+    }
+
+    private func endChild(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        if sa.withheld?.inboundSPI == record.inboundSPI { return }
+        let wasCurrent = established.current(record.name) === record
+        retire(record, of: sa, established, now: now)
+        guard wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) else { return }
+        let reason = "The peer deleted child \(record.name)."
+        log(.info, connection.plan.name, reason)
+        childWentDown(connection, record.name, reason: reason, retryAt: now + settings.reconnectInterval + jitter(.seconds(1)))
+    }
+
+    // MARK: Our requests
+
+    func startDeleteChild(_ spi: UInt32, on sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        if let record = established.child(inbound: spi) {
+            switch record.state {
+            case .deleting, .draining: return
+            case .installing, .installed: record.state = .deleting
+            }
+        }
+        send(
+            .deleteChildren([spi]), .informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [spi]))], on: sa, now: now)
+    }
+
+    /// Whatever the peer answered, our inbound SA is gone now: "it MUST delete the outgoing SAs while processing the request and the
+    /// incoming SAs while processing the response" (§1.4.1).
+    func finishDeleteChildren(_ sa: IKESA, _ established: EstablishedSA, _ spis: [UInt32], now: Instant) {
+        for spi in spis {
+            if let record = established.child(inbound: spi) { retire(record, of: sa, established, now: now) }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+import IPsec
+import Wire
+
+// IKE_SA_INIT as responder. RFC 7296 §1.2, §2.6, §2.7, §2.21.1, §2.23.
+extension IKECore {
+    /// Cheapest checks first: 1. a retransmission gets its old answer; 2. bounds; 3. the cookie; 4. who could this be; 5. the suite;
+    /// 6. the group; and only then state and a key pair of our own.
+    func answerInit(_ message: WireMessage, _ bytes: [UInt8], path: Path, now: Instant) {
+        let header = message.header
+        guard header.messageID == 0, header.initiatorSPI != 0, let offer = message.payloads.proposals,
+            let keyExchange = message.payloads.keyExchange, let nonce = message.payloads.nonce
+        else { counters.malformed &+= 1; return }
+        let key = InitKey(remote: path.remote, initiatorSPI: header.initiatorSPI, digest: crypto.sha1(bytes))
+        if let spi = initIndex[key], let sa = sas[spi] { repeatInit(sa, path: path); return }
+        guard sas.count < Bounds.countLimit(settings.maxIKESAs) else { counters.saLimitReached &+= 1; return }
+        guard halfOpenCount < settings.maxHalfOpen else { counters.halfOpenRefused &+= 1; return }
+        guard cookieSuffices(message, nonce: nonce, path: path, now: now) else { return }
+
+        let candidates = self.candidates(path)
+        guard !candidates.isEmpty else { refuseStranger(header, path: path, now: now); return }
+        var chosen: (plan: ConnectionPlan, choice: Negotiation.Choice<IKESuite>)?
+        for candidate in candidates where chosen == nil {
+            if let choice = Negotiation.choose(candidate.plan.proposals, from: offer) { chosen = (candidate.plan, choice) }
+        }
+        guard let chosen else {
+            counters.proposalsRefused &+= 1
+            let plan = candidates[0].plan
+            let reason = NegotiationReport.ike(ours: plan.proposals, offer: offer, connection: plan.name)
+            refused(candidates[0], reason: "Refused \(path.remote): \(reason)", now: now)
+            answerUnprotected(header, [Notify(.noProposalChosen)], path: path, now: now)
+            return
+        }
+        let method = chosen.choice.suite.method
+        guard keyExchange.method == method.rawValue else {
+            // "the responder … MUST reject the message with a Notify payload of type INVALID_KE_PAYLOAD … two-octet number" (§1.2, §3.10.1).
+            var data: [UInt8] = []
+            data.append(u16: method.rawValue)
+            answerUnprotected(header, [Notify(.invalidKEPayload, data: data)], path: path, now: now)
+            return
+        }
+        guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
+        accept(message, bytes, key, chosen.plan, chosen.choice, nonce: nonce, publicValue: keyExchange.data, path: path, now: now)
+    }
+
+    /// "it has to determine whether the packet is a retransmission belonging to an existing "half-open" IKE SA (in which case the
+    /// responder retransmits the same response) … or it belongs to an existing IKE SA where the IKE_AUTH request has been already
+    /// received (in which case the responder ignores it)" (§2.1).
+    private func repeatInit(_ sa: IKESA, path: Path) {
+        guard case .halfOpen(let state) = sa.phase else { counters.unexpected &+= 1; return }
+        counters.responsesRetransmitted &+= 1
+        transmit(state.responderMessage, path: path)
+    }
+
+    /// "When one party receives an IKE_SA_INIT request containing a cookie whose contents do not match the value expected, that party
+    /// MUST ignore the cookie and process the message as if no cookie had been included" (§2.6).
+    private func cookieSuffices(_ message: WireMessage, nonce: [UInt8], path: Path, now: Instant) -> Bool {
+        guard halfOpenCount >= settings.cookieThreshold else { return true }
+        let spi = message.header.initiatorSPI
+        let address = path.remote.address
+        if let cookie = message.payloads.notify(.cookie) {
+            if cookies.verify(cookie.data, nonce: nonce, address: address, spi: spi, now: now) { return true }
+            counters.cookiesRefused &+= 1
+        }
+        guard let cookie = try? cookies.make(nonce: nonce, address: address, spi: spi, now: now) else { return false }
+        counters.cookiesSent &+= 1
+        // Not rate-limited: it is what keeps a flood from costing more than a hash, and it is no longer than the request.
+        transmit(WireMessage.encodeClear(message.header.response(), [.notify(Notify(.cookie, data: cookie))]), path: path)
+        return false
+    }
+
+    /// Connections that a peer at this path may mean: those that name its address before those that take any.
+    func candidates(_ path: Path) -> [ConnectionState] {
+        let here = connectionOrder.compactMap { connections[$0] }.filter { $0.plan.localAddress == path.local.address }
+        return here.filter { $0.plan.remoteAddress == path.remote.address } + here.filter { $0.plan.remoteAddress == nil }
+    }
+
+    private func refuseStranger(_ header: IKEHeader, path: Path, now: Instant) {
+        counters.strangersRefused &+= 1
+        guard unprotectedAnswers.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return }
+        counters.unprotectedAnswers &+= 1
+        log(.warning, nil, "Refused \(path.remote): no connection has remote.address \(path.remote.address) (or any) and local.address "
+            + "\(path.local.address); add one, or correct the address of an existing one.")
+        transmit(WireMessage.encodeClear(header.response(), [.notify(Notify(.noProposalChosen))]), path: path)
+    }
+
+    private func accept(
+        _ message: WireMessage, _ bytes: [UInt8], _ key: InitKey, _ plan: ConnectionPlan, _ choice: Negotiation.Choice<IKESuite>,
+        nonce: [UInt8], publicValue: [UInt8], path: Path, now: Instant
+    ) {
+        let keyExchange: any KeyExchange
+        do throws(IKECryptoError) { keyExchange = try crypto.makeKeyExchange(choice.suite.method) } catch {
+            log(.error, plan.name, "A key exchange could not be prepared: \(error).")
+            return
+        }
+        let spi = freshSPI()
+        let state = HalfOpenSA(
+            initiatorNonce: nonce, responderNonce: random.bytes(Bounds.ourNonceBytes), keyExchange: keyExchange,
+            peerPublicValue: publicValue, initiatorMessage: bytes, expires: now + Bounds.halfOpenLifetime)
+        let sa = IKESA(
+            localSPI: spi, initiatorSPI: message.header.initiatorSPI, responderSPI: spi, isInitiator: false, path: path,
+            phase: .halfOpen(state), now: now)
+        sa.suite = choice.suite
+        sa.initKey = key
+        sa.expectedRequestID = 1
+        let nat = NATDetection(crypto: crypto)
+        let finding = nat.examine(message.payloads, initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: path)
+        var payloads: [Payload] = [
+            .securityAssociation([
+                WireProposal(number: choice.number, protocolID: ProtocolID.ike, transforms: choice.suite.transforms)
+            ]),
+            .keyExchange(method: choice.suite.method.rawValue, data: keyExchange.publicValue), .nonce(state.responderNonce),
+        ]
+        if plan.natTraversal != .off, finding.isSupportedByPeer {
+            (sa.localNAT, sa.remoteNAT) = (finding.localNAT, finding.remoteNAT)
+            sa.encapsulates = finding.localNAT || finding.remoteNAT || plan.natTraversal == .force
+            let forged = plan.natTraversal == .force ? random.bytes(20) : nil
+            payloads += nat.notifies(initiatorSPI: sa.initiatorSPI, responderSPI: spi, path: path, forged: forged)
+        }
+        state.responderMessage = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: true, id: 0), payloads)
+        sas[spi] = sa
+        initIndex[key] = spi
+        halfOpenCount += 1
+        transmit(state.responderMessage, path: path)
+        touch(sa)
+    }
+
+    /// The keys of a half-open SA, computed when the first IKE_AUTH comes: an initiator that never sends one costs no secret.
+    func deriveKeys(_ sa: IKESA, _ state: HalfOpenSA, now: Instant) -> Bool {
+        if sa.keys != nil { return true }
+        guard let suite = sa.suite else { return false }
+        do throws(IKEFault) {
+            let shared = try agree(state.keyExchange, state.peerPublicValue)
+            let schedule = KeySchedule(crypto: crypto)
+            let seed = try schedule.seed(
+                prf: suite.prf, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce, shared: shared)
+            sa.keys = try schedule.keys(
+                suite: suite, seed: seed, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce,
+                initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI)
+            return true
+        } catch {
+            counters.unexpected &+= 1
+            drop(sa, reason: nil, failed: false, now: now)
+            return false
+        }
+    }
+}

@@ -1,0 +1,102 @@
+import IPsec
+
+// Handing child SAs to whoever installs them, and what waits for that. RFC 7296 §2.8.
+extension IKECore {
+    /// As initiator of the exchange: nothing is withheld, the peer installed its side before it answered.
+    func install(_ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        _ = adopt(made, on: sa, established)
+    }
+
+    /// As responder: the response waits for the installation.
+    func withhold(
+        _ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, exchange: ExchangeType, payloads: [Payload], failure: [Payload],
+        path: Path, now: Instant
+    ) {
+        let token = adopt(made, on: sa, established)
+        sa.withheld = WithheldResponse(
+            token: token, inboundSPI: made.record.inboundSPI, exchange: exchange, path: path, payloads: payloads,
+            failurePayloads: failure, expires: now + Bounds.installWait)
+        touch(sa)
+    }
+
+    private func adopt(_ made: MadeChild, on sa: IKESA, _ established: EstablishedSA) -> UInt64 {
+        let token = nextToken
+        nextToken &+= 1
+        established.children.append(made.record)
+        childIndex[made.record.inboundSPI] = sa.localSPI
+        installs[token] = made.record.inboundSPI
+        emit(.installChild(made.sa, token: token))
+        touch(sa)
+        return token
+    }
+
+    func installed(token: UInt64, now: Instant) {
+        guard let spi = installs.removeValue(forKey: token), let owner = childIndex[spi], let sa = sas[owner],
+            let established = sa.established, let record = established.child(inbound: spi)
+        else { return }
+        if case .installing = record.state { record.state = .installed }
+        if let withheld = sa.withheld, withheld.token == token {
+            sa.withheld = nil
+            respond(sa, withheld.exchange, withheld.payloads, path: withheld.path)
+        }
+        childIsUp(record, sa, established, now: now)
+        touch(sa)
+    }
+
+    private func childIsUp(_ record: ChildRecord, _ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let name = sa.connection, let connection = connections[name] else { return }
+        connection.slots[record.name]?.reason = nil
+        connection.slots[record.name]?.retryWait = nil
+        connection.slots[record.name]?.nextAttempt = nil
+        connection.slots[record.name]?.isCreating = false
+        log(.info, name, "Child \(record.name) is up: \(record.localSelectors.sentence) <-> \(record.remoteSelectors.sentence), "
+            + "\(record.suite.transform.keyword).")
+        if record.isRedundant { enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa) }
+        // "when the new one is established, delete the old one" (§2.8): whoever initiated the exchange does it.
+        else if record.weInitiated, let old = record.replaces { enqueue(.deleteChild(inboundSPI: old), on: sa) }
+        if let old = established.replaces, let predecessor = sas[old] {
+            established.replaces = nil
+            close(predecessor, reason: "Replaced by a new IKE SA.", now: now)
+        }
+        touch(connection: name)
+    }
+
+    func installFailed(token: UInt64, reason: String, now: Instant) {
+        guard let spi = installs.removeValue(forKey: token), let owner = childIndex[spi], let sa = sas[owner],
+            let established = sa.established, let record = established.child(inbound: spi)
+        else { return }
+        if let name = sa.connection, let connection = connections[name] {
+            childFailed(connection, record.name, reason: "Child \(record.name) could not be installed: \(reason)", now: now)
+        }
+        if let withheld = sa.withheld, withheld.token == token {
+            sa.withheld = nil
+            respond(sa, withheld.exchange, withheld.failurePayloads, path: withheld.path)
+            remove(record, of: sa, established)
+        } else {
+            enqueue(.deleteChild(inboundSPI: spi), on: sa)
+        }
+        touch(sa)
+    }
+
+    /// Forgets a child and has it removed.
+    func remove(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA) {
+        established.children.removeAll { $0 === record }
+        guard childIndex.removeValue(forKey: record.inboundSPI) != nil else { return }
+        for (token, spi) in installs where spi == record.inboundSPI { installs[token] = nil }
+        for other in established.children where other.replacedBy == record.inboundSPI { other.replacedBy = nil }
+        emit(.removeChild(
+            connection: sa.connection ?? "", child: record.name, inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI))
+        if let name = sa.connection { touch(connection: name) }
+    }
+
+    /// A child that was replaced stays a moment longer: packets that the peer sent on it are still under way.
+    func retire(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        if case .draining = record.state { return }
+        let hasSuccessor = record.replacedBy != nil || established.children.contains {
+            $0 !== record && $0.name == record.name && $0.isInstalled
+        }
+        guard hasSuccessor else { remove(record, of: sa, established); return }
+        record.state = .draining(until: now + Bounds.drain)
+        touch(sa)
+    }
+}

@@ -1,0 +1,260 @@
+import IPsec
+
+// The life of an IKE SA: up, watched, ended. RFC 7296 §2.4, §2.8.
+extension IKECore {
+    func plan(of sa: IKESA) -> ConnectionPlan? { connection(of: sa)?.plan }
+    func connection(of sa: IKESA) -> ConnectionState? { sa.connection.flatMap { connections[$0] } }
+
+    /// The established IKE SA that speaks for a connection: the newest that is neither redundant nor replaced.
+    func current(_ state: ConnectionState) -> IKESA? {
+        let established = state.sas.compactMap { sas[$0] }.filter { $0.established != nil }
+        return established.last { $0.established?.closeAt == nil && $0.established?.supersededBy == nil } ?? established.last
+    }
+
+    // MARK: Up
+
+    /// Both ends are authenticated.
+    func establish(
+        _ sa: IKESA, _ connection: ConnectionState, remoteIdentity: Identity, lowestNonce: [UInt8], now: Instant
+    ) -> EstablishedSA {
+        let plan = connection.plan
+        if sa.isHalfOpen { halfOpenCount -= 1 }
+        let established = EstablishedSA(
+            localIdentity: plan.localIdentity, remoteIdentity: remoteIdentity, establishedAt: now,
+            rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
+        sa.phase = .established(established)
+        if sa.localNAT { established.nextKeepalive = now + settings.natKeepaliveInterval }
+        if connection.attempt == sa.localSPI { connection.attempt = nil }
+        (connection.failure, connection.hasFailed, connection.refusal) = (nil, false, nil)
+        log(.info, plan.name, "Established with \(remoteIdentity) at \(sa.path.remote), \(sa.suite?.keywords ?? "").")
+        if !connection.isReportedUp {
+            connection.isReportedUp = true
+            emit(.connectionEstablished(connection: plan.name))
+        }
+        abandonOwnAttempt(connection, besides: sa, now: now)
+        settleRedundancy(connection, now: now)
+        touch(connection: plan.name)
+        touch(sa)
+        return established
+    }
+
+    /// The peer's initiation came through first: ours, if it has not got past its first message, is not needed any more.
+    private func abandonOwnAttempt(_ connection: ConnectionState, besides sa: IKESA, now: Instant) {
+        guard let spi = connection.attempt, spi != sa.localSPI, let attempt = sas[spi], case .initiating(let state) = attempt.phase,
+            state.replaces == nil
+        else { return }
+        forget(attempt)
+        connection.attempt = nil
+    }
+
+    /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce goes, by the
+    /// end that initiated it, after a pause that lets both ends learn of both.
+    private func settleRedundancy(_ connection: ConnectionState, now: Instant) {
+        let all = connection.sas.compactMap { sas[$0] }.filter {
+            $0.established != nil && $0.established?.closeAt == nil && $0.established?.supersededBy == nil
+        }
+        for loser in all where loser.isInitiator {
+            guard let mine = loser.established else { continue }
+            let beaten = all.contains { other in
+                guard !other.isInitiator, let theirs = other.established, theirs.remoteIdentity == mine.remoteIdentity,
+                    theirs.replaces == nil, mine.replaces == nil
+                else { return false }
+                return mine.lowestNonce.lexicographicallyPrecedes(theirs.lowestNonce)
+            }
+            if beaten {
+                mine.closeAt = now + Bounds.redundantSAWait
+                touch(loser)
+            }
+        }
+    }
+
+    /// Closes a redundant SA once the surviving one has all its children; if that one died meanwhile, this one stays.
+    private func closeRedundant(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let connection = connection(of: sa), let winner = current(connection), winner !== sa, let survivor = winner.established
+        else { established.closeAt = nil; return }
+        let names = Set(established.children.filter(\.isLive).map(\.name))
+        let isCovered = names.allSatisfy { survivor.current($0)?.isInstalled == true }
+        guard isCovered || now >= established.establishedAt + Bounds.redundantSAWait * 10 else {
+            established.closeAt = now + Bounds.redundantSAWait
+            touch(connection: connection.plan.name)
+            return
+        }
+        close(sa, reason: "Redundant: both ends initiated at once.", now: now)
+    }
+
+    // MARK: Time
+
+    /// What is due on one SA.
+    func timeout(_ sa: IKESA, now: Instant) {
+        switch sa.phase {
+        case .halfOpen(let state):
+            if state.expires <= now {
+                counters.halfOpenExpired &+= 1
+                drop(sa, reason: nil, failed: false, now: now)
+            }
+            return
+        case .closed(let until):
+            if until <= now { forget(sa) }
+            return
+        default: break
+        }
+        if let withheld = sa.withheld, withheld.expires <= now {
+            installFailed(token: withheld.token, reason: "the data plane did not answer within 10 s", now: now)
+        }
+        retransmit(sa, now: now)
+        guard sas[sa.localSPI] != nil, let established = sa.established else { return }
+        keepAlive(sa, established, now: now)
+        checkLifetimes(sa, established, now: now)
+        checkLiveness(sa, established, now: now)
+    }
+
+    /// "that system SHOULD start sending keepalive packets as defined in [UDPENCAPS]": one octet 0xFF, without the marker. RFC 3948 §2.3.
+    private func keepAlive(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let next = established.nextKeepalive, next <= now else { return }
+        established.nextKeepalive = now + settings.natKeepaliveInterval
+        if sa.path.local.port == settings.natTraversalPort { transmitRaw([0xFF], path: sa.path) }
+    }
+
+    private func checkLifetimes(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        for record in established.children {
+            if case .draining(let until) = record.state {
+                if until <= now { remove(record, of: sa, established) }
+            } else if record.expiresAt <= now {
+                expire(record, of: sa, now: now)
+            } else if record.rekeyAt <= now {
+                record.rekeyAt = record.expiresAt
+                if record.isInstalled, record.replacedBy == nil, established.current(record.name) === record {
+                    enqueue(.rekeyChild(inboundSPI: record.inboundSPI), on: sa)
+                }
+            }
+        }
+        if established.expiresAt <= now {
+            if established.supersededBy != nil { drop(sa, reason: nil, failed: false, now: now); return }
+            close(sa, reason: "The IKE SA reached the end of its lifetime before it was rekeyed.", now: now)
+        } else if established.rekeyAt <= now {
+            established.rekeyAt = established.expiresAt
+            if established.supersededBy == nil, established.closeAt == nil { enqueue(.rekeyIKE, on: sa) }
+        }
+        if let closeAt = established.closeAt, closeAt <= now { closeRedundant(sa, established, now: now) }
+    }
+
+    /// "When the lifetime of a Security Association expires, the Security Association MUST NOT be used." (§2.8)
+    func expire(_ record: ChildRecord, of sa: IKESA, now: Instant) {
+        guard let established = sa.established else { return }
+        let spi = record.inboundSPI
+        let wasCurrent = established.current(record.name) === record
+        if !record.isDeleting { enqueue(.deleteChild(inboundSPI: spi), on: sa) }
+        remove(record, of: sa, established)
+        if wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) {
+            childWentDown(
+                connection, record.name, reason: "Child \(record.name) reached the end of its lifetime before it was rekeyed.", retryAt: now)
+        }
+    }
+
+    /// "If no cryptographically protected messages have been received on an IKE SA or any of its Child SAs recently, the system needs to
+    /// perform a liveness check in order to prevent sending messages to a dead peer." (§2.4)
+    private func checkLiveness(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let due = livenessDue(sa, established), due <= now else { return }
+        enqueue(.liveness, on: sa)
+    }
+
+    private func livenessDue(_ sa: IKESA, _ established: EstablishedSA) -> Instant? {
+        guard let plan = plan(of: sa), plan.dpdInterval > .zero, sa.outstanding == nil, sa.tasks.isEmpty else { return nil }
+        return established.lastHeard + plan.dpdInterval
+    }
+
+    /// The next moment at which something is due on an SA.
+    func deadline(of sa: IKESA) -> Instant? {
+        var deadlines: [Instant] = []
+        if let request = sa.outstanding { deadlines.append(min(request.nextTransmit, request.giveUpAt)) }
+        if let withheld = sa.withheld { deadlines.append(withheld.expires) }
+        switch sa.phase {
+        case .halfOpen(let state): deadlines.append(state.expires)
+        case .closed(let until): deadlines.append(until)
+        case .established(let established):
+            deadlines += [established.rekeyAt, established.expiresAt]
+            deadlines += [established.closeAt, established.nextKeepalive, livenessDue(sa, established)].compactMap { $0 }
+            for record in established.children {
+                if case .draining(let until) = record.state { deadlines.append(until) }
+                else { deadlines.append(min(record.rekeyAt, record.expiresAt)) }
+            }
+        case .initiating, .authenticating, .closing: break
+        }
+        return deadlines.min()
+    }
+
+    // MARK: Down
+
+    /// Ends an SA in order: its children go at once, the peer is told, and what is under way is waited for.
+    func close(_ sa: IKESA, reason: String, now: Instant) {
+        switch sa.phase {
+        case .established(let established):
+            let isSuperseded = established.supersededBy != nil
+            leave(sa, reason: isSuperseded ? nil : reason, failed: false, now: now)
+            sa.phase = .closing
+            sa.tasks = [.deleteIKE]
+            touch(sa)
+        case .authenticating(let state):
+            leave(sa, reason: reason, failed: false, now: now)
+            state.isAbandoned = true
+        case .initiating, .halfOpen: drop(sa, reason: reason, failed: false, now: now)
+        case .closing, .closed: break
+        }
+    }
+
+    /// Ends an SA after the peer's request that ended it was answered; the answer is kept for its retransmissions.
+    func finishClosed(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
+        leave(sa, reason: reason, failed: failed, now: now)
+        if sa.isHalfOpen { halfOpenCount -= 1 }
+        sa.phase = .closed(until: now + Bounds.closedLinger)
+        sa.outstanding = nil
+        sa.withheld = nil
+        sa.tasks = []
+        touch(sa)
+    }
+
+    /// Forgets an SA at once, without a word to the peer.
+    func drop(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
+        leave(sa, reason: reason, failed: failed, now: now)
+        forget(sa)
+    }
+
+    /// Takes an SA out of all tables.
+    private func forget(_ sa: IKESA) {
+        detach(sa)
+        if sa.isHalfOpen { halfOpenCount -= 1 }
+        if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }
+        sas[sa.localSPI] = nil
+        setTimer(.sa(sa.localSPI), nil)
+    }
+
+    /// Takes an SA away from its connection.
+    func detach(_ sa: IKESA) {
+        guard let connection = connection(of: sa) else { return }
+        connection.sas.removeAll { $0 == sa.localSPI }
+        if connection.attempt == sa.localSPI { connection.attempt = nil }
+        touch(connection: connection.plan.name)
+    }
+
+    /// Removes an SA's children and tells its connection.
+    /// - Parameter reason: nil when its end means nothing to the connection.
+    func leave(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
+        let wasAttempt = connection(of: sa)?.attempt == sa.localSPI
+        var names: [String] = []
+        if let established = sa.established {
+            names = established.children.map(\.name)
+            for record in established.children { remove(record, of: sa, established) }
+        }
+        guard let connection = connection(of: sa) else { return }
+        let wasUp = sa.established != nil
+        detach(sa)
+        guard let reason, wasUp || wasAttempt else { return }
+        for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
+        if case .child(let state) = sa.outstanding?.kind { connection.slots[state.offer.name]?.isCreating = false }
+        guard current(connection) == nil else {
+            for name in names { touch(connection: name) }
+            return
+        }
+        wentDown(connection, reason: reason, failed: failed, now: now)
+    }
+}

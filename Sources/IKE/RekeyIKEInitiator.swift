@@ -1,0 +1,158 @@
+import IPsec
+
+// CREATE_CHILD_SA for a new IKE SA, as initiator. RFC 7296 §1.3.2, §2.8, §2.18.
+//
+//   HDR, SK {SA, Ni, KEi} -->
+//                         <-- HDR, SK {SA, Nr, KEr}
+extension IKECore {
+    func startRekeyIKE(on sa: IKESA, _ established: EstablishedSA, retries: Int, method: KeyExchangeMethod?, now: Instant) {
+        guard established.supersededBy == nil, let plan = plan(of: sa), let suite = sa.suite else { return }
+        guard let keyExchange = try? crypto.makeKeyExchange(method ?? suite.method) else {
+            established.rekeyAt = now + Bounds.longestChildRetry
+            log(.error, sa.connection, "Rekeying the IKE SA failed: a key exchange could not be prepared.")
+            return
+        }
+        let spi = freshSPI()
+        let state = RekeyingIKE(
+            localSPI: spi, offered: Offer.ike(plan.proposals, spi: [UInt8](u64: spi)), nonce: random.bytes(Bounds.ourNonceBytes),
+            keyExchange: keyExchange, retries: retries)
+        send(
+            .rekeyIKE(state), .createChildSA,
+            [
+                .securityAssociation(state.offered), .nonce(state.nonce),
+                .keyExchange(method: keyExchange.method.rawValue, data: keyExchange.publicValue),
+            ], on: sa, now: now)
+    }
+
+    func finishRekeyIKE(_ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ payloads: PayloadList, now: Instant) {
+        guard let connection = connection(of: sa) else { return }
+        let rival = state.collision.flatMap { sas[$0] }
+        guard let answer = payloads.proposals else {
+            refusedRekeyIKE(sa, established, connection, state, payloads.firstError ?? Notify(.noProposalChosen), rival, now: now)
+            return
+        }
+        do throws(IKEFault) {
+            let successor = try succeed(sa, established, state, answer, payloads, now: now)
+            if let rival, let rivalState = rival.established,
+                let ours = successor.established?.lowestNonce, ours.lexicographicallyPrecedes(rivalState.lowestNonce)
+            {
+                // "The new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it, and the other surviving new
+                // IKE SA MUST inherit all the Child SAs." (§2.8.2)
+                inherit(from: sa, to: rival, now: now)
+                close(successor, reason: "Redundant after a simultaneous rekey.", now: now)
+            } else {
+                inherit(from: sa, to: successor, now: now)
+                retireIKE(sa)
+            }
+        } catch {
+            if let rival { inherit(from: sa, to: rival, now: now); return }
+            close(sa, reason: "The peer's answer to rekeying the IKE SA is unusable: \(error.sentence).", now: now)
+        }
+    }
+
+    private func succeed(
+        _ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList, now: Instant
+    ) throws(IKEFault) -> IKESA {
+        let choice = try Negotiation.verify(answer, offered: state.offered)
+        guard choice.spi.count == 8, choice.spi.bigEndianValue != 0, let nonce = payloads.nonce, let theirs = payloads.keyExchange,
+            theirs.method == choice.suite.method.rawValue, choice.suite.method == state.keyExchange.method
+        else { throw .peerMisbehaved("it lacks an SPI, a nonce or the key exchange") }
+        return try makeSuccessor(
+            of: sa, established, localSPI: state.localSPI, remoteSPI: choice.spi.bigEndianValue, weInitiate: true, suite: choice.suite,
+            shared: try agree(state.keyExchange, theirs.data), initiatorNonce: state.nonce, responderNonce: nonce, now: now)
+    }
+
+    private func refusedRekeyIKE(
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: RekeyingIKE, _ error: Notify, _ rival: IKESA?,
+        now: Instant
+    ) {
+        if let rival {
+            // The peer finished its own rekey before it noticed ours (§2.8.2): its new SA stands.
+            inherit(from: sa, to: rival, now: now)
+            return
+        }
+        switch error.type {
+        case .temporaryFailure:
+            guard countTemporaryFailure(sa, established, now: now) else { return }
+            established.rekeyAt = now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait)
+        case .invalidKEPayload:
+            guard error.data.count == 2, let method = KeyExchangeMethod(rawValue: UInt16(error.data.bigEndianValue)),
+                connection.plan.proposals.contains(where: { $0.methods.contains(method) }), method != state.keyExchange.method,
+                state.retries < Bounds.initRetries
+            else { replace(sa, connection, now: now); return }
+            startRekeyIKE(on: sa, established, retries: state.retries + 1, method: method, now: now)
+        default:
+            log(.warning, connection.plan.name, "The peer refused to rekey the IKE SA (\(error.type)): a new one is set up instead.")
+            replace(sa, connection, now: now)
+        }
+    }
+
+    /// A new IKE SA is set up from scratch and takes the place of this one when its children are up: what §2.8 leaves when
+    /// in-place rekeying is refused, and §2.8.3 calls reauthentication.
+    func replace(_ sa: IKESA, _ connection: ConnectionState, now: Instant) {
+        guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
+        beginConnect(connection, replaces: sa.localSPI, now: now)
+    }
+
+    // MARK: Both roles
+
+    /// The new IKE SA: "the initiator's and responder's SPIs from the new IKE SA", message ids from zero. §2.18: "SKEYSEED = prf(SK_d
+    /// (old), g^ir (new) | Ni | Nr)".
+    func makeSuccessor(
+        of sa: IKESA, _ established: EstablishedSA, localSPI: UInt64, remoteSPI: UInt64, weInitiate: Bool, suite: IKESuite,
+        shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], now: Instant
+    ) throws(IKEFault) -> IKESA {
+        guard let oldKeys = sa.keys, let oldSuite = sa.suite, let connection = connection(of: sa) else {
+            throw .ours("the IKE SA has no keys")
+        }
+        let schedule = KeySchedule(crypto: crypto)
+        let (initiatorSPI, responderSPI) = weInitiate ? (localSPI, remoteSPI) : (remoteSPI, localSPI)
+        let seed = try schedule.rekeySeed(
+            oldPRF: oldSuite.prf, oldDerivation: oldKeys.derivation, shared: shared, initiatorNonce: initiatorNonce,
+            responderNonce: responderNonce)
+        let keys = try schedule.keys(
+            suite: suite, seed: seed, initiatorNonce: initiatorNonce, responderNonce: responderNonce, initiatorSPI: initiatorSPI,
+            responderSPI: responderSPI)
+        let successor = IKESA(
+            localSPI: localSPI, initiatorSPI: initiatorSPI, responderSPI: responderSPI, isInitiator: weInitiate, path: sa.path,
+            phase: .closing, now: now)
+        (successor.suite, successor.keys, successor.connection) = (suite, keys, sa.connection)
+        (successor.localNAT, successor.remoteNAT, successor.encapsulates) = (sa.localNAT, sa.remoteNAT, sa.encapsulates)
+        let lifetime = connection.plan.lifetime
+        successor.phase = .established(
+            EstablishedSA(
+                localIdentity: established.localIdentity, remoteIdentity: established.remoteIdentity, establishedAt: now,
+                rekeyAt: now + softLifetime(lifetime), expiresAt: now + lifetime,
+                lowestNonce: lowerNonce(initiatorNonce, responderNonce)))
+        successor.established?.nextKeepalive = established.nextKeepalive
+        sas[localSPI] = successor
+        connection.sas.append(localSPI)
+        touch(successor)
+        return successor
+    }
+
+    /// "An IKE SA so created inherits all of the original IKE SA's Child SAs, and the new IKE SA is used for all control messages
+    /// needed to maintain those Child SAs." (§2.8)
+    func inherit(from old: IKESA, to new: IKESA, now: Instant) {
+        guard let from = old.established, let to = new.established else { return }
+        to.children += from.children
+        to.replaces = from.replaces
+        for record in from.children { childIndex[record.inboundSPI] = new.localSPI }
+        from.children = []
+        from.supersededBy = new.localSPI
+        for task in old.tasks where task != .rekeyIKE && task != .liveness { enqueue(task, on: new) }
+        old.tasks = []
+        if let name = new.connection { log(.info, name, "The IKE SA was rekeyed.") }
+        touch(old)
+        touch(new)
+    }
+
+    /// "After the new equivalent IKE SA is created, the initiator deletes the old IKE SA, and the Delete payload to delete itself MUST
+    /// be the last request sent over the old IKE SA." (§2.8)
+    private func retireIKE(_ sa: IKESA) {
+        detach(sa)
+        sa.phase = .closing
+        sa.tasks = [.deleteIKE]
+        touch(sa)
+    }
+}

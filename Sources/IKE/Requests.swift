@@ -1,0 +1,139 @@
+import IPsec
+
+// Message ids, windows, retransmission. RFC 7296 §2.1 to §2.4.
+extension IKECore {
+    // MARK: Our requests
+
+    /// Seals and sends a request, and keeps it until its response comes.
+    func send(_ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ payloads: [Payload], on sa: IKESA, now: Instant) {
+        guard let suite = sa.suite, let keys = sa.ourKeys else { return }
+        let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
+        do throws(IKEFault) {
+            let header = sa.header(exchange, isResponse: false, id: sa.nextRequestID)
+            let bytes = try sealer.seal(header, payloads, keys: keys, iv: random.bytes(suite.cipher.ivBytes))
+            launch(kind, exchange, bytes, on: sa, now: now)
+        } catch {
+            log(.error, sa.connection, "A request could not be sent: \(error.sentence).")
+        }
+    }
+
+    /// Sends the octets of a request under the next message id and starts its retransmission.
+    func launch(_ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ bytes: [UInt8], on sa: IKESA, now: Instant) {
+        sa.outstanding = OutstandingRequest(
+            id: sa.nextRequestID, exchange: exchange, kind: kind, bytes: bytes, firstSent: now,
+            nextTransmit: now + settings.retransmitInitial, interval: settings.retransmitInitial, transmissions: 1,
+            giveUpAt: now + patience(sa))
+        sa.nextRequestID &+= 1
+        transmit(bytes, path: sa.path)
+        touch(sa)
+    }
+
+    /// How long a request waits for its response. With liveness checks it is bounded by their interval: at 2 s a dead peer is given
+    /// up 2 + 8 s after its last sign of life.
+    private func patience(_ sa: IKESA) -> Duration {
+        let tries = sa.isClosing ? min(Bounds.closingTries, settings.retransmitTries) : settings.retransmitTries
+        var total = settings.retransmitInitial
+        var interval = settings.retransmitInitial
+        for _ in 0..<tries {
+            interval = longer(interval)
+            total += interval
+        }
+        guard sa.established != nil, let plan = plan(of: sa), plan.dpdInterval > .zero else { return total }
+        return min(total, max(.seconds(8), plan.dpdInterval * 3))
+    }
+
+    /// "retransmission times MUST increase exponentially" (§2.4).
+    private func longer(_ interval: Duration) -> Duration { min(interval * 9 / 5, Bounds.longestRetransmitInterval) }
+
+    func retransmit(_ sa: IKESA, now: Instant) {
+        guard var request = sa.outstanding, request.nextTransmit <= now || request.giveUpAt <= now else { return }
+        if request.giveUpAt <= now {
+            // ESP that still arrives proves that the peer lives (§2.4): its answer is waited for longer, but not for ever.
+            if let traffic = sa.established?.lastTraffic, traffic > request.firstSent, now < request.firstSent + Bounds.requestPatience {
+                request.giveUpAt = min(traffic + patience(sa), request.firstSent + Bounds.requestPatience)
+            }
+            if request.giveUpAt <= now { giveUp(sa, request, now: now); return }
+        }
+        if request.nextTransmit <= now {
+            request.interval = longer(request.interval)
+            request.nextTransmit = now + request.interval
+            request.transmissions += 1
+            counters.requestsRetransmitted &+= 1
+            transmit(request.bytes, path: sa.path)
+        }
+        sa.outstanding = request
+        noteSilence(sa)
+    }
+
+    /// "an implementation deems the IKE SA to have failed … discards all state associated with the IKE SA" (§2.1).
+    private func giveUp(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) {
+        switch sa.phase {
+        case .initiating(let state):
+            drop(sa, reason: state.refusal?.reason ?? silence(sa, request, now: now), failed: true, now: now)
+        case .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
+        case .established:
+            counters.peersDead &+= 1
+            drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
+        case .closing, .halfOpen, .closed: drop(sa, reason: nil, failed: false, now: now)
+        }
+    }
+
+    /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages before
+    /// sending a subsequent message" (§2.3).
+    func pump(_ sa: IKESA, now: Instant) {
+        while sa.outstanding == nil, sas[sa.localSPI] != nil, let task = sa.tasks.popFirst() {
+            guard sa.nextRequestID < UInt32.max else {
+                // "In the unlikely event that Message IDs grow too large to fit in 32 bits, the IKE SA MUST be closed or rekeyed."
+                drop(sa, reason: "The message ids of the IKE SA ran out.", failed: false, now: now)
+                return
+            }
+            start(task, on: sa, now: now)
+        }
+    }
+
+    func enqueue(_ task: SATask, on sa: IKESA) {
+        guard !sa.tasks.contains(task) else { return }
+        guard sa.tasks.count < Bounds.tasksPerIKESA else { counters.taskLimitReached &+= 1; return }
+        sa.tasks.append(task)
+        touch(sa)
+    }
+
+    private func start(_ task: SATask, on sa: IKESA, now: Instant) {
+        if case .deleteIKE = task {
+            send(.deleteIKE, .informational, [.delete(.ikeSA)], on: sa, now: now)
+            return
+        }
+        guard let established = sa.established else { return }
+        switch task {
+        case .createChild(let name): startCreateChild(name, on: sa, established, now: now)
+        case .rekeyChild(let spi): startRekeyChild(spi, on: sa, established, now: now)
+        case .deleteChild(let spi): startDeleteChild(spi, on: sa, established, now: now)
+        case .rekeyIKE: startRekeyIKE(on: sa, established, retries: 0, method: nil, now: now)
+        case .liveness: send(.informational, .informational, [], on: sa, now: now)
+        case .notify(let type, let data): send(.informational, .informational, [.notify(Notify(type, data: data))], on: sa, now: now)
+        case .deleteIKE: break
+        }
+    }
+
+    // MARK: The peer's requests
+
+    /// Answers the request in hand. The response is kept until the next request: "The responder MUST remember each response".
+    func respond(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: [Payload], path: Path) {
+        guard let suite = sa.suite, let keys = sa.ourKeys else { return }
+        let id = sa.expectedRequestID
+        let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
+        do throws(IKEFault) {
+            let header = sa.header(exchange, isResponse: true, id: id)
+            let bytes = try sealer.seal(header, payloads, keys: keys, iv: random.bytes(suite.cipher.ivBytes))
+            sa.lastResponse = (id, bytes)
+            sa.expectedRequestID = id &+ 1
+            transmit(bytes, path: path)
+        } catch {
+            log(.error, sa.connection, "A response could not be sent: \(error.sentence).")
+        }
+    }
+
+    func respond(_ sa: IKESA, _ exchange: ExchangeType, error fault: IKEFault, path: Path) {
+        respond(sa, exchange, [.notify(fault.notify)], path: path)
+    }
+}

@@ -1,0 +1,67 @@
+import IPsec
+
+// How everything stands.
+extension IKECore {
+    /// One entry per connection, in the order of configuration.
+    public func status(now: Instant) -> [ConnectionStatus] {
+        connectionOrder.compactMap { connections[$0] }.map { status($0, now: now) }
+    }
+
+    private func status(_ state: ConnectionState, now: Instant) -> ConnectionStatus {
+        let plan = state.plan
+        let sa = current(state)
+        let children = plan.children.map { status($0, state, now: now) }
+        guard let sa, let established = sa.established else {
+            let isConnecting = state.attempt != nil
+            return ConnectionStatus(
+                name: plan.name, state: isConnecting ? .connecting : state.hasFailed ? .failed : .down,
+                reason: reason(state, now: now), ike: nil, children: children)
+        }
+        let ike = ConnectionStatus.IKE(
+            initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI, isInitiator: sa.isInitiator,
+            proposal: sa.suite?.keywords ?? "", establishedAt: established.establishedAt, rekeyAt: established.rekeyAt,
+            localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, localIdentity: established.localIdentity,
+            remoteIdentity: established.remoteIdentity, path: sa.path)
+        return ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
+    }
+
+    /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes first
+    /// while it is fresh; then the silence of the attempt under way; then the last failure.
+    private func reason(_ state: ConnectionState, now: Instant) -> String {
+        if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
+        if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
+            if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return refusal.reason }
+            if request.transmissions > 1 { return silence(sa, request, now: now) }
+            return state.failure ?? "Waiting for the answer of \(sa.path.remote) to \(request.exchange)."
+        }
+        if let failure = state.failure { return failure }
+        if state.plan.remoteAddress == nil { return "Waiting for a peer: remote.address is any, so this end cannot begin." }
+        if state.wantedChildren.isEmpty {
+            return state.plan.children.contains { $0.start == .onTraffic }
+                ? "Waiting for traffic (start: on-traffic)." : "Waiting for the peer or for `culvert up` (start: manual)."
+        }
+        return "About to connect to \(state.plan.remoteAddress?.description ?? "the peer")."
+    }
+
+    private func status(_ plan: ChildPlan, _ state: ConnectionState, now: Instant) -> ConnectionStatus.Child {
+        let slot = state.slots[plan.name]
+        let owners = state.sas.compactMap { sas[$0] }.filter { $0.established != nil }
+        let pairs = owners.flatMap { sa in (sa.established?.children ?? []).filter { $0.name == plan.name }.map { (sa, $0) } }
+        if let (sa, record) = pairs.last(where: { $0.1.isInstalled }) ?? pairs.last(where: { $0.1.isLive }) {
+            return ConnectionStatus.Child(
+                name: plan.name, state: record.isInstalled ? .installed : .connecting, reason: record.isInstalled ? nil : slot?.reason,
+                inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
+                path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
+                rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)
+        }
+        let isConnecting = slot?.isCreating == true || (state.attempt != nil && slot?.isWanted == true)
+        return ConnectionStatus.Child(
+            name: plan.name, state: isConnecting ? .connecting : .down, reason: slot?.reason, localSelectors: plan.localSelectors,
+            remoteSelectors: plan.remoteSelectors, rekeys: slot?.rekeys ?? 0)
+    }
+}
+
+extension Bounds {
+    /// How long the sentence about a refused peer stays in front of our own attempts' sentences.
+    static let refusalShown: Duration = .seconds(60)
+}
