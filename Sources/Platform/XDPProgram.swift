@@ -15,33 +15,18 @@ public enum XDPAttachMode: String, Sendable, Hashable, CaseIterable {
     var flags: UInt32 { self == .generic ? 1 << 1 : 1 << 2 }  // XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 }
 
-/// The parts a port can play. One NIC can play both.
-public struct PortRoles: OptionSet, Sendable, Hashable {
-    public let rawValue: UInt32
-    public init(rawValue: UInt32) { self.rawValue = rawValue }
-    public static let underlay = PortRoles(rawValue: CULVERT_ROLE_UNDERLAY)
-    public static let protected = PortRoles(rawValue: CULVERT_ROLE_PROTECTED)
-}
-
 /// What the program knows of one prefix. Bit i of a set stands for child i, or bypass rule i (64 each at most). A lookup sees
 /// the longest match only: give each prefix the sets of every prefix that covers it.
 public struct PrefixPolicy: Sendable, Hashable {
-    public enum Steer: UInt32, Sendable, Hashable {
-        case nothing = 0
-        /// Connected, or reached without a tunnel: to the kernel.
-        case pass = 1
-        /// Behind a tunnel: to a worker.
-        case protect = 2
-    }
-
-    public var steer: Steer
+    /// 0: nothing to say; 1: to the kernel (connected, or reached without a tunnel); 2: to a worker (behind a tunnel).
+    public var steer: UInt32
     public var localSets: UInt64
     public var remoteSets: UInt64
     public var bypassSource: UInt64
     public var bypassDestination: UInt64
 
     public init(
-        steer: Steer, localSets: UInt64 = 0, remoteSets: UInt64 = 0, bypassSource: UInt64 = 0, bypassDestination: UInt64 = 0
+        steer: UInt32, localSets: UInt64 = 0, remoteSets: UInt64 = 0, bypassSource: UInt64 = 0, bypassDestination: UInt64 = 0
     ) {
         self.steer = steer
         self.localSets = localSets
@@ -110,10 +95,10 @@ public final class XDPProgram: @unchecked Sendable {
     }
 
     /// The program attached to an interface, ours or another's; nil when there is none.
-    public static func attachment(interfaceIndex: Int32) throws(SystemError) -> Attachment? {
+    public static func attachment(interfaceIndex: Int) throws(SystemError) -> Attachment? {
         culvert_bpf_log_start()
         var query = culvert_xdp_attachment()
-        let result = culvert_xdp_query(interfaceIndex, &query)
+        let result = culvert_xdp_query(index(interfaceIndex), &query)
         guard result == 0 else { throw error("bpf_xdp_query", -result, subject: "interface \(interfaceIndex)") }
         guard query.program_id != 0 else { return nil }
         var name = [CChar](repeating: 0, count: 64)
@@ -125,7 +110,7 @@ public final class XDPProgram: @unchecked Sendable {
     /// Attaches to one interface and returns the mode in use: never `.auto`. A program that an earlier run of ours left is
     /// replaced without a gap where the mode is the same. Another program is left alone and named in the error (EBUSY).
     @discardableResult
-    public func attach(interfaceIndex: Int32, mode: XDPAttachMode) throws(SystemError) -> XDPAttachMode {
+    public func attach(interfaceIndex: Int, mode: XDPAttachMode) throws(SystemError) -> XDPAttachMode {
         let present = try Self.attachment(interfaceIndex: interfaceIndex)
         if let present, present.name != Self.name {
             let chained = present.name == "xdp_dispatcher"
@@ -145,7 +130,7 @@ public final class XDPProgram: @unchecked Sendable {
     }
 
     private func attach(
-        _ interfaceIndex: Int32, _ mode: XDPAttachMode, replacing present: Attachment?
+        _ interfaceIndex: Int, _ mode: XDPAttachMode, replacing present: Attachment?
     ) throws(SystemError) -> XDPAttachMode {
         var replaced: UInt32 = 0
         if let present {
@@ -153,10 +138,10 @@ public final class XDPProgram: @unchecked Sendable {
                 replaced = present.programID
             } else {
                 // One interface has one mode: the kernel wants the old program gone first.
-                _ = culvert_xdp_detach(interfaceIndex, present.mode.flags, present.programID)
+                _ = culvert_xdp_detach(Self.index(interfaceIndex), present.mode.flags, present.programID)
             }
         }
-        let result = culvert_xdp_attach(interfaceIndex, program, mode.flags, replaced)
+        let result = culvert_xdp_attach(Self.index(interfaceIndex), program, mode.flags, replaced)
         guard result == 0 else {
             throw Self.error(
                 "attaching the XDP program in \(mode.rawValue) mode", -result, subject: "interface \(interfaceIndex)",
@@ -174,68 +159,57 @@ public final class XDPProgram: @unchecked Sendable {
         }
     }
 
-    /// Takes our program off an interface. An interface that is gone, or has another program or none, is no error.
-    public static func detach(interfaceIndex: Int32) throws(SystemError) {
-        let present: Attachment?
-        do throws(SystemError) { present = try attachment(interfaceIndex: interfaceIndex) } catch {
-            if error.code == ENODEV || error.code == ENXIO { return }
-            throw error
-        }
-        guard let present, present.name == name else { return }
-        let result = culvert_xdp_detach(interfaceIndex, present.mode.flags, present.programID)
-        guard result == 0 || result == -ENODEV || result == -ENOENT else {
-            throw error("bpf_xdp_detach", -result, subject: "interface \(interfaceIndex)")
-        }
+    /// Takes our program off an interface. An interface that is gone, or has another program or none, is left as it is.
+    @discardableResult
+    public static func detach(interfaceIndex: Int) -> Bool {
+        guard let present = try? attachment(interfaceIndex: interfaceIndex), present.name == name else { return false }
+        return culvert_xdp_detach(index(interfaceIndex), present.mode.flags, present.programID) == 0
     }
+
+    public func detach(interfaceIndex: Int) { Self.detach(interfaceIndex: interfaceIndex) }
 
     // MARK: Maps
 
     /// Makes an interface a port.
     /// - Parameters:
     ///   - index: the port's number, 0 to 63; its sockets are registered under it.
+    ///   - roles: 1 underlay, 2 protected, 3 both.
     ///   - mac: six octets; frames for another unicast address are left to the kernel. Empty: not checked.
-    public func setPort(interfaceIndex: Int32, index: Int, roles: PortRoles, mac: [UInt8]) throws(SystemError) {
+    public func setPort(interfaceIndex: Int, index: Int, roles: UInt32, mac: [UInt8]) throws(SystemError) {
         guard (0..<Int(CULVERT_MAX_PORTS)).contains(index), mac.isEmpty || mac.count == 6 else {
             throw SystemError(call: "setPort", code: EINVAL, subject: "port \(index)", remedy: "configure at most 64 interfaces")
         }
-        var key = UInt32(bitPattern: interfaceIndex)
+        var key = UInt32(bitPattern: Self.index(interfaceIndex))
         var value = culvert_port()
         value.index = UInt32(index)
-        value.roles = roles.rawValue
+        value.roles = roles
         if mac.count == 6 { value.mac = (mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]) }
         try update(maps.ports, &key, &value, "ports")
     }
 
     /// The interface is no port any more: all its packets pass.
-    public func removePort(interfaceIndex: Int32) throws(SystemError) {
-        var key = UInt32(bitPattern: interfaceIndex)
-        try delete(maps.ports, &key, "ports")
+    public func removePort(interfaceIndex: Int) {
+        var key = UInt32(bitPattern: Self.index(interfaceIndex))
+        _ = bpf_map_delete_elem(maps.ports, &key)
     }
 
-    /// Gives one receive queue of a port to an AF_XDP socket.
-    public func setSocket(port: Int, queue: Int, socket: Int32) throws(SystemError) {
-        var key = try Self.socketKey(port, queue)
-        var value = UInt32(bitPattern: socket)
+    /// Gives one receive queue of a port to an AF_XDP socket. The kernel takes it back when the socket closes.
+    public func setSocket(portIndex: Int, queue: Int, descriptor: Int32) throws(SystemError) {
+        guard (0..<Int(CULVERT_MAX_PORTS)).contains(portIndex), (0..<Int(CULVERT_MAX_QUEUES)).contains(queue) else {
+            throw SystemError(
+                call: "setSocket", code: EINVAL, subject: "port \(portIndex) queue \(queue)",
+                remedy: "use at most 64 queues per interface (ethtool -L … combined N)")
+        }
+        var key = UInt32(portIndex) * UInt32(CULVERT_MAX_QUEUES) + UInt32(queue)
+        var value = UInt32(bitPattern: descriptor)
         try update(maps.sockets, &key, &value, "xsks")
     }
 
-    /// The kernel does this by itself when the socket closes.
-    public func removeSocket(port: Int, queue: Int) throws(SystemError) {
-        var key = try Self.socketKey(port, queue)
-        try delete(maps.sockets, &key, "xsks")
-    }
-
-    private static func socketKey(_ port: Int, _ queue: Int) throws(SystemError) -> UInt32 {
-        guard (0..<Int(CULVERT_MAX_PORTS)).contains(port), (0..<Int(CULVERT_MAX_QUEUES)).contains(queue) else {
-            throw SystemError(
-                call: "setSocket", code: EINVAL, subject: "port \(port) queue \(queue)",
-                remedy: "use at most 64 queues per interface (ethtool -L … combined N)")
-        }
-        return UInt32(port) * UInt32(CULVERT_MAX_QUEUES) + UInt32(queue)
-    }
+    private static func index(_ interfaceIndex: Int) -> Int32 { Int32(clamping: interfaceIndex) }
 
     /// The addresses of this machine, all of them: packets for them are never steered, and IPsec for them is ours.
-    public func setLocalAddresses(_ addresses: Set<IPv4Address>) throws(SystemError) {
+    public func setLocalAddresses(_ list: [IPv4Address]) throws(SystemError) {
+        let addresses = Set(list)
         try locked { (entries: inout Entries) throws(SystemError) in
             for address in addresses.subtracting(entries.localAddresses) {
                 var key = address.bits.bigEndian
@@ -253,13 +227,13 @@ public final class XDPProgram: @unchecked Sendable {
 
     /// Replaces all prefixes; IPv6 ones are ignored. Longer prefixes change first and stale ones go last, so that no packet
     /// in between finds less protection than both the old and the new table give it.
-    public func setPrefixes(_ table: [IPPrefix: PrefixPolicy]) throws(SystemError) {
+    public func setPrefixes(_ table: [(prefix: IPPrefix, policy: PrefixPolicy)]) throws(SystemError) {
         try locked { (entries: inout Entries) throws(SystemError) in
-            let wanted = table.filter { $0.key.address.isIPv4 }
+            let wanted = Dictionary(table.filter { $0.prefix.address.isIPv4 }.map { ($0.prefix, $0.policy) }) { _, last in last }
             for (prefix, policy) in wanted.sorted(by: { $0.key.length > $1.key.length }) where entries.prefixes[prefix] != policy {
                 guard var key = Self.prefixKey(prefix) else { continue }
                 var value = culvert_prefix_policy()
-                value.steer = policy.steer.rawValue
+                value.steer = policy.steer
                 value.local_sets = policy.localSets
                 value.remote_sets = policy.remoteSets
                 value.bypass_source = policy.bypassSource
@@ -275,15 +249,31 @@ public final class XDPProgram: @unchecked Sendable {
         }
     }
 
+    /// The same, as a tuple per prefix.
+    public func setPrefixes(
+        _ table: [(
+            prefix: IPPrefix, steer: UInt32, localSets: UInt64, remoteSets: UInt64, bypassSource: UInt64, bypassDestination: UInt64
+        )]
+    ) throws(SystemError) {
+        try setPrefixes(
+            table.map {
+                let policy = PrefixPolicy(
+                    steer: $0.steer, localSets: $0.localSets, remoteSets: $0.remoteSets, bypassSource: $0.bypassSource,
+                    bypassDestination: $0.bypassDestination)
+                return (prefix: $0.prefix, policy: policy)
+            })
+    }
+
     private static func prefixKey(_ prefix: IPPrefix) -> culvert_prefix? {
         guard let address = prefix.address.v4 else { return nil }
         return culvert_prefix(length: UInt32(prefix.length), address: address.bits.bigEndian)
     }
 
     /// How many IKE packets one source address may send: per second on average, and at once. A rate of 0 is no limit.
-    public func setIKELimit(packetsPerSecond: UInt32, burstPackets: UInt32) throws(SystemError) {
+    public func setIKELimit(packetsPerSecond: Int, burst: Int) throws(SystemError) {
         var key: UInt32 = 0
-        var value = culvert_settings(ike_packets_per_second: packetsPerSecond, ike_burst_packets: burstPackets)
+        var value = culvert_settings(
+            ike_packets_per_second: UInt32(clamping: packetsPerSecond), ike_burst_packets: UInt32(clamping: max(burst, 1)))
         try update(maps.settings, &key, &value, "settings")
     }
 
@@ -304,11 +294,11 @@ public final class XDPProgram: @unchecked Sendable {
 
     /// Runs the program once over a frame, as if it had come in on this interface and queue (BPF_PROG_TEST_RUN), and
     /// returns the verdict: 1 drop, 2 pass, 4 redirect. For tests and for `diagnose`; the counters count it.
-    public func testRun(frame: [UInt8], interfaceIndex: Int32, queue: UInt32 = 0) throws(SystemError) -> UInt32 {
+    public func testRun(frame: [UInt8], interfaceIndex: Int, queue: UInt32 = 0) throws(SystemError) -> UInt32 {
         var verdict: UInt32 = 0
         let result = frame.withUnsafeBytes {
             culvert_program_test_run(
-                program, $0.baseAddress, UInt32($0.count), UInt32(bitPattern: interfaceIndex), queue, &verdict)
+                program, $0.baseAddress, UInt32($0.count), UInt32(bitPattern: Self.index(interfaceIndex)), queue, &verdict)
         }
         guard result == 0 else { throw Self.error("BPF_PROG_TEST_RUN", -result) }
         return verdict
