@@ -1,0 +1,110 @@
+import ArgumentParser
+import Gateway
+
+/// `CONNECTION` or `CONNECTION/CHILD`.
+struct Target: ExpressibleByArgument {
+    var connection: String
+    var child: String?
+
+    init?(argument: String) {
+        let parts = argument.split(separator: "/", omittingEmptySubsequences: false)
+        guard (1...2).contains(parts.count), parts.allSatisfy({ !$0.isEmpty }) else { return nil }
+        connection = String(parts[0])
+        child = parts.count == 2 ? String(parts[1]) : nil
+    }
+}
+
+/// `30s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+struct Timeout: ExpressibleByArgument, CustomStringConvertible {
+    static let mostSeconds = 3600.0
+    var seconds: Double
+
+    init(seconds: Double) { self.seconds = seconds }
+
+    init?(argument: String) {
+        let digits = argument.prefix { $0.isASCII && $0.isNumber }
+        let perUnit: Double? = switch argument.dropFirst(digits.count) {
+        case "ms": 0.001
+        case "s", "": 1
+        case "m": 60
+        case "h": 3600
+        default: nil
+        }
+        guard let perUnit, let count = Double(digits), (0...Self.mostSeconds).contains(count * perUnit) else { return nil }
+        seconds = count * perUnit
+    }
+
+    var description: String { "\(Int(seconds))s" }
+}
+
+/// `culvert up`
+struct Up: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Establish a connection or one of its children now, and tell the outcome.",
+        discussion: "Ends with 1 unless every child asked for is installed in time.")
+
+    @Argument(help: "CONNECTION or CONNECTION/CHILD.")
+    var target: Target
+
+    @Option(help: ArgumentHelp("How long to wait, at most an hour.", valueName: "time"))
+    var timeout = Timeout(seconds: 30)
+
+    @OptionGroup var gateway: SocketOptions
+
+    func run() throws {
+        let request = AdminRequest(.up, connection: target.connection, child: target.child, timeoutSeconds: timeout.seconds)
+        // The gateway answers at its own timeout; only then is a silent socket a fault.
+        let response = try gateway.askFor(request, answerWithinSeconds: Int(timeout.seconds) + 10)
+        print(response.message ?? "Up.")
+    }
+}
+
+/// `culvert down`
+struct Down: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "End a connection or one of its children, and tell the peer.")
+
+    @Argument(help: "CONNECTION or CONNECTION/CHILD.")
+    var target: Target
+
+    @OptionGroup var gateway: SocketOptions
+
+    func run() throws {
+        let response = try gateway.askFor(AdminRequest(.down, connection: target.connection, child: target.child))
+        print(response.message ?? "Down.")
+    }
+}
+
+/// `culvert rekey`
+struct Rekey: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Replace the keys of a connection's children now, without losing packets.")
+
+    @Argument(help: "CONNECTION or CONNECTION/CHILD.")
+    var target: Target
+
+    @Flag(help: "Rekey the IKE SA instead of its children.")
+    var ike = false
+
+    @OptionGroup var gateway: SocketOptions
+
+    func validate() throws {
+        if ike, target.child != nil { throw ValidationError("--ike rekeys a whole connection; leave the child out.") }
+    }
+
+    func run() throws {
+        let response = try gateway.askFor(AdminRequest(.rekey, connection: target.connection, child: target.child, ike: ike))
+        print(response.message ?? "Rekeying.")
+    }
+}
+
+/// `culvert reload`
+struct Reload: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Apply the changed configuration; untouched connections keep their SAs.")
+
+    @OptionGroup var gateway: SocketOptions
+
+    func run() throws {
+        let response = try gateway.askFor(AdminRequest(.reload))
+        print(response.message ?? "Reloaded.")
+    }
+}

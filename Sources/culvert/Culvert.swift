@@ -1,0 +1,26 @@
+import ArgumentParser
+import Configuration
+
+/// `culvert`: the gateway, its clients and its tools in one command. Alone it prints its help.
+@main
+struct Culvert: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "culvert",
+        abstract: "An IPsec site-to-site gateway over AF_XDP.",
+        discussion: """
+            Ends with 0: done; 1: it ran and the answer is no; 64: wrong usage; 69: no gateway answers on the socket; \
+            77: privileges missing; 78: configuration refused.
+            """,
+        version: CulvertVersion.current,
+        subcommands: [
+            Run.self, Check.self, Status.self, Up.self, Down.self, Rekey.self, Reload.self, Bench.self, Doctor.self, Diagnose.self,
+            Version.self,
+        ])
+}
+
+/// `culvert version`
+struct Version: ParsableCommand {
+    static let configuration = CommandConfiguration(abstract: "Print the version.")
+
+    func run() { print("culvert \(CulvertVersion.current)") }
+}
