@@ -1,0 +1,66 @@
+import CLinux
+import Glibc
+
+/// The few file operations of a daemon, on paths.
+public enum SystemFiles {
+    /// Sets the permission bits, such as 0o600.
+    public static func setMode(_ path: String, _ mode: UInt32) throws(SystemError) {
+        guard chmod(path, mode) == 0 else { throw SystemError(call: "chmod", subject: path) }
+    }
+
+    /// Makes a directory and those above it that are missing. A directory that is there already keeps its mode.
+    public static func makeDirectory(_ path: String, mode: UInt32) throws(SystemError) {
+        var prefix = path.hasPrefix("/") ? "" : "."
+        for part in path.split(separator: "/") {
+            prefix += "/" + part
+            if mkdir(prefix, mode) == 0 { continue }
+            let code = errno
+            guard code == EEXIST || isDirectory(prefix) else {
+                throw SystemError(call: "mkdir", code: code, subject: prefix)
+            }
+        }
+        guard path.isEmpty || isDirectory(path) else {
+            throw SystemError(call: "mkdir", code: ENOTDIR, subject: path, remedy: "remove the file of that name")
+        }
+    }
+
+    /// Removes a file or socket. One that is not there is no error.
+    public static func remove(_ path: String) throws(SystemError) {
+        guard unlink(path) == 0 || errno == ENOENT else { throw SystemError(call: "unlink", subject: path) }
+    }
+
+    /// True when there is a socket of this name.
+    public static func isSocket(_ path: String) -> Bool { type(path) == S_IFSOCK }
+
+    public static func isDirectory(_ path: String) -> Bool { type(path) == S_IFDIR }
+
+    private static func type(_ path: String) -> UInt32? {
+        var information = stat()
+        return stat(path, &information) == 0 ? information.st_mode & S_IFMT : nil
+    }
+}
+
+/// Where log lines go.
+public enum StandardError {
+    /// How long a full pipe is waited for before the rest of a line is given up: a log must not stop the gateway.
+    static let patienceMilliseconds: Int32 = 100
+
+    /// Writes all bytes, in one call where the file takes them in one.
+    public static func write(_ bytes: [UInt8]) {
+        var sent = 0
+        while sent < bytes.count {
+            let put = bytes.withUnsafeBytes { Glibc.write(STDERR_FILENO, $0.baseAddress! + sent, $0.count - sent) }
+            if put > 0 { sent += put; continue }
+            guard put < 0 else { return }
+            if errno == EINTR { continue }
+            guard errno == EAGAIN else { return }
+            var waiting = pollfd(fd: STDERR_FILENO, events: Int16(POLLOUT), revents: 0)
+            guard poll(&waiting, 1, patienceMilliseconds) > 0 else { return }
+        }
+    }
+}
+
+/// CLOCK_MONOTONIC: never set back, the same in every process of the machine.
+public enum MonotonicClock {
+    public static var nanoseconds: UInt64 { culvert_monotonic_ns() }
+}
