@@ -1,0 +1,283 @@
+import CLinux
+import Glibc
+import Wire
+
+/// Questions to the kernel's routing netlink, and changes to it. One request at a time, each answered within five seconds; the
+/// socket belongs to the network namespace of the thread that made it. Not for use from two threads at once.
+public final class Netlink {
+    private let socket: NetlinkSocket
+
+    public init() throws(SystemError) { socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink") }
+
+    // MARK: Reading
+
+    public func links() throws(SystemError) -> [NetlinkLink] {
+        var message = NetlinkMessage(type: RTM_GETLINK, flags: NLM_F_DUMP)
+        message.append(ifinfomsg())
+        return try socket.dump(message, "links").compactMap(NetlinkLink.init)
+    }
+
+    public func link(named name: String) throws(SystemError) -> NetlinkLink? { try links().first { $0.name == name } }
+
+    /// IPv4 only.
+    public func addresses() throws(SystemError) -> [NetlinkAddress] {
+        var message = NetlinkMessage(type: RTM_GETADDR, flags: NLM_F_DUMP)
+        var header = ifaddrmsg()
+        header.ifa_family = UInt8(AF_INET)
+        message.append(header)
+        return try socket.dump(message, "addresses").compactMap(NetlinkAddress.init)
+    }
+
+    /// IPv4 routes of one table, or of all.
+    public func routes(table: UInt32? = NetlinkRoute.mainTable) throws(SystemError) -> [NetlinkRoute] {
+        var message = NetlinkMessage(type: RTM_GETROUTE, flags: NLM_F_DUMP)
+        var header = rtmsg()
+        header.rtm_family = UInt8(AF_INET)
+        message.append(header)
+        let routes = try socket.dump(message, "routes").compactMap { reply in NetlinkRoute(reply) }
+        guard let table else { return routes }
+        return routes.filter { $0.table == table }
+    }
+
+    /// IPv4 only.
+    public func neighbours() throws(SystemError) -> [NetlinkNeighbour] {
+        var message = NetlinkMessage(type: RTM_GETNEIGH, flags: NLM_F_DUMP)
+        var header = ndmsg()
+        header.ndm_family = UInt8(AF_INET)
+        message.append(header)
+        return try socket.dump(message, "neighbours").compactMap(NetlinkNeighbour.init)
+    }
+
+    /// IPv4 only, in order of priority.
+    public func rules() throws(SystemError) -> [NetlinkRule] {
+        var message = NetlinkMessage(type: RTM_GETRULE, flags: NLM_F_DUMP)
+        var header = fib_rule_hdr()
+        header.family = UInt8(AF_INET)
+        message.append(header)
+        return try socket.dump(message, "rules").compactMap(NetlinkRule.init)
+    }
+
+    /// The route the kernel would take to one destination, with the table it was found in. Throws ENETUNREACH or EHOSTUNREACH
+    /// where there is none, EINVAL for a blackhole, EACCES for prohibit.
+    public func lookup(_ destination: IPv4Address, source: IPv4Address? = nil, mark: UInt32 = 0) throws(SystemError) -> NetlinkRoute {
+        var message = NetlinkMessage(type: RTM_GETROUTE, flags: 0)
+        var header = rtmsg()
+        header.rtm_family = UInt8(AF_INET)
+        header.rtm_dst_len = 32
+        header.rtm_src_len = source == nil ? 0 : 32
+        header.rtm_flags = UInt32(RTM_F_LOOKUP_TABLE)
+        message.append(header)
+        message.attribute(RTA_DST.rawValue, destination.networkBytes)
+        if let source { message.attribute(RTA_SRC.rawValue, source.networkBytes) }
+        if mark != 0 { message.attribute(RTA_MARK.rawValue, u32: mark) }
+        let reply = try socket.get(message, "the route to \(destination)")
+        guard let reply, let route = NetlinkRoute(lookup: reply) else {
+            throw SystemError(call: "rtnetlink", code: EPROTO, subject: "the route to \(destination)")
+        }
+        return route
+    }
+
+    // MARK: Routes and rules
+
+    /// Adds the route, in place of one with the same prefix, table and metric.
+    public func replaceRoute(_ route: NetlinkRoute) throws(SystemError) {
+        try socket.request(
+            Self.message(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, route), Self.sentence(route))
+    }
+
+    /// Removes the route with this prefix, table, metric and kind. One that is not there is no error.
+    public func deleteRoute(_ route: NetlinkRoute) throws(SystemError) {
+        do throws(SystemError) {
+            try socket.request(Self.message(RTM_DELROUTE, NLM_F_ACK, route), Self.sentence(route))
+        } catch {
+            // ENODEV: the interface is gone, and took its routes along.
+            guard error.code == ESRCH || error.code == ENODEV || error.code == ENOENT else { throw error }
+        }
+    }
+
+    private static func sentence(_ route: NetlinkRoute) -> String {
+        "the \(route.kind) route to \(route.prefix) in table \(route.table)"
+    }
+
+    private static func message(_ type: some BinaryInteger, _ flags: Int32, _ route: NetlinkRoute) -> NetlinkMessage {
+        var message = NetlinkMessage(type: type, flags: flags)
+        var header = rtmsg()
+        header.rtm_family = UInt8(AF_INET)
+        header.rtm_dst_len = UInt8(truncatingIfNeeded: route.prefix.length)
+        header.rtm_table = route.table < 256 ? UInt8(route.table) : 0
+        header.rtm_protocol = route.protocolNumber
+        header.rtm_type = route.kind.rawValue
+        // A host on the link, or anything farther: the kernel insists.
+        let onLink = route.kind == .unicast && route.gateway == nil
+        header.rtm_scope = route.kind == .local ? 254 : onLink ? 253 : 0
+        message.append(header)
+        message.attribute(RTA_DST.rawValue, route.prefix.address.bytes)
+        message.attribute(RTA_TABLE.rawValue, u32: route.table)
+        if let gateway = route.gateway { message.attribute(RTA_GATEWAY.rawValue, gateway.networkBytes) }
+        if let index = route.linkIndex { message.attribute(RTA_OIF.rawValue, u32: UInt32(truncatingIfNeeded: index)) }
+        if let source = route.preferredSource { message.attribute(RTA_PREFSRC.rawValue, source.networkBytes) }
+        if route.metric != 0 { message.attribute(RTA_PRIORITY.rawValue, u32: route.metric) }
+        return message
+    }
+
+    /// Adds the rule. One that is there already is no error.
+    public func addRule(_ rule: NetlinkRule) throws(SystemError) {
+        do throws(SystemError) {
+            try socket.request(
+                Self.message(RTM_NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, rule), "the rule \(rule.priority)")
+        } catch { guard error.code == EEXIST else { throw error } }
+    }
+
+    /// Removes the rule. One that is not there is no error.
+    public func deleteRule(_ rule: NetlinkRule) throws(SystemError) {
+        do throws(SystemError) {
+            try socket.request(Self.message(RTM_DELRULE, NLM_F_ACK, rule), "the rule \(rule.priority)")
+        } catch { guard error.code == ENOENT || error.code == ESRCH else { throw error } }
+    }
+
+    private static func message(_ type: some BinaryInteger, _ flags: Int32, _ rule: NetlinkRule) -> NetlinkMessage {
+        var message = NetlinkMessage(type: type, flags: flags)
+        var header = fib_rule_hdr()
+        header.family = UInt8(AF_INET)
+        header.src_len = UInt8(truncatingIfNeeded: rule.source?.length ?? 0)
+        header.dst_len = UInt8(truncatingIfNeeded: rule.destination?.length ?? 0)
+        header.table = rule.table < 256 ? UInt8(rule.table) : 0
+        header.action = UInt8(FR_ACT_TO_TBL)
+        header.flags = rule.isInverted ? UInt32(FIB_RULE_INVERT) : 0
+        message.append(header)
+        message.attribute(FRA_PRIORITY, u32: rule.priority)
+        message.attribute(FRA_TABLE, u32: rule.table)
+        if let source = rule.source { message.attribute(FRA_SRC, source.address.bytes) }
+        if let destination = rule.destination { message.attribute(FRA_DST, destination.address.bytes) }
+        if let mark = rule.mark {
+            message.attribute(FRA_FWMARK, u32: mark)
+            message.attribute(FRA_FWMASK, u32: rule.markMask)
+        }
+        if let name = rule.inputInterface { message.attribute(FRA_IIFNAME, text: name) }
+        return message
+    }
+
+    // MARK: Neighbours, links, addresses
+
+    /// Makes the kernel find the neighbour's link-layer address now and keep it fresh while the entry exists (NTF_EXT_MANAGED,
+    /// Linux 5.16). Older kernels find it once: ask again while it is in use.
+    public func resolve(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
+        do throws(SystemError) {
+            try resolve(address, linkIndex, managed: true)
+        } catch {
+            guard error.code == EINVAL || error.code == EOPNOTSUPP else { throw error }
+            try resolve(address, linkIndex, managed: false)
+        }
+    }
+
+    private func resolve(_ address: IPv4Address, _ linkIndex: Int, managed: Bool) throws(SystemError) {
+        var message = NetlinkMessage(type: RTM_NEWNEIGH, flags: NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
+        message.append(Self.neighbourHeader(linkIndex, flags: UInt8(NTF_USE)))
+        message.attribute(NDA_DST, address.networkBytes)
+        if managed { message.attribute(NDA_FLAGS_EXT, u32: UInt32(NTF_EXT_MANAGED)) }
+        try socket.request(message, "the neighbour \(address)")
+    }
+
+    /// Forgets the entry. One that is not there is no error.
+    public func deleteNeighbour(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
+        var message = NetlinkMessage(type: RTM_DELNEIGH, flags: NLM_F_ACK)
+        message.append(Self.neighbourHeader(linkIndex, flags: 0))
+        message.attribute(NDA_DST, address.networkBytes)
+        do throws(SystemError) { try socket.request(message, "the neighbour \(address)") } catch {
+            guard error.code == ENOENT || error.code == ENODEV else { throw error }
+        }
+    }
+
+    private static func neighbourHeader(_ linkIndex: Int, flags: UInt8) -> ndmsg {
+        var header = ndmsg()
+        header.ndm_family = UInt8(AF_INET)
+        header.ndm_ifindex = Int32(truncatingIfNeeded: linkIndex)
+        header.ndm_flags = flags
+        return header
+    }
+
+    /// Sets the interface up or down, its MTU, or both.
+    public func setLink(index: Int, up: Bool? = nil, mtu: Int? = nil) throws(SystemError) {
+        var message = NetlinkMessage(type: RTM_NEWLINK, flags: NLM_F_ACK)
+        var header = ifinfomsg()
+        header.ifi_index = Int32(truncatingIfNeeded: index)
+        if let up {
+            header.ifi_flags = up ? 1 : 0
+            header.ifi_change = 1
+        }
+        message.append(header)
+        if let mtu { message.attribute(IFLA_MTU, u32: UInt32(truncatingIfNeeded: mtu)) }
+        try socket.request(message, "interface \(index)")
+    }
+
+    /// Adds an address. One that is there already is no error.
+    public func addAddress(_ address: NetlinkAddress) throws(SystemError) {
+        try socket.request(
+            Self.message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, address), "the address \(address.address)")
+    }
+
+    /// Removes an address. One that is not there is no error.
+    public func deleteAddress(_ address: NetlinkAddress) throws(SystemError) {
+        do throws(SystemError) {
+            try socket.request(Self.message(RTM_DELADDR, NLM_F_ACK, address), "the address \(address.address)")
+        } catch { guard error.code == EADDRNOTAVAIL || error.code == ENODEV else { throw error } }
+    }
+
+    private static func message(_ type: some BinaryInteger, _ flags: Int32, _ address: NetlinkAddress) -> NetlinkMessage {
+        var message = NetlinkMessage(type: type, flags: flags)
+        var header = ifaddrmsg()
+        header.ifa_family = UInt8(AF_INET)
+        header.ifa_prefixlen = UInt8(truncatingIfNeeded: address.prefixLength)
+        header.ifa_index = UInt32(truncatingIfNeeded: address.linkIndex)
+        message.append(header)
+        message.attribute(IFA_LOCAL, address.address.networkBytes)
+        message.attribute(IFA_ADDRESS, address.address.networkBytes)
+        return message
+    }
+}
+
+/// Hears of every change of links, IPv4 addresses, IPv4 routes and neighbours. Make it before the first reading by `Netlink`, so
+/// that no change falls between.
+public final class NetlinkMonitor {
+    private let socket: NetlinkSocket
+
+    public init() throws(SystemError) {
+        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
+        socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink monitor", groups: UInt32(groups))
+    }
+
+    /// Readable when there is something to `read`.
+    public var descriptor: Int32 { socket.descriptor.number }
+
+    /// At most this many datagrams are taken in one `read`, so that a storm does not hold its caller.
+    public static let datagramsPerRead = 64
+
+    /// All that waits, in order; empty when nothing does. Call again while it is not empty.
+    public func read() throws(SystemError) -> [NetlinkEvent] {
+        var events: [NetlinkEvent] = []
+        for _ in 0..<Self.datagramsPerRead {
+            do throws(SystemError) {
+                guard let replies = try socket.receiveNow() else { break }
+                events += replies.compactMap(Self.event)
+            } catch {
+                guard error.code == ENOBUFS else { throw error }
+                events.append(.overrun)
+            }
+        }
+        return events
+    }
+
+    private static func event(_ reply: NetlinkReply) -> NetlinkEvent? {
+        switch Int(reply.type) {
+        case Int(RTM_NEWLINK): NetlinkLink(reply).map { .link($0) }
+        case Int(RTM_DELLINK): NetlinkLink(reply).map { .linkRemoved(index: $0.index) }
+        case Int(RTM_NEWADDR): NetlinkAddress(reply).map { .address($0) }
+        case Int(RTM_DELADDR): NetlinkAddress(reply).map { .addressRemoved($0) }
+        case Int(RTM_NEWROUTE): NetlinkRoute(reply).map { .route($0) }
+        case Int(RTM_DELROUTE): NetlinkRoute(reply).map { .routeRemoved($0) }
+        case Int(RTM_NEWNEIGH): NetlinkNeighbour(reply).map { .neighbour($0) }
+        case Int(RTM_DELNEIGH): NetlinkNeighbour(reply).map { .neighbourRemoved($0) }
+        default: nil
+        }
+    }
+}

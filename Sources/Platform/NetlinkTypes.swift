@@ -1,0 +1,251 @@
+import CLinux
+import Wire
+
+/// A network interface.
+public struct NetlinkLink: Hashable, Sendable {
+    public var index: Int
+    public var name: String
+    /// Administratively up.
+    public var isUp: Bool
+    /// Up and with a carrier.
+    public var isRunning: Bool
+    public var mtu: Int
+    /// Six octets for Ethernet; empty for devices without link-layer addresses.
+    public var mac: [UInt8]
+    public var receiveQueues: Int
+    public var transmitQueues: Int
+    /// The bridge, bond or VRF it belongs to.
+    public var masterIndex: Int?
+    /// Such as `veth`, `tun`, `vlan`; empty for hardware.
+    public var kind: String
+}
+
+/// An IPv4 address of an interface.
+public struct NetlinkAddress: Hashable, Sendable {
+    public var address: IPv4Address
+    public var prefixLength: Int
+    public var linkIndex: Int
+
+    public init(address: IPv4Address, prefixLength: Int, linkIndex: Int) {
+        (self.address, self.prefixLength, self.linkIndex) = (address, prefixLength, linkIndex)
+    }
+}
+
+/// An IPv4 route. Of a multipath route the first hop that works.
+public struct NetlinkRoute: Hashable, Sendable {
+    public enum Kind: UInt8, Hashable, Sendable {
+        case unicast = 1
+        case local = 2
+        case broadcast = 3
+        case anycast = 4
+        case multicast = 5
+        case blackhole = 6
+        case unreachable = 7
+        case prohibit = 8
+        /// The next rule decides.
+        case `throw` = 9
+        /// A kind we do not know, or a gateway of another family.
+        case other = 255
+    }
+
+    /// The main table.
+    public static let mainTable: UInt32 = 254
+    /// The mark by which routes of ours are known among others' (`ip route show proto 84`).
+    public static let ownProtocol: UInt8 = 84
+
+    public var prefix: IPPrefix
+    public var kind: Kind
+    public var table: UInt32
+    public var gateway: IPv4Address?
+    /// nil for blackhole and its like.
+    public var linkIndex: Int?
+    public var preferredSource: IPv4Address?
+    public var metric: UInt32
+    /// Who made it: 2 kernel, 3 boot, 4 static, 84 Culvert.
+    public var protocolNumber: UInt8
+    /// False when the interface or the hop is dead or without carrier.
+    public var isUsable: Bool
+
+    public init(
+        prefix: IPPrefix, kind: Kind = .unicast, table: UInt32 = mainTable, gateway: IPv4Address? = nil, linkIndex: Int? = nil,
+        preferredSource: IPv4Address? = nil, metric: UInt32 = 0, protocolNumber: UInt8 = ownProtocol
+    ) {
+        (self.prefix, self.kind, self.table, self.gateway) = (prefix, kind, table, gateway)
+        (self.linkIndex, self.preferredSource, self.metric) = (linkIndex, preferredSource, metric)
+        (self.protocolNumber, isUsable) = (protocolNumber, true)
+    }
+}
+
+/// An IPv4 neighbour entry.
+public struct NetlinkNeighbour: Hashable, Sendable {
+    public var address: IPv4Address
+    public var linkIndex: Int
+    /// Six octets, or empty while unknown.
+    public var mac: [UInt8]
+    /// NUD_… bits of linux/neighbour.h.
+    public var state: UInt16
+    public var isManaged: Bool
+
+    /// True when packets can be sent to `mac`: reachable, stale, in delay or probe, permanent, without ARP.
+    public var isUsable: Bool { state & (0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80) != 0 && mac.count == 6 }
+    /// True when the kernel has given up on it.
+    public var hasFailed: Bool { state & 0x20 != 0 }
+}
+
+/// A policy routing rule (IPv4).
+public struct NetlinkRule: Hashable, Sendable {
+    public var priority: UInt32
+    public var table: UInt32
+    public var source: IPPrefix?
+    public var destination: IPPrefix?
+    /// Compared under `markMask`.
+    public var mark: UInt32?
+    public var markMask: UInt32
+    /// True: the rule holds for packets that do *not* match.
+    public var isInverted: Bool
+    public var inputInterface: String?
+
+    public init(
+        priority: UInt32, table: UInt32, source: IPPrefix? = nil, destination: IPPrefix? = nil, mark: UInt32? = nil,
+        markMask: UInt32 = .max, isInverted: Bool = false, inputInterface: String? = nil
+    ) {
+        (self.priority, self.table, self.source, self.destination) = (priority, table, source, destination)
+        (self.mark, self.markMask, self.isInverted, self.inputInterface) = (mark, markMask, isInverted, inputInterface)
+    }
+}
+
+/// A change the kernel told.
+public enum NetlinkEvent: Hashable, Sendable {
+    case link(NetlinkLink)
+    case linkRemoved(index: Int)
+    case address(NetlinkAddress)
+    case addressRemoved(NetlinkAddress)
+    case route(NetlinkRoute)
+    case routeRemoved(NetlinkRoute)
+    case neighbour(NetlinkNeighbour)
+    case neighbourRemoved(NetlinkNeighbour)
+    /// The kernel had more to tell than the socket could hold: read everything again.
+    case overrun
+}
+
+// MARK: From the kernel's octets
+
+extension IPv4Address {
+    init?(_ reader: NetlinkReader?) {
+        guard let value = reader?.u32 else { return nil }
+        self.init(bits: UInt32(bigEndian: value))
+    }
+
+    var networkBytes: [UInt8] { IPAddress.v4(self).bytes }
+}
+
+extension NetlinkLink {
+    /// nil for what is no interface report (a bridge port's own, say).
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(ifinfomsg.self), header.ifi_family == 0 else { return nil }
+        let attributes = reply.body.dropping(MemoryLayout<ifinfomsg>.size).attributes
+        let u32 = { (type: Int) in attributes[UInt16(type)]?.u32.map(Int.init) }
+        index = Int(header.ifi_index)
+        name = attributes[UInt16(IFLA_IFNAME)]?.text ?? ""
+        isUp = header.ifi_flags & UInt32(0x1) != 0
+        isRunning = isUp && header.ifi_flags & UInt32(0x10000) != 0  // IFF_LOWER_UP
+        mtu = u32(Int(IFLA_MTU)) ?? 0
+        let address = attributes[UInt16(IFLA_ADDRESS)].map { Array($0.bytes) } ?? []
+        mac = address.count == 6 ? address : []
+        receiveQueues = u32(Int(IFLA_NUM_RX_QUEUES)) ?? 1
+        transmitQueues = u32(Int(IFLA_NUM_TX_QUEUES)) ?? 1
+        masterIndex = u32(Int(IFLA_MASTER))
+        kind = attributes[UInt16(IFLA_LINKINFO)]?.attributes[UInt16(IFLA_INFO_KIND)]?.text ?? ""
+    }
+}
+
+extension NetlinkAddress {
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(ifaddrmsg.self), header.ifa_family == UInt8(AF_INET) else { return nil }
+        let attributes = reply.body.dropping(MemoryLayout<ifaddrmsg>.size).attributes
+        // On a point-to-point link IFA_ADDRESS is the far end.
+        guard let own = IPv4Address(attributes[UInt16(IFA_LOCAL)] ?? attributes[UInt16(IFA_ADDRESS)]) else { return nil }
+        self.init(address: own, prefixLength: Int(header.ifa_prefixlen), linkIndex: Int(header.ifa_index))
+    }
+}
+
+extension NetlinkRoute {
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(rtmsg.self), header.rtm_family == UInt8(AF_INET) else { return nil }
+        // Cached clones (of one flow) are no routes.
+        guard header.rtm_flags & UInt32(RTM_F_CLONED) == 0 else { return nil }
+        self.init(header, reply.body.dropping(MemoryLayout<rtmsg>.size).attributes)
+    }
+
+    /// The answer to a lookup, which is such a clone.
+    init?(lookup reply: NetlinkReply) {
+        guard let header = reply.body.value(rtmsg.self), header.rtm_family == UInt8(AF_INET) else { return nil }
+        self.init(header, reply.body.dropping(MemoryLayout<rtmsg>.size).attributes)
+    }
+
+    private init?(_ header: rtmsg, _ attributes: [UInt16: NetlinkReader]) {
+        let destination = IPv4Address(attributes[UInt16(RTA_DST.rawValue)]) ?? IPv4Address(bits: 0)
+        guard let prefix = IPPrefix(.v4(destination), length: Int(header.rtm_dst_len)) else { return nil }
+        self.init(
+            prefix: prefix, kind: Kind(rawValue: header.rtm_type) ?? .other,
+            table: attributes[UInt16(RTA_TABLE.rawValue)]?.u32 ?? UInt32(header.rtm_table),
+            gateway: IPv4Address(attributes[UInt16(RTA_GATEWAY.rawValue)]),
+            linkIndex: attributes[UInt16(RTA_OIF.rawValue)]?.u32.map(Int.init),
+            preferredSource: IPv4Address(attributes[UInt16(RTA_PREFSRC.rawValue)]),
+            metric: attributes[UInt16(RTA_PRIORITY.rawValue)]?.u32 ?? 0, protocolNumber: header.rtm_protocol)
+        isUsable = Self.isUsable(header.rtm_flags)
+        if attributes[UInt16(RTA_VIA.rawValue)] != nil { kind = .other }
+        if let hops = attributes[UInt16(RTA_MULTIPATH.rawValue)] { takeFirstHop(hops) }
+    }
+
+    private static func isUsable(_ flags: UInt32) -> Bool { flags & UInt32(RTNH_F_DEAD | RTNH_F_LINKDOWN) == 0 }
+
+    private mutating func takeFirstHop(_ hops: NetlinkReader) {
+        var rest = hops
+        isUsable = false
+        while let hop = rest.value(rtnexthop.self), hop.rtnh_len >= MemoryLayout<rtnexthop>.size,
+            Int(hop.rtnh_len) <= rest.bytes.count
+        {
+            let length = Int(hop.rtnh_len)
+            let attributes = NetlinkReader(bytes: rest.bytes.prefix(length)).dropping(MemoryLayout<rtnexthop>.size).attributes
+            let usable = Self.isUsable(UInt32(hop.rtnh_flags)) && attributes[UInt16(RTA_VIA.rawValue)] == nil
+            if linkIndex == nil || usable {
+                linkIndex = Int(hop.rtnh_ifindex)
+                gateway = IPv4Address(attributes[UInt16(RTA_GATEWAY.rawValue)])
+                isUsable = usable
+            }
+            if usable { return }
+            rest = rest.dropping(length)
+        }
+    }
+}
+
+extension NetlinkNeighbour {
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(ndmsg.self), header.ndm_family == UInt8(AF_INET) else { return nil }
+        let attributes = reply.body.dropping(MemoryLayout<ndmsg>.size).attributes
+        guard let address = IPv4Address(attributes[UInt16(NDA_DST)]) else { return nil }
+        self.address = address
+        linkIndex = Int(header.ndm_ifindex)
+        mac = attributes[UInt16(NDA_LLADDR)].map { Array($0.bytes) } ?? []
+        state = header.ndm_state
+        isManaged = (attributes[UInt16(NDA_FLAGS_EXT)]?.u32 ?? 0) & UInt32(NTF_EXT_MANAGED) != 0
+    }
+}
+
+extension NetlinkRule {
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(fib_rule_hdr.self), header.family == UInt8(AF_INET) else { return nil }
+        let attributes = reply.body.dropping(MemoryLayout<fib_rule_hdr>.size).attributes
+        let prefix = { (type: Int, length: UInt8) -> IPPrefix? in
+            IPv4Address(attributes[UInt16(type)]).flatMap { IPPrefix(.v4($0), length: Int(length)) }
+        }
+        self.init(
+            priority: attributes[UInt16(FRA_PRIORITY)]?.u32 ?? 0,
+            table: attributes[UInt16(FRA_TABLE)]?.u32 ?? UInt32(header.table),
+            source: prefix(Int(FRA_SRC), header.src_len), destination: prefix(Int(FRA_DST), header.dst_len),
+            mark: attributes[UInt16(FRA_FWMARK)]?.u32, markMask: attributes[UInt16(FRA_FWMASK)]?.u32 ?? .max,
+            isInverted: header.flags & UInt32(FIB_RULE_INVERT) != 0,
+            inputInterface: attributes[UInt16(FRA_IIFNAME)]?.text)
+    }
+}
