@@ -7,10 +7,9 @@ package enum NegotiationReport {
         let accepted = ours.map(\.keywords).joined(separator: ", ")
         let theirs = describe(offer)
         let difference = firstIKEDifference(ours, offer)
-        let line = difference.fix.map { "add \($0) to ike_proposals" } ?? "make ike_proposals of both ends share one proposal"
-        let place = connection.map { " of connection \($0)" } ?? ""
+        let place = "ike_proposals" + (connection.map { " of connection \($0)" } ?? "")
         return "No common IKE proposal: we accept \(accepted); the peer offered \(theirs); \(difference.sentence). "
-            + "To accept it, \(line)\(place), or change the peer's offer."
+            + remedy(difference, place)
     }
 
     package static func esp(
@@ -18,9 +17,13 @@ package enum NegotiationReport {
     ) -> String {
         let accepted = ours.map(\.keywords).joined(separator: ", ")
         let difference = firstESPDifference(ours, offer, withMethods: withMethods)
-        let line = difference.fix.map { "add \($0) to esp_proposals" } ?? "make esp_proposals of both ends share one proposal"
         return "No common ESP proposal: we accept \(accepted); the peer offered \(describe(offer)); \(difference.sentence). "
-            + "To accept it, \(line) of child \(connection)/\(child), or change the peer's offer."
+            + remedy(difference, "esp_proposals of child \(connection)/\(child)")
+    }
+
+    private static func remedy(_ difference: Difference, _ place: String) -> String {
+        difference.fix.map { "To accept it, add \($0) to \(place), or change the peer's offer." }
+            ?? "Nothing of the offer can be added here: change the peer's, so that it shares a proposal with \(place)."
     }
 
     private typealias Difference = (sentence: String, fix: String?)

@@ -1,0 +1,78 @@
+import Crypto
+import IKE
+import IPsec
+import Wire
+
+/// One gateway of the simulation: a core, and a data plane that remembers what it was told to install.
+final class Node {
+    let name: String
+    let address: IPAddress
+    var core: IKECore
+    let settings: CoreSettings
+    let random: SeededRandom
+
+    /// Children in place, by inbound SPI, in order of installation.
+    var installed: [ChildSA] = []
+    var installations = 0
+    var removals = 0
+    var ups = 0
+    var downs: [String] = []
+    var logs: [String] = []
+    var moves: [TunnelPath] = []
+    /// Removals of children that were never installed, and double installations: always a fault of the core.
+    var faults: [String] = []
+    /// Tokens that a test wants to answer itself.
+    var heldTokens: [UInt64] = []
+    var holdsInstallations = false
+    var failsInstallations: String?
+    /// False: the machine is off, nothing is sent or received.
+    var isAlive = true
+
+    init(_ name: String, _ address: String, seed: UInt64, settings: CoreSettings = CoreSettings()) {
+        self.name = name
+        self.address = IPAddress(address)!
+        self.settings = settings
+        random = SeededRandom(seed: seed)
+        core = IKECore(settings: settings, crypto: OpenSSLCrypto(), random: random)
+    }
+
+    /// The process dies and starts again without memory.
+    func restart() {
+        core = IKECore(settings: settings, crypto: OpenSSLCrypto(), random: random)
+        installed = []
+        heldTokens = []
+    }
+
+    func takeEvents(now: Instant) {
+        while let event = core.pollEvent() {
+            switch event {
+            case .installChild(let child, let token):
+                if installed.contains(where: { $0.inboundSPI == child.inboundSPI }) { faults.append("installed twice") }
+                if holdsInstallations { heldTokens.append(token); installed.append(child); continue }
+                if let reason = failsInstallations { core.childInstallFailed(token: token, reason: reason, now: now); continue }
+                installed.append(child)
+                installations += 1
+                core.childInstalled(token: token, now: now)
+            case .removeChild(_, _, let inboundSPI, _):
+                removals += 1
+                let before = installed.count
+                installed.removeAll { $0.inboundSPI == inboundSPI }
+                if installed.count == before, failsInstallations == nil { faults.append("removed \(inboundSPI), which was not installed") }
+            case .movePath(_, _, let path): moves.append(path)
+            case .connectionEstablished: ups += 1
+            case .connectionDown(_, let reason): downs.append(reason)
+            case .log(_, _, let text): logs.append(text)
+            }
+        }
+    }
+
+    func status(_ connection: String = "c", now: Instant) -> ConnectionStatus? {
+        core.status(now: now).first { $0.name == connection }
+    }
+}
+
+extension SecretMemory {
+    var octets: [UInt8] {
+        withBytes { span in (0..<span.byteCount).map { span.unsafeLoad(fromByteOffset: $0, as: UInt8.self) } }
+    }
+}
