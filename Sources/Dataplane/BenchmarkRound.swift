@@ -17,25 +17,29 @@ final class BenchmarkRound {
     private let manager: EngineManager
     private let pairs: [(near: SAPair, far: SAPair)]
     private var transmitted: [(address: UInt64, length: UInt32)] = []
+    /// Where the packets of this round lay in the near UMEM, and where those of the far one are put.
+    private var nearPlaces: [UInt64] = []
+    private var farPlaces: [UInt64] = []
     private let nonce: UnsafeMutableRawPointer
     private var rawCounter: UInt64 = 1 << 40
     private var rawSequences: [UInt64] = []
 
     init(engine: EngineKind, size: Int, sas: Int, packets: Int) throws {
         (self.engine, self.size, self.sas, self.packets) = (engine, size, sas, packets)
-        let near = try MemoryRig(plan: MemoryRig.plan(children: sas))
+        let near = try MemoryRig(framesPerWorker: 4096, plan: MemoryRig.plan(children: sas))
         // The far end is the same gateway seen from the other side: what the near one protects, it delivers.
         var plan = MemoryRig.plan(children: sas)
         for child in 0..<sas {
             plan.routes.append(.init(prefix: IPPrefix("10.\(2 + child).0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: 0))
         }
-        let far = try MemoryRig(plan: plan)
+        let far = try MemoryRig(framesPerWorker: 4096, plan: plan)
         pairs = try (0..<sas).map { try MemoryRig.pairs(child: $0, engine: engine) }
         nonce = .allocate(byteCount: 64, alignment: 64)
         nonce.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
         manager = EngineManager(engine)
-        sealer = near.makeWorker(0, manager: manager.handle)
-        opener = far.makeWorker(0, manager: manager.handle)
+        let fillTarget = packets + Int(Worker.burst)
+        sealer = near.makeWorker(0, manager: manager.handle, fillTarget: fillTarget)
+        opener = far.makeWorker(0, manager: manager.handle, fillTarget: fillTarget)
         (self.near, self.far) = (near, far)
         for pair in pairs {
             near.install(pair.near)
@@ -47,11 +51,19 @@ final class BenchmarkRound {
 
     deinit { nonce.deallocate() }
 
-    /// Where the kernel would have put packet `index`.
-    private func place(_ rig: MemoryRig, _ index: Int) -> UnsafeMutableRawPointer { rig.umem + index * rig.frameBytes + 256 }
+    /// Plays the kernel: takes the frames for a round from a fill ring, 256 octets of headroom each.
+    private static func takeFrames(_ rig: MemoryRig, port: Int, _ count: Int, _ places: inout [UInt64]) throws {
+        places.removeAll(keepingCapacity: true)
+        while places.count < count {
+            let ready = rig.queues[port][0].fill.ready(UInt32(count - places.count))
+            guard ready > 0 else { throw DataplaneError("the worker gave too few frames to receive into") }
+            for ahead in 0..<ready { places.append(rig.queues[port][0].fill.address(ahead: ahead) + 256) }
+            rig.queues[port][0].fill.release(ready)
+        }
+    }
 
     private func writeInner(_ index: Int) {
-        let frame = place(near, index)
+        let frame = near.umem + Int(nearPlaces[index])
         let header = IPv4Header.bytes(
             source: IPv4Address(bits: 0x0A01_0002), destination: IPv4Address(bits: 0x0A02_0002 &+ UInt32(index % sas) << 16),
             protocolNumber: IPv4.protocolUDP, payloadBytes: size - IPv4.minimumHeaderBytes)
@@ -62,10 +74,11 @@ final class BenchmarkRound {
 
     /// One timed round of the sealing worker; the frames it sent stay in `transmitted`.
     func outbound() throws -> UInt64 {
-        for index in 0..<packets { writeInner(index) }
         let port = MemoryRig.protectedPort
+        try Self.takeFrames(near, port: port, packets, &nearPlaces)
         for index in 0..<packets {
-            near.queues[port][0].receive.push(address: UInt64(place(near, index) - near.umem), length: UInt32(size + 14))
+            writeInner(index)
+            near.queues[port][0].receive.push(address: nearPlaces[index], length: UInt32(size + 14))
         }
         near.queues[port][0].receive.submit()
         let start = culvert_rdtsc()
@@ -73,19 +86,17 @@ final class BenchmarkRound {
         while done < packets { done += sealer.runOnce() }
         let ticks = culvert_rdtsc() &- start
         try collect(near, port: MemoryRig.underlayPort)
-        Self.settle(&sealer)
         return ticks
     }
 
     /// One timed round of the opening worker, over what the sealing one made.
     func inbound() throws -> UInt64 {
         _ = try outbound()
-        for (index, packet) in transmitted.enumerated() {
-            place(far, index).copyMemory(from: near.umem + Int(packet.address), byteCount: Int(packet.length))
-        }
         let port = MemoryRig.underlayPort
+        try Self.takeFrames(far, port: port, packets, &farPlaces)
         for (index, packet) in transmitted.enumerated() {
-            far.queues[port][0].receive.push(address: UInt64(place(far, index) - far.umem), length: packet.length)
+            (far.umem + Int(farPlaces[index])).copyMemory(from: near.umem + Int(packet.address), byteCount: Int(packet.length))
+            far.queues[port][0].receive.push(address: farPlaces[index], length: packet.length)
         }
         far.queues[port][0].receive.submit()
         let start = culvert_rdtsc()
@@ -93,26 +104,25 @@ final class BenchmarkRound {
         while done < packets { done += opener.runOnce() }
         let ticks = culvert_rdtsc() &- start
         try collect(far, port: MemoryRig.protectedPort)
-        Self.settle(&opener)
         return ticks
     }
 
-    /// Plays the kernel: takes what was sent, completes it; every packet must have come through. The frames of a round are not
-    /// in the worker's pool, which therefore stays as it was.
+    /// Plays the kernel: takes what was sent and completes it (the worker reaps that in its next round); every packet must have
+    /// come through.
     private func collect(_ rig: MemoryRig, port: Int) throws {
         transmitted.removeAll(keepingCapacity: true)
         while case let count = rig.queues[port][0].transmit.ready(64), count > 0 {
-            for ahead in 0..<count { transmitted.append(rig.queues[port][0].transmit.descriptor(ahead: ahead)) }
+            for ahead in 0..<count {
+                let descriptor = rig.queues[port][0].transmit.descriptor(ahead: ahead)
+                transmitted.append(descriptor)
+                rig.queues[port][0].completion.push(address: descriptor.address)
+            }
             rig.queues[port][0].transmit.release(count)
         }
+        rig.queues[port][0].completion.submit()
         guard transmitted.count == packets else {
             throw DataplaneError("only \(transmitted.count) of \(packets) packets came through the worker; drops: \(dropList(rig))")
         }
-    }
-
-    /// Counted as sent: the worker would wait for completions, which here never come from a kernel.
-    private static func settle(_ worker: inout Worker) {
-        for queue in 0..<worker.queueCount { worker.queues[queue].inFlight = 0 }
     }
 
     private func dropList(_ rig: MemoryRig) -> String {
@@ -134,7 +144,7 @@ final class BenchmarkRound {
         let start = culvert_rdtsc()
         for index in 0..<packets {
             let sa = pairs[index % sas].near.outbound
-            let data = place(near, index) + Ethernet.headerBytes
+            let data = near.umem + Int(nearPlaces[index]) + Ethernet.headerBytes
             nonce.storeBytes(of: rawSequences[index].bigEndian, toByteOffset: 4, as: UInt64.self)
             _ = PacketEngine.seal(
                 engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16, aadBytes: 12,
@@ -150,7 +160,7 @@ final class BenchmarkRound {
         let start = culvert_rdtsc()
         for index in 0..<packets {
             let sa = pairs[index % sas].far.inbound
-            let data = place(near, index) + Ethernet.headerBytes
+            let data = near.umem + Int(nearPlaces[index]) + Ethernet.headerBytes
             nonce.storeBytes(of: rawSequences[index].bigEndian, toByteOffset: 4, as: UInt64.self)
             let fits = PacketEngine.open(
                 engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16, aadBytes: 12,

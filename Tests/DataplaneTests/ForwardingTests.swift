@@ -1,0 +1,162 @@
+import Crypto
+import IPsec
+import Testing
+import Wire
+
+@testable import Dataplane
+
+@Suite struct ForwardingTests {
+    /// RFC 6040: DSCP and ECN are copied out; on the way in the outer mark counts as figure 4 says.
+    @Test("DSCP and ECN cross the tunnel by RFC 6040", arguments: 0..<4, 0..<4)
+    func congestion(_ innerECN: Int, _ outerECN: Int) throws {
+        let ends = try TwoEnds()
+        let packet = inner(80, tos: 0xB8 | UInt8(innerECN))
+        var sealed = ends.seal(packet)[0]
+        #expect(sealed[1] == 0xB8 | UInt8(innerECN))
+        sealed[1] = 0xB8 | UInt8(outerECN)
+        // Rows inner, columns outer; nil is a drop.
+        let table: [[UInt8?]] = [[0, 0, 0, nil], [1, 1, 1, 3], [2, 1, 2, 3], [3, 3, 3, 3]]
+        let opened = ends.open(sealed)
+        if let expected = table[innerECN][outerECN] {
+            #expect(opened == [aged(packet, hops: 2, tos: 0xB8 | expected)])
+        } else {
+            #expect(opened.isEmpty)
+            #expect(ends.far.drops(.ecnIncompatible) == 1)
+        }
+    }
+
+    @Test("what does not fit and may not be fragmented is answered with the MTU that fits", arguments: [false, true])
+    func fragmentationNeeded(_ udp: Bool) throws {
+        let ends = try TwoEnds(udp: udp)
+        let packet = inner(1480, fragmentField: IPv4.dontFragment)
+        #expect(ends.seal(packet).isEmpty)
+        let back = ends.backToSender()
+        try #require(back.count == 1)
+        #expect(back[0][9] == IPv4.protocolICMP)
+        #expect(Array(back[0][16..<20]) == [10, 1, 0, 2])
+        #expect(back[0][20] == 3 && back[0][21] == 4)
+        let mtu = Int(back[0][26]) << 8 | Int(back[0][27])
+        #expect(mtu == (udp ? 1438 : 1446))
+        #expect(headerChecksumResidue(back[0]) == 0)
+        #expect(Checksum.fold(Checksum.sum(Array(back[0][20...]).span)) == 0xFFFF)
+        #expect(ends.near.drops(.tooBig) == 1)
+        // The MTU told is one that works.
+        #expect(ends.seal(inner(mtu, fragmentField: IPv4.dontFragment)).count == 1)
+        #expect(ends.seal(inner(mtu + 1, fragmentField: IPv4.dontFragment)).isEmpty)
+    }
+
+    @Test("what does not fit is fragmented inside the tunnel when it may be")
+    func fragmentation() throws {
+        let ends = try TwoEnds()
+        let packet = inner(1500)
+        let pieces = ends.seal(packet).flatMap { ends.open($0) }
+        try #require(pieces.count == 2)
+        var payload: [UInt8] = []
+        for piece in pieces {
+            #expect(headerChecksumResidue(piece) == 0)
+            #expect(piece[8] == 62)
+            #expect(Int(UInt16(piece[6] & 0x1F) << 8 | UInt16(piece[7])) * 8 == payload.count)
+            payload += piece[20...]
+        }
+        #expect(pieces[0][6] & 0x20 != 0 && pieces[1][6] & 0x20 == 0)
+        #expect(payload == Array(packet[20...]))
+    }
+
+    @Test("a packet whose TTL runs out is answered with time exceeded")
+    func timeExceeded() throws {
+        let ends = try TwoEnds()
+        #expect(ends.seal(inner(64, ttl: 1)).isEmpty)
+        let back = ends.backToSender()
+        try #require(back.count == 1)
+        #expect(back[0][20] == 11)
+        #expect(Array(back[0][12..<16]) == [10, 1, 0, 1])
+        #expect(ends.near.drops(.ttlExpired) == 1)
+        // One more, and it dies at the far end.
+        #expect(ends.open(ends.seal(inner(64, ttl: 2))[0]).isEmpty)
+        #expect(ends.far.drops(.ttlExpired) == 1)
+    }
+
+    @Test("the MSS of a SYN is lowered so that full segments fit", arguments: [false, true])
+    func maximumSegmentSize(_ udp: Bool) throws {
+        let ends = try TwoEnds(udp: udp)
+        var segment: [UInt8] = [0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 0x02, 0xFF, 0xFF, 0, 0, 0, 0, 2, 4, 0x05, 0xB4]
+        let pseudo: [UInt8] = [10, 1, 0, 2, 10, 2, 0, 2, 0, 6, 0, 24]
+        let checksum = ~Checksum.fold(Checksum.sum((pseudo + segment).span))
+        segment[16] = UInt8(checksum >> 8)
+        segment[17] = UInt8(truncatingIfNeeded: checksum)
+        let opened = ends.open(ends.seal(inner(0, protocolNumber: 6, payload: segment))[0])
+        try #require(opened.count == 1)
+        let mss = Int(opened[0][42]) << 8 | Int(opened[0][43])
+        #expect(mss == (udp ? 1438 : 1446) - 40)
+        #expect(Checksum.fold(Checksum.sum((pseudo + Array(opened[0][20...])).span)) == 0xFFFF)
+    }
+
+    @Test("packets wait for their next hop's address and leave in order; beyond 16 they are counted")
+    func holding() throws {
+        let ends = try TwoEnds(farPlan: { $0.neighbours.removeAll { $0.address == IPv4Address("10.1.0.2") } })
+        for index in 0..<18 { #expect(ends.open(ends.seal(inner(100 + index))[0]).isEmpty) }
+        #expect(ends.far.drops(.noNeighbour) == 2)
+        var plan = MemoryRig.plan()
+        plan.routes.append(.init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+        let mac = MemoryRig.localMAC
+        let port = TablesView.Port(mac: (mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), attached: true, mtuBytes: 1500, address: 0)
+        let tables = Tables(plan, ports: [port, port], generation: 2)
+        var view = tables.view
+        withUnsafeMutablePointer(to: &view) {
+            ends.far.command(.publish, to: 0, pointer: UnsafeMutableRawPointer($0))
+            _ = ends.farWorker.runOnce()
+        }
+        let released = ends.far.takeSent(port: MemoryRig.protectedPort, worker: 0)
+        #expect(released.map(\.count) == Array(100..<116))
+        withExtendedLifetime(tables) {}
+    }
+
+    @Test("a packet for the gateway itself goes to control")
+    func forTheGateway() throws {
+        let ends = try TwoEnds(farPlan: { $0.localAddresses.append(IPv4Address("10.2.0.1")!) })
+        let packet = inner(90, destination: "10.2.0.1")
+        #expect(ends.open(ends.seal(packet)[0]).isEmpty)
+        var punts = ends.far.threads[0].punts
+        let told = punts.next()
+        let slot = try #require(told)
+        let length = Int(slot.load(as: UInt64.self))
+        #expect([UInt8](UnsafeRawBufferPointer(start: slot + 8, count: length)) == aged(packet, hops: 1))
+    }
+
+    @Test("no frame is lost, whatever happens to the packets")
+    func frames() throws {
+        let ends = try TwoEnds()
+        let before = (ends.nearWorker.poolCount, ends.farWorker.poolCount)
+        for index in 0..<2000 {
+            for sealed in ends.seal(inner(40 + index % 1400, ttl: index % 9 == 0 ? 1 : 64)) {
+                _ = ends.open(sealed)
+                if index % 5 == 0 { _ = ends.open(sealed) }
+            }
+            _ = ends.backToSender()
+        }
+        for _ in 0..<4 {
+            _ = ends.nearWorker.runOnce()
+            _ = ends.farWorker.runOnce()
+        }
+        let held = { (worker: borrowing Worker) in (0..<worker.queueCount).reduce(worker.poolCount) { $0 + Int(worker.queues[$1].filled) } }
+        #expect(held(ends.nearWorker) == 512 && held(ends.farWorker) == 512)
+        #expect(before.0 > 0)
+    }
+
+    @Test("a longest prefix wins, and a gateway's address is looked up instead of the destination's")
+    func routes() {
+        let plan = ForwardingPlan(routes: [
+            .init(prefix: IPPrefix("0.0.0.0/0")!, gateway: IPv4Address("192.0.2.9"), portIndex: 1),
+            .init(prefix: IPPrefix("10.0.0.0/8")!, gateway: nil, portIndex: 2),
+            .init(prefix: IPPrefix("10.1.0.0/16")!, gateway: nil, portIndex: 3),
+            .init(prefix: IPPrefix("10.1.2.3/32")!, gateway: nil, portIndex: nil),
+        ])
+        let tables = Tables(plan, ports: [], generation: 1)
+        let port = { (text: String) in tables.view.route(to: IPv4Address(text)!.bits)?.portIndex }
+        #expect(port("8.8.8.8") == 1 && port("10.9.9.9") == 2 && port("10.1.2.4") == 3 && port("10.1.2.3") == TablesView.kernelPort)
+        withExtendedLifetime(tables) {}
+        let empty = Tables(ForwardingPlan(), ports: [], generation: 1)
+        #expect(empty.view.route(to: 1) == nil)
+        withExtendedLifetime(empty) {}
+    }
+}
