@@ -52,8 +52,9 @@ struct NetlinkMessage {
         while bytes.count % 4 != 0 { bytes.append(0) }
     }
 
-    func finished(sequence: UInt32) -> [UInt8] {
+    func finished(sequence: UInt32, addingFlags extra: Int32 = 0) -> [UInt8] {
         var result = bytes
+        result[6] |= UInt8(truncatingIfNeeded: extra)
         withUnsafeBytes(of: UInt32(truncatingIfNeeded: bytes.count)) { result.replaceSubrange(0..<4, with: $0) }
         withUnsafeBytes(of: sequence) { result.replaceSubrange(8..<12, with: $0) }
         return result
