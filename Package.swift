@@ -70,7 +70,7 @@ let package = Package(
         .testTarget(name: "CryptoTests", dependencies: ["Crypto", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "IKETests", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
         .testTarget(name: "Simulation", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
-        .testTarget(name: "PlatformTests", dependencies: ["Platform", "Wire"], swiftSettings: systems),
+        .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
         .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "GatewayTests", dependencies: ["Gateway", "Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),

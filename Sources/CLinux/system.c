@@ -180,3 +180,5 @@ void culvert_name_thread(const char *name)
     strncpy(kept, name, sizeof(kept) - 1);
     pthread_setname_np(pthread_self(), kept);
 }
+
+int culvert_unshare_network(void) { return unshare(CLONE_NEWNET); }

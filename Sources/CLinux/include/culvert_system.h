@@ -68,6 +68,8 @@ int culvert_ethtool_channels(const char *name, struct culvert_channels *channels
 int culvert_ethtool_driver(const char *name, char *driver, char *bus, size_t capacity);
 /* The effective capabilities of the calling thread as a bit set. */
 int culvert_effective_capabilities(uint64_t *capabilities);
+/* Moves the calling thread into a new network namespace of its own, which ends with its last thread, socket and process. */
+int culvert_unshare_network(void);
 /* PR_SET_DUMPABLE: 0 keeps the whole process out of core dumps and away from ptrace by other processes. */
 int culvert_set_dumpable(int dumpable);
 

@@ -1,0 +1,268 @@
+import Platform
+import Testing
+import Wire
+
+private func prefix(_ text: String) throws -> IPPrefix { try #require(IPPrefix(text)) }
+private func address(_ text: String) throws -> IPv4Address { try #require(IPv4Address(text)) }
+
+/// The verdicts of an XDP program.
+private enum Verdict: UInt32 { case aborted, drop, pass, transmit, redirect }
+
+/// A frame, the port it comes in on, and what becomes of it.
+struct Case: CustomTestStringConvertible, Sendable {
+    let testDescription: String
+    let port: String
+    let frame: [UInt8]
+    /// By raw value: 1 drop, 2 pass, 4 redirect.
+    let verdict: UInt32
+    let counter: XDPCounter
+
+    init(_ what: String, _ port: String, _ verdict: UInt32, _ counter: XDPCounter, _ frame: Frame) {
+        (testDescription, self.port, self.frame, self.verdict, self.counter) = (what, port, frame.bytes, verdict, counter)
+    }
+}
+
+/// The XDP program with two children: 0 joins 10.1.0.0/24 to 10.2.0.0/16, 1 joins 10.9.0.0/24 to 10.3.0.0/24; a bypass rule
+/// from 10.1.0.0/24 to 10.2.9.0/24. Ports: wan0 (underlay), lan0 (protected), arm0 (both), of which wan0 and lan0 have sockets.
+private struct Rig {
+    let program: XDPProgram
+    let sockets: Sockets
+    let ports: [String: Int]
+
+    init(withSockets: Bool = true) throws {
+        program = try XDPProgram()
+        var ports: [String: Int] = [:]
+        for (index, (name, roles)) in [("wan0", 1), ("lan0", 2), ("arm0", 3)].enumerated() {
+            try shell("ip link add \(name) type veth peer name \(name)p; ip link set \(name) up; ip link set \(name)p up")
+            let link = try PlatformTests.index(of: name)
+            try program.setPort(interfaceIndex: link, index: index, roles: UInt32(roles), mac: Frame.portMAC)
+            ports[name] = link
+        }
+        self.ports = ports
+        sockets = try Sockets()
+        if withSockets {
+            for (index, name) in ["wan0", "lan0"].enumerated() {
+                let number = try sockets.open(interfaceIndex: try #require(ports[name]))
+                try program.setSocket(portIndex: index, queue: 0, descriptor: number)
+            }
+        }
+        try program.setLocalAddresses([address("192.0.2.1"), address("10.1.0.1")])
+        try program.setPrefixes([
+            (prefix("10.1.0.0/24"), PrefixPolicy(steer: 1, localSets: 1, bypassSource: 1)),
+            (prefix("10.2.0.0/16"), PrefixPolicy(steer: 2, remoteSets: 1)),
+            (prefix("10.2.9.0/24"), PrefixPolicy(steer: 2, remoteSets: 1, bypassDestination: 1)),
+            (prefix("10.9.0.0/24"), PrefixPolicy(steer: 0, localSets: 2)),
+            (prefix("10.3.0.0/24"), PrefixPolicy(steer: 2, remoteSets: 2)),
+        ])
+    }
+
+    /// The verdict, and the one counter that moved.
+    func run(_ frame: [UInt8], on port: String, queue: UInt32 = 0) throws -> (Verdict, XDPCounter) {
+        let before = try program.counters()
+        let verdict = try program.testRun(frame: frame, interfaceIndex: try #require(ports[port]), queue: queue)
+        let after = try program.counters()
+        let moved = XDPCounter.allCases.filter { after[$0] != before[$0] }
+        #expect(after.total == before.total + 1, "each packet is counted exactly once")
+        return (try #require(Verdict(rawValue: verdict)), try #require(moved.first))
+    }
+}
+
+@Suite struct XDPProgramTests {
+    static let underlay: [Case] = [
+        Case("ESP for us", "wan0", 4, .redirectedESP, Frame(protocolNumber: 50, payload: Frame.esp)),
+        Case("ESP for us behind IPv4 options", "wan0", 4, .redirectedESP, Frame(protocolNumber: 50, options: 8, payload: Frame.esp)),
+        Case("AH for us", "wan0", 4, .redirectedESP, Frame(protocolNumber: 51, payload: Frame.esp)),
+        Case("ESP for another host", "wan0", 2, .passed, Frame(destination: "192.0.2.7", protocolNumber: 50, payload: Frame.esp)),
+        Case("ESP in UDP", "wan0", 4, .redirectedUDPESP, Frame(payload: Frame.udp(to: 4500, Frame.esp))),
+        Case("IKE", "wan0", 2, .passedIKE, Frame(payload: Frame.udp(to: 500, Frame.ikeHeader))),
+        Case("IKE on 4500", "wan0", 2, .passedIKE, Frame(payload: Frame.udp(to: 4500, Frame.nonESPMarker + Frame.ikeHeader))),
+        Case("a NAT keepalive", "wan0", 1, .droppedNATKeepalive, Frame(payload: Frame.udp(to: 4500, [0xFF]))),
+        Case("one octet that is no keepalive", "wan0", 1, .droppedMalformed, Frame(payload: Frame.udp(to: 4500, [0xFE]))),
+        Case("an empty datagram to 4500", "wan0", 1, .droppedMalformed, Frame(payload: Frame.udp(to: 4500, []))),
+        Case(
+            "a first fragment of ESP", "wan0", 2, .passedFragment,
+            Frame(protocolNumber: 50, moreFragments: true, payload: Frame.esp)),
+        Case(
+            "a last fragment of ESP", "wan0", 2, .passedFragment,
+            Frame(protocolNumber: 50, fragmentOffset: 64, payload: Frame.esp)),
+        Case(
+            "a first fragment to 4500", "wan0", 2, .passedFragment,
+            Frame(moreFragments: true, payload: Frame.udp(to: 4500, Frame.esp))),
+        Case("a later fragment of UDP", "wan0", 2, .passedFragment, Frame(fragmentOffset: 1480, payload: Frame.esp)),
+        Case("SSH to us", "wan0", 2, .passedLocal, Frame(protocolNumber: 6, payload: Frame.esp)),
+        Case("what is not IPv4", "wan0", 2, .passedNotIPv4, Frame(etherType: 0x0806)),
+        Case("a tagged frame", "wan0", 2, .passedVLAN, Frame(vlanTags: [100], protocolNumber: 50, payload: Frame.esp)),
+        Case("another host's frame", "wan0", 2, .passedOtherHost, Frame(destinationMAC: Frame.otherMAC, protocolNumber: 50)),
+        Case(
+            "ESP by link-layer broadcast", "wan0", 2, .passedNoSocket,
+            Frame(destinationMAC: Frame.broadcast, protocolNumber: 50, payload: Frame.esp)),
+        Case("transit that is no concern of ours", "wan0", 2, .passed, Frame(destination: "198.51.100.1")),
+    ]
+
+    static let clearInbound: [Case] = [
+        Case("from remote to local subnets", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
+        Case("to an address of ours inside the local subnets", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.1")),
+        Case(
+            "ESP to a host behind us", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.5", protocolNumber: 50, payload: Frame.esp)),
+        Case(
+            "IKE to a host behind us", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.5", payload: Frame.udp(to: 500, Frame.ikeHeader))),
+        Case("a fragment", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5", fragmentOffset: 8)),
+        Case(
+            "a first fragment of UDP to an address of ours", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.1", moreFragments: true, payload: Frame.udp(to: 53, Frame.esp))),
+        Case(
+            "UDP to us too short for its ports", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.1", payload: [0, 1, 2])),
+        Case("with a priority tag", "wan0", 1, .droppedClearInbound, Frame(vlanTags: [0xE000], source: "10.2.0.5", destination: "10.1.0.5")),
+        Case(
+            "with two priority tags", "wan0", 1, .droppedClearInbound,
+            Frame(vlanTags: [0, 0], source: "10.2.0.5", destination: "10.1.0.5")),
+        Case(
+            "by link-layer broadcast", "wan0", 1, .droppedClearInbound,
+            Frame(destinationMAC: Frame.broadcast, source: "10.2.0.5", destination: "10.1.0.1")),
+        Case("of the second child", "wan0", 1, .droppedClearInbound, Frame(source: "10.3.0.5", destination: "10.9.0.5")),
+        Case("between two children's subnets", "wan0", 2, .passed, Frame(source: "10.3.0.5", destination: "10.1.0.5")),
+        Case("to somewhere else", "wan0", 2, .passed, Frame(source: "10.2.0.5", destination: "10.8.0.5")),
+        Case("that answers a bypassed packet", "wan0", 2, .passed, Frame(source: "10.2.9.5", destination: "10.1.0.5")),
+        Case("on a port with both roles", "arm0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
+        Case("not on a protected port", "lan0", 2, .passed, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
+    ]
+
+    static let protected: [Case] = [
+        Case("to a protected prefix", "lan0", 4, .redirectedProtected, Frame(source: "10.1.0.5", destination: "10.2.0.5")),
+        Case("a fragment to one", "lan0", 4, .redirectedProtected, Frame(source: "10.1.0.5", destination: "10.2.0.5", fragmentOffset: 8)),
+        Case("to an address of ours", "lan0", 2, .passedLocal, Frame(source: "10.1.0.5", destination: "10.1.0.1")),
+        Case("to a neighbour", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "10.1.0.7")),
+        Case("to the internet", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "198.51.100.1")),
+        Case("by a bypass rule", "lan0", 2, .passedBypass, Frame(source: "10.1.0.5", destination: "10.2.9.5")),
+        Case("where the bypass rule names another source", "lan0", 4, .redirectedProtected, Frame(source: "10.8.0.5", destination: "10.2.9.5")),
+        Case("by multicast", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "224.0.0.5")),
+        Case("by link-layer broadcast", "lan0", 2, .passed, Frame(destinationMAC: Frame.broadcast, source: "10.1.0.5", destination: "10.2.0.5")),
+        Case("for another host's MAC", "lan0", 2, .passedOtherHost, Frame(destinationMAC: Frame.otherMAC, source: "10.1.0.5", destination: "10.2.0.5")),
+        Case("on a port without a socket", "arm0", 1, .droppedNoSocket, Frame(source: "10.1.0.5", destination: "10.2.0.5")),
+        Case("ESP for us on a protected port", "lan0", 2, .passedLocal, Frame(protocolNumber: 50, payload: Frame.esp)),
+        Case("ESP for us on a port without a socket", "arm0", 2, .passedNoSocket, Frame(protocolNumber: 50, payload: Frame.esp)),
+    ]
+
+    private func check(_ cases: [Case]) throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig()
+            for one in cases {
+                let (verdict, counter) = try rig.run(one.frame, on: one.port)
+                #expect(verdict.rawValue == one.verdict, "\(one.testDescription)")
+                #expect(counter == one.counter, "\(one.testDescription)")
+            }
+        }
+    }
+
+    @Test func `What comes in on the underlay goes where it should`() throws { try check(Self.underlay) }
+    @Test func `Clear packets that policy wants protected do not come in`() throws { try check(Self.clearInbound) }
+    @Test func `What comes in on the protected side goes where it should`() throws { try check(Self.protected) }
+
+    @Test func `Every length of a cut frame gets a verdict`() throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig()
+            let whole = Frame(vlanTags: [0], options: 4, payload: Frame.udp(to: 4500, Frame.esp)).bytes
+            // The kernel's test run accepts no frame shorter than an Ethernet header.
+            for length in 14...whole.count {
+                let (verdict, _) = try rig.run(Array(whole.prefix(length)), on: "wan0")
+                #expect(verdict != .aborted)
+            }
+        }
+    }
+
+    @Test func `Without a socket ESP goes to the kernel and protected traffic nowhere`() throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig(withSockets: false)
+            #expect(try rig.run(Frame(protocolNumber: 50, payload: Frame.esp).bytes, on: "wan0") == (.pass, .passedNoSocket))
+            let clear = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
+            #expect(try rig.run(clear, on: "lan0") == (.drop, .droppedNoSocket))
+        }
+    }
+
+    @Test func `An interface that is no port passes everything`() throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig()
+            rig.program.removePort(interfaceIndex: try #require(rig.ports["lan0"]))
+            let frame = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
+            #expect(try rig.run(frame, on: "lan0") == (.pass, .passedUnknownPort))
+        }
+    }
+
+    @Test func `IKE from one source is limited to its burst and its rate`() throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig()
+            try rig.program.setIKELimit(packetsPerSecond: 1, burst: 5)
+            func count(from source: String, packets: Int) throws -> Int {
+                let frame = Frame(source: source, payload: Frame.udp(to: 500, Frame.ikeHeader)).bytes
+                return try (0..<packets).filter { _ in try rig.run(frame, on: "wan0").0 == .pass }.count
+            }
+            // A slow machine may earn a packet or two while it sends.
+            #expect((5...7).contains(try count(from: "203.0.113.1", packets: 20)))
+            #expect((5...7).contains(try count(from: "203.0.113.2", packets: 20)), "another source has its own bucket")
+            try rig.program.setIKELimit(packetsPerSecond: 0, burst: 0)
+            #expect(try count(from: "203.0.113.1", packets: 20) == 20, "zero is no limit")
+        }
+    }
+
+    @Test func `Prefixes and addresses that are no longer given are forgotten`() throws {
+        try inNewNetworkNamespace {
+            let rig = try Rig()
+            let frame = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
+            #expect(try rig.run(frame, on: "lan0").0 == .redirect)
+            try rig.program.setPrefixes([(try prefix("10.3.0.0/24"), PrefixPolicy(steer: 2))])
+            #expect(try rig.run(frame, on: "lan0") == (.pass, .passed))
+            #expect(try rig.run(Frame(destination: "10.3.0.5").bytes, on: "lan0").0 == .redirect)
+            try rig.program.setPrefixes([(try prefix("0.0.0.0/0"), PrefixPolicy(steer: 2))])
+            #expect(try rig.run(frame, on: "lan0").0 == .redirect, "a default route's prefix covers all")
+            try rig.program.setLocalAddresses([try address("10.2.0.5")])
+            #expect(try rig.run(frame, on: "lan0") == (.pass, .passedLocal))
+        }
+    }
+
+    @Test func `It attaches, names what is there, replaces its own leftovers and leaves others alone`() throws {
+        try inNewNetworkNamespace {
+            try shell("ip link add a0 type veth peer name a1; ip link set a0 up; ip link set a1 up")
+            let link = try PlatformTests.index(of: "a0")
+            let first = try XDPProgram()
+            #expect(try first.attach(interfaceIndex: link, mode: .auto) == .native)
+            let before = try #require(try XDPProgram.attachment(interfaceIndex: link))
+            #expect(before.name == "culvert_xdp" && before.mode == .native)
+
+            let second = try XDPProgram()
+            #expect(try second.attach(interfaceIndex: link, mode: .native) == .native)
+            let after = try #require(try XDPProgram.attachment(interfaceIndex: link))
+            #expect(after.programID != before.programID)
+            #expect(try second.attach(interfaceIndex: link, mode: .generic) == .generic)
+            #expect(try XDPProgram.attachment(interfaceIndex: link)?.mode == .generic)
+            second.detach(interfaceIndex: link)
+            #expect(try XDPProgram.attachment(interfaceIndex: link) == nil)
+            second.detach(interfaceIndex: link)
+            second.detach(interfaceIndex: 9999)
+        }
+    }
+
+    @Test func `A foreign program is named in the error and stays`() throws {
+        try inNewNetworkNamespace {
+            try shell("ip link add a0 type veth peer name a1; ip link set a0 up; ip link set a1 up")
+            // A program that passes all, called "stranger", assembled here: mov r0, 2; exit.
+            let link = try PlatformTests.index(of: "a0")
+            try Stranger.attach(interfaceIndex: link)
+            let program = try XDPProgram()
+            let error = #expect(throws: SystemError.self) { try program.attach(interfaceIndex: link, mode: .auto) }
+            #expect(error?.code == 16 /* EBUSY */)
+            #expect(error?.description.contains("stranger") == true)
+            #expect(try XDPProgram.attachment(interfaceIndex: link)?.name == "stranger")
+        }
+    }
+
+    @Test func `An interface that does not exist is an error that says so`() throws {
+        try inNewNetworkNamespace {
+            let program = try XDPProgram()
+            let error = #expect(throws: SystemError.self) { try program.attach(interfaceIndex: 9999, mode: .auto) }
+            #expect(error?.code == 19 /* ENODEV */, "\(String(describing: error))")
+        }
+    }
+}
