@@ -125,7 +125,7 @@ final class ControlThread {
         pump()
     }
 
-    /// Says goodbye to peers; completes when the data plane is down. Routes, rules and filter stay unless `release`.
+    /// Says goodbye to peers; completes when they have had time to hear it. `finish` comes after.
     func stop(release: Bool) -> EventLoopFuture<Void> {
         isStopping = true
         log(.info, release ? "ending, and releasing protected prefixes" : "ending; protected prefixes stay blackholed")
@@ -133,13 +133,16 @@ final class ControlThread {
         pump()
         for request in waiting { request.reply(.refused("The gateway is ending.")) }
         waiting = []
-        return loop.assumeIsolated().scheduleTask(in: Self.farewell) { [self] in
-            for task in [settle, ticking, timer?.task] { task?.cancel() }
-            sockets.closeAll()
-            surroundings.dataplane.stop()
-            if release { surroundings.kernel.release() }
-            log(.info, "ended")
-        }.futureResult
+        for task in [settle, ticking, timer?.task] { task?.cancel() }
+        return loop.scheduleTask(in: Self.farewell) {}.futureResult
+    }
+
+    /// Takes the data plane down. Routes, rules and filter stay unless `release`.
+    func finish(release: Bool) {
+        sockets.closeAll()
+        surroundings.dataplane.stop()
+        if release { surroundings.kernel.release() }
+        log(.info, "ended")
     }
 
     // MARK: Logging

@@ -146,6 +146,7 @@ private struct RunningGateway: Service {
         }.get()
         await watcher.stop()
         try? await loop.submit {
+            parts.value.control?.finish(release: release)
             parts.value.admin?.stop()
             parts.value = Parts()
         }.get()

@@ -21,6 +21,8 @@ struct RoutingPlan: Hashable, Sendable {
     static let bypassPriority: UInt32 = 21_980
     static let localSourcePriority: UInt32 = 21_990
     static let protectedPriority: UInt32 = 22_000
+    /// Whatever rule has one of these is ours.
+    static let priorities: Set<UInt32> = [bypassPriority, localSourcePriority, protectedPriority]
     /// Set on the packets of Culvert's own sockets, which never enter a tunnel.
     static let socketMark: UInt32 = 0xC0_17E7
     static let tunMetric: UInt32 = 100

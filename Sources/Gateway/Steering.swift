@@ -79,7 +79,7 @@ enum Steering {
         plan.routes = routes(policy, view, portOfLink: portOfLink, peers: peers)
         plan.neighbours = view.neighbours.compactMap { neighbour in
             portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
-        }
+        }.sorted { ($0.address, $0.portIndex) < ($1.address, $1.portIndex) }
         plan.localAddresses = unique(view.addresses.map(\.address))
         plan.portAddresses = ports.compactMap { port in
             view.addresses(of: port.linkIndex).first.map { .init(portIndex: port.portIndex, address: $0) }

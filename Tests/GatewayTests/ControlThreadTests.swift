@@ -83,6 +83,10 @@ struct ControlThreadTests {
             try await loop.flatSubmit {
                 sides.value.east.control.stop(release: true).and(sides.value.west.control.stop(release: false)).map { _, _ in }
             }.get()
+            try await on { east, west in
+                east.control.finish(release: true)
+                west.control.finish(release: false)
+            }
         }
     }
 
@@ -97,9 +101,10 @@ struct ControlThreadTests {
             return NIOLoopBound((east: east, west: west), eventLoop: loop)
         }.get()
         let pair = Pair(loop: loop, sides: sides)
-        #expect(try await pair.until { east, west in
-            east.control.sockets.isOpen(v4("127.0.0.1")) && west.control.sockets.isOpen(v4("127.0.0.2"))
-        })
+        #expect(
+            try await pair.until { east, west in
+                east.control.sockets.isOpen(v4("127.0.0.1")) && west.control.sockets.isOpen(v4("127.0.0.2"))
+            })
         return pair
     }
 
@@ -136,10 +141,11 @@ struct ControlThreadTests {
         #expect(again.ok, "what is up is up")
         let down = try await pair.ask(east: true, AdminRequest(.down, connection: "peer"))
         #expect(down.ok)
-        #expect(try await pair.until { east, west in
-            let key = ChildKey("peer", "net")
-            return !east.control.lifecycle.isActive(key) && !west.control.lifecycle.isActive(key)
-        })
+        #expect(
+            try await pair.until { east, west in
+                let key = ChildKey("peer", "net")
+                return !east.control.lifecycle.isActive(key) && !west.control.lifecycle.isActive(key)
+            })
         let after = try #require(try await pair.ask(east: true, AdminRequest(.status)).status?.connections.first)
         #expect(after.state != .established && after.reason != nil && after.children.first?.state == .down)
         try await pair.stop()
@@ -181,7 +187,8 @@ struct ControlThreadTests {
         #expect(refused.code == 78 && refused.message?.contains("f:3:1") == true)
         try await pair.on { east, _ in
             #expect(east.control.lifecycle.isActive(ChildKey("peer", "net")))
-            let changed = Side.configuration(isEast: true, psk: "a secret of more than twenty octets", remoteSubnet: "10.9.0.0/24")
+            let changed = Side.configuration(
+                isEast: true, psk: "a secret of more than twenty octets", remoteSubnet: "10.9.0.0/24")
             east.file = LoadedConfiguration(configuration: changed, diagnostics: [])
         }
         #expect(try await pair.ask(east: true, AdminRequest(.reload)).ok)
@@ -202,7 +209,8 @@ struct ControlThreadTests {
         }
         #expect(try await pair.until { east, _ in east.dataplane.calls == [.detach(0)] })
         try await pair.on { east, _ in
-            east.kernel.view.links[12] = .init(index: 12, name: "wan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 9])
+            east.kernel.view.links[12] = .init(
+                index: 12, name: "wan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 9])
             east.control.kernelReadable()
         }
         #expect(try await pair.until { east, _ in east.dataplane.calls == [.detach(0), .attach("wan0")] })

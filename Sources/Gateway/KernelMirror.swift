@@ -1,0 +1,122 @@
+import Platform
+import Wire
+
+/// The kernel's state as its notifications tell it, event by event.
+struct KernelMirror {
+    /// What an event means for whoever follows.
+    enum Effect: Int, Comparable {
+        /// Not ours to care about.
+        case nothing
+        /// The view has changed.
+        case view
+        /// Routes may have gone without being told: they and the addresses must be read again.
+        case routes
+        /// Events were lost.
+        case everything
+        static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+    }
+
+    private struct RouteKey: Hashable {
+        var prefix: IPPrefix
+        var metric: UInt32
+    }
+    private struct NeighbourKey: Hashable {
+        var address: IPv4Address
+        var linkIndex: Int
+    }
+
+    private var links: [Int: NetlinkLink] = [:]
+    private var addresses: [NetlinkAddress] = []
+    private var routes: [RouteKey: NetlinkRoute] = [:]
+    private var neighbours: [NeighbourKey: NetlinkNeighbour] = [:]
+
+    init() {}
+
+    mutating func forgetRoutes() {
+        addresses = []
+        routes = [:]
+    }
+
+    @discardableResult
+    mutating func take(_ event: NetlinkEvent) -> Effect {
+        switch event {
+        case .link(let link):
+            let known = links.updateValue(link, forKey: link.index)
+            if known == link { return .nothing }
+            return known?.isUp == link.isUp && known?.isRunning == link.isRunning ? .view : .routes
+        case .linkRemoved(let index):
+            links[index] = nil
+            addresses.removeAll { $0.linkIndex == index }
+            neighbours = neighbours.filter { $0.key.linkIndex != index }
+            return .routes
+        case .address(let address):
+            if addresses.contains(address) { return .nothing }
+            addresses.append(address)
+            return .routes
+        case .addressRemoved(let address):
+            addresses.removeAll { $0.address == address.address && $0.linkIndex == address.linkIndex }
+            return .routes
+        case .route(let route): return take(route)
+        case .routeRemoved(let route): return remove(route)
+        case .neighbour(let neighbour): return take(neighbour)
+        case .neighbourRemoved(let neighbour):
+            let key = NeighbourKey(address: neighbour.address, linkIndex: neighbour.linkIndex)
+            return neighbours.removeValue(forKey: key) == nil ? .nothing : .view
+        case .overrun: return .everything
+        }
+    }
+
+    private mutating func take(_ route: NetlinkRoute) -> Effect {
+        guard route.table == NetlinkRoute.mainTable, Self.decides(route) else { return .nothing }
+        return routes.updateValue(route, forKey: RouteKey(prefix: route.prefix, metric: route.metric)) == route ? .nothing : .view
+    }
+
+    private mutating func remove(_ route: NetlinkRoute) -> Effect {
+        // Somebody else took away what keeps packets in: `apply` compares again.
+        if route.table == RoutingPlan.table { return .routes }
+        let key = RouteKey(prefix: route.prefix, metric: route.metric)
+        guard route.table == NetlinkRoute.mainTable, let known = routes[key] else { return .nothing }
+        // The notice of a replaced route's end may come after that of its successor.
+        guard known.gateway == route.gateway, known.linkIndex == route.linkIndex else { return .nothing }
+        routes[key] = nil
+        return .view
+    }
+
+    private mutating func take(_ neighbour: NetlinkNeighbour) -> Effect {
+        let key = NeighbourKey(address: neighbour.address, linkIndex: neighbour.linkIndex)
+        let known = neighbours[key]
+        guard neighbour.isUsable else {
+            neighbours[key] = nil
+            return known == nil ? .nothing : .view
+        }
+        neighbours[key] = neighbour
+        // Reachable, stale, probing: all the same to those who send.
+        return known?.mac == neighbour.mac ? .nothing : .view
+    }
+
+    private static func decides(_ route: NetlinkRoute) -> Bool {
+        switch route.kind {
+        case .unicast, .blackhole, .unreachable, .prohibit: true
+        case .local, .broadcast, .anycast, .multicast, .throw, .other: false
+        }
+    }
+
+    var receiveQueues: [String: Int] {
+        Dictionary(links.values.map { ($0.name, $0.receiveQueues) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    var view: KernelView {
+        var view = KernelView()
+        view.links = links.mapValues { link in
+            .init(index: link.index, name: link.name, isUp: link.isUp, isRunning: link.isRunning, mtu: link.mtu, mac: link.mac)
+        }
+        view.addresses = addresses.map { .init(address: $0.address, prefixLength: $0.prefixLength, linkIndex: $0.linkIndex) }
+        view.routes = routes.values.map { route in
+            .init(
+                prefix: route.prefix, gateway: route.gateway, linkIndex: route.kind == .unicast ? route.linkIndex : nil,
+                metric: route.metric)
+        }
+        view.neighbours = neighbours.values.map { .init(address: $0.address, linkIndex: $0.linkIndex, mac: $0.mac) }
+        return view
+    }
+}

@@ -1,0 +1,209 @@
+import Platform
+import Wire
+
+/// The real kernel: netlink, the TUN device and the packet filter. Confined to the event loop.
+final class LinuxKernel: KernelControlling {
+    static let tunName = "culvert0"
+    /// Room for ESP in UDP inside 1500 octets: what the gateway itself sends fits at once. The workers tell others.
+    static let tunMTU = 1400
+
+    private(set) var view = KernelView()
+    let tunLinkIndex: Int?
+    let tunDescriptor: Int32
+    let monitorDescriptor: Int32
+
+    private let netlink: Netlink
+    private let monitor: NetlinkMonitor
+    private let filter: KernelFilter
+    /// nil after `release`.
+    private var tun: TUNDevice?
+    private var mirror = KernelMirror()
+    /// Routes and rules of ours must be read and compared again: something may have removed some.
+    private var ownStateIsSuspect = true
+    private var applied: RoutingPlan?
+    private var receiveQueues: [String: Int] = [:]
+
+    /// Opens everything and reads the kernel's state. The TUN device that an earlier run left is adopted.
+    init() throws(GatewayStartError) {
+        do throws(SystemError) {
+            // The monitor first, so that no change falls between it and the first reading.
+            monitor = try NetlinkMonitor()
+            netlink = try Netlink()
+            filter = try KernelFilter()
+            let device = try TUNDevice(name: Self.tunName)
+            try netlink.setLink(index: device.linkIndex, up: true, mtu: Self.tunMTU)
+            tunLinkIndex = device.linkIndex
+            tunDescriptor = device.descriptor.number
+            monitorDescriptor = monitor.descriptor
+            tun = consume device
+            try readAll()
+        } catch {
+            throw Self.startError(error)
+        }
+    }
+
+    private static func startError(_ error: SystemError) -> GatewayStartError {
+        GatewayStartError(exitCode: error.isPermission ? 77 : 1, sentence: "The gateway cannot start: \(error).")
+    }
+
+    /// Before anything secret is in memory: capabilities are there, core dumps are off.
+    static func prepareProcess() throws(GatewayStartError) {
+        if let sentence = Capability.problem() { throw GatewayStartError(exitCode: 77, sentence: sentence) }
+        do throws(SystemError) { try ProcessHardening.disableCoreDumps() } catch { throw startError(error) }
+        ProcessHardening.raiseMemoryLockLimit()
+    }
+
+    static func allowedCPUs() -> [Int] { Numa.allowedCPUs() }
+
+    // MARK: Following
+
+    private func readAll() throws(SystemError) {
+        mirror = KernelMirror()
+        for link in try netlink.links() { mirror.take(.link(link)) }
+        for neighbour in try netlink.neighbours() { mirror.take(.neighbour(neighbour)) }
+        try readRoutes()
+    }
+
+    /// Addresses and routes: the kernel drops routes without a word when a link goes down or an address goes.
+    private func readRoutes() throws(SystemError) {
+        mirror.forgetRoutes()
+        for address in try netlink.addresses() { mirror.take(.address(address)) }
+        for route in try netlink.routes() { mirror.take(.route(route)) }
+        view = mirror.view
+        receiveQueues = mirror.receiveQueues
+    }
+
+    func takeChanges() -> Bool {
+        var effect = KernelMirror.Effect.nothing
+        do throws(SystemError) {
+            while true {
+                let events = try monitor.read()
+                if events.isEmpty { break }
+                for event in events { effect = max(effect, mirror.take(event)) }
+            }
+            switch effect {
+            case .nothing: return false
+            case .view: view = mirror.view
+            case .routes:
+                ownStateIsSuspect = true
+                try readRoutes()
+            case .everything:
+                ownStateIsSuspect = true
+                try readAll()
+            }
+        } catch {
+            // Whatever could not be read now is read with the next change.
+            ownStateIsSuspect = true
+        }
+        return true
+    }
+
+    func queueCount(_ name: String) -> Int {
+        max(1, Ethtool.queues(of: name)?.receive ?? receiveQueues[name] ?? 1)
+    }
+
+    // MARK: Routes and rules
+
+    func apply(_ plan: RoutingPlan) -> [String] {
+        if plan == applied, !ownStateIsSuspect { return [] }
+        var problems: [String] = []
+        do throws(SystemError) {
+            let routes = plan.routes.map(netlinkRoute)
+            let rules = plan.rules.map(Self.netlinkRule)
+            let present = (
+                routes: try netlink.routes(table: RoutingPlan.table).filter { $0.protocolNumber == NetlinkRoute.ownProtocol },
+                rules: try netlink.rules().filter { RoutingPlan.priorities.contains($0.priority) }
+            )
+            // What is missing first: between the two steps more is protected than needed, never less.
+            for route in routes where !present.routes.contains(where: { Self.isSame($0, route) }) {
+                do throws(SystemError) { try netlink.replaceRoute(route) } catch { problems.append("\(error)") }
+            }
+            for rule in rules where !present.rules.contains(rule) {
+                do throws(SystemError) { try netlink.addRule(rule) } catch { problems.append("\(error)") }
+            }
+            for rule in present.rules where !rules.contains(rule) { try netlink.deleteRule(rule) }
+            for route in present.routes
+            where !routes.contains(where: { Self.isSame($0, route) || Self.takesPlace($0, of: route) }) {
+                try netlink.deleteRoute(route)
+            }
+        } catch {
+            problems.append("\(error)")
+        }
+        applied = plan
+        ownStateIsSuspect = !problems.isEmpty
+        return problems
+    }
+
+    private func netlinkRoute(_ route: RoutingPlan.Route) -> NetlinkRoute {
+        switch route.kind {
+        case .tunnel(let source):
+            NetlinkRoute(
+                prefix: route.prefix, table: RoutingPlan.table, linkIndex: tunLinkIndex, preferredSource: source,
+                metric: route.metric)
+        case .blackhole:
+            NetlinkRoute(prefix: route.prefix, kind: .blackhole, table: RoutingPlan.table, metric: route.metric)
+        case .throw:
+            NetlinkRoute(prefix: route.prefix, kind: .throw, table: RoutingPlan.table, metric: route.metric)
+        }
+    }
+
+    private static func netlinkRule(_ rule: RoutingPlan.Rule) -> NetlinkRule {
+        NetlinkRule(
+            priority: rule.priority, table: rule.toProtectedTable ? RoutingPlan.table : NetlinkRoute.mainTable,
+            source: rule.source,
+            destination: rule.destination, mark: rule.exceptMarked ? RoutingPlan.socketMark : nil, isInverted: rule.exceptMarked)
+    }
+
+    /// Carrier and the like aside.
+    private static func isSame(_ a: NetlinkRoute, _ b: NetlinkRoute) -> Bool {
+        takesPlace(a, of: b) && a.kind == b.kind && a.gateway == b.gateway && a.preferredSource == b.preferredSource
+            && (a.kind != .unicast || a.linkIndex == b.linkIndex)
+    }
+
+    /// The kernel keeps one route per prefix and metric.
+    private static func takesPlace(_ a: NetlinkRoute, of b: NetlinkRoute) -> Bool {
+        a.prefix == b.prefix && a.metric == b.metric && a.table == b.table
+    }
+
+    // MARK: Filter, neighbours, TUN
+
+    func apply(_ plan: FilterPlan) -> String? {
+        let pairs = { (list: [FilterPlan.Pair]) in
+            list.map { KernelFilter.Pair(sources: $0.source, destinations: $0.destination) }
+        }
+        do throws(SystemError) {
+            try filter.install(interfaces: plan.interfaces, accept: pairs(plan.accept), drop: pairs(plan.drop))
+            return nil
+        } catch {
+            return
+                "The packet filter against clear inbound packets cannot be set: \(error). XDP still drops them while it is attached."
+        }
+    }
+
+    func resolve(_ address: IPv4Address, linkIndex: Int) {
+        // A failure is a next hop that stays unknown: counted by the workers as no-neighbour.
+        try? netlink.resolve(address, linkIndex: linkIndex)
+    }
+
+    func readTunnelPacket() -> [UInt8]? { (try? tun?.read()) ?? nil }
+
+    func writeTunnelPacket(_ packet: [UInt8]) -> Bool { tun?.write(packet) ?? false }
+
+    func release() {
+        for rule in (try? netlink.rules()) ?? [] where RoutingPlan.priorities.contains(rule.priority) {
+            try? netlink.deleteRule(rule)
+        }
+        for route in (try? netlink.routes(table: RoutingPlan.table)) ?? [] where route.protocolNumber == NetlinkRoute.ownProtocol
+        {
+            try? netlink.deleteRoute(route)
+        }
+        try? filter.remove()
+        if let device = tun.take() { try? device.remove() }
+        applied = nil
+    }
+}
+
+extension SystemError {
+    /// EPERM or EACCES.
+    fileprivate var isPermission: Bool { code == 1 || code == 13 }
+}
