@@ -20,7 +20,9 @@ extension Reader {
 
     func children(_ entry: Entry?, of connection: Mapping, layers: [Mapping], remoteIsAny: Bool) -> [CheckedChild] {
         guard let entry else {
-            error(connection.mark, "`children` is missing; a connection needs at least one, with `local_subnets` and `remote_subnets`")
+            missing(
+                "children", of: connection,
+                "`children` is missing; a connection needs at least one, with `local_subnets` and `remote_subnets`")
             return []
         }
         guard let values = list(entry) else { return [] }
@@ -36,7 +38,9 @@ extension Reader {
             checkKeys(own, in: .child)
             let name = require("name", of: own, for: "a child")
             let mapping = merged(own, layers: layers, keys: Scope.profileChildKeys)
-            if let child = child(mapping, name: name, allowed: allowed, remoteIsAny: remoteIsAny, lines: &lines) { result.append(child) }
+            if let child = child(mapping, name: name, allowed: allowed, remoteIsAny: remoteIsAny, lines: &lines) {
+                result.append(child)
+            }
         }
         return result
     }
@@ -73,7 +77,9 @@ extension Reader {
         if let entry = mapping["tunnel_interface"] {
             error(
                 entry.keyMark,
-                "`tunnel_interface` is not available in this version; remove it: `local_subnets` and `remote_subnets` steer the traffic")
+                "`tunnel_interface` is not available in this version; remove it: `local_subnets` and `remote_subnets` "
+                    + "steer the traffic"
+            )
         }
     }
 
@@ -109,10 +115,14 @@ extension Reader {
         for subnet in remote {
             for other in local where other.prefix.overlaps(subnet.prefix) {
                 if other.prefix == subnet.prefix {
-                    error(subnet.mark, "\(subnet.prefix) is in `local_subnets` as well; a subnet is on one side of the tunnel only")
+                    error(
+                        subnet.mark, "\(subnet.prefix) is in `local_subnets` as well; a subnet is on one side of the tunnel only")
                 } else if other.prefix.length != 0, subnet.prefix.length != 0 {
                     warning(
-                        subnet.mark, "\(subnet.prefix) overlaps \(other.prefix) of `local_subnets`; the longer prefix decides which side is meant")
+                        subnet.mark,
+                        "\(subnet.prefix) overlaps \(other.prefix) of `local_subnets`; the longer prefix decides "
+                            + "which side is meant"
+                    )
                 }
             }
         }
@@ -132,7 +142,9 @@ extension Reader {
     private func settings(_ mapping: Mapping, allowed: Set<String>) -> Settings {
         var result = Settings()
         if let entry = mapping["esp_proposals"] {
-            result.espProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in try ESPProposal(keywords: text) }
+            result.espProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in
+                try ESPProposal(keywords: text)
+            }
         }
         if let entry = mapping["lifetime"], let lifetime = duration(entry, in: Self.lifetimes) { result.lifetime = lifetime }
         if let entry = mapping["lifetime_bytes"], let bytes = size(entry) {
@@ -146,7 +158,9 @@ extension Reader {
             if case .scalar("0", _) = entry.value.content {
                 error(
                     entry.mark,
-                    "`replay_window: 0` would accept replayed packets and is refused; raise the window (up to \(Self.replayWindows.upperBound)) when the path reorders")
+                    "`replay_window: 0` would accept replayed packets and is refused; raise the window (up to "
+                        + "\(Self.replayWindows.upperBound)) when the path reorders"
+                )
             } else if let window = integer(entry, in: Self.replayWindows) {
                 result.replayWindow = window
             }

@@ -29,7 +29,9 @@ extension Reader {
         var profiles = profiles
         defer { checkUnused(profiles) }
         guard let entry else {
-            error(top.mark, "`connections` is missing: name the peers and what to protect, or write `connections: []`")
+            missing(
+                "connections", of: top, "`connections` is missing: name the peers and what to protect, or write `connections: []`"
+            )
             return []
         }
         guard let values = list(entry) else { return [] }
@@ -87,7 +89,9 @@ extension Reader {
         if let entry = mapping["version"], let version = text(entry), version != "2" {
             error(
                 entry.mark,
-                version == "1" ? "IKEv1 is not available in this version; use `version: 2`" : "`version` is \(quoted(version)); it must be 2")
+                version == "1"
+                    ? "IKEv1 is not available in this version; use `version: 2`" : "`version` is \(quoted(version)); it must be 2"
+            )
         }
         refuseCertificates(mapping)
     }
@@ -121,7 +125,9 @@ extension Reader {
         guard let id = mapping["id"] else {
             peer.identity = peer.address.map { .address($0) }
             if peer.isAnyAddress {
-                error(mapping.mark, "`id` is missing; a peer from `any` address needs one, or `id: any` for whoever knows the secret")
+                error(
+                    mapping.mark,
+                    "`id` is missing; a peer from `any` address needs one, or `id: any` for whoever knows the secret")
             }
             return peer
         }
@@ -149,9 +155,13 @@ extension Reader {
         var result: Settings = (IKEProposal.defaults, .seconds(4 * 3600), .seconds(10), .auto)
         let allowed = mapping["allow_weak"].map { weakNames($0) } ?? []
         if let entry = mapping["ike_proposals"] {
-            result.ikeProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in try IKEProposal(keywords: text) }
+            result.ikeProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in
+                try IKEProposal(keywords: text)
+            }
         }
-        if let entry = mapping["ike_lifetime"], let lifetime = duration(entry, in: Self.lifetimes) { result.ikeLifetime = lifetime }
+        if let entry = mapping["ike_lifetime"], let lifetime = duration(entry, in: Self.lifetimes) {
+            result.ikeLifetime = lifetime
+        }
         if let entry = mapping["dpd_interval"], let interval = duration(entry, in: Self.dpdIntervals, allowsZero: true) {
             result.dpdInterval = interval
             if interval == .zero {

@@ -46,14 +46,19 @@ extension Reader {
 
     private func compare(_ mine: [Selector], with seen: [Selector]) {
         for selector in mine {
-            guard let other = seen.first(where: { $0.local.overlaps(selector.local) && $0.remote.overlaps(selector.remote) }) else { continue }
+            guard let other = seen.first(where: { $0.local.overlaps(selector.local) && $0.remote.overlaps(selector.remote) })
+            else { continue }
             let pair = "\(selector.local) to \(selector.remote)"
             if other.local == selector.local, other.remote == selector.remote {
-                error(selector.mark, "\(pair) belongs to \(quoted(other.owner)) already; two children cannot carry the same traffic")
+                error(
+                    selector.mark, "\(pair) belongs to \(quoted(other.owner)) already; two children cannot carry the same traffic"
+                )
             } else {
                 warning(
                     selector.mark,
-                    "\(pair) overlaps \(other.local) to \(other.remote) of \(quoted(other.owner)); what both cover goes to \(quoted(other.owner)), which comes first")
+                    "\(pair) overlaps \(other.local) to \(other.remote) of \(quoted(other.owner)); what both cover "
+                        + "goes to \(quoted(other.owner)), which comes first"
+                )
             }
         }
     }
@@ -75,7 +80,9 @@ extension Reader {
             guard let other = first[ends] else { first[ends] = connection.name; continue }
             warning(
                 checked.nameMark,
-                "connection \(quoted(connection.name)) has the same addresses and identities as \(quoted(other)); a peer that calls always gets the first. One connection with two children serves better")
+                "connection \(quoted(connection.name)) has the same addresses and identities as \(quoted(other)); a "
+                    + "peer that calls always gets the first. One connection with two children serves better"
+            )
         }
     }
 

@@ -47,6 +47,8 @@ enum Document {
     /// The library stops at the first key that is given twice. The first of the two is then marked and the text read
     /// again, so that one reading tells about all of them; so often at most.
     static let maxDuplicateKeys = 24
+    /// And at most so many characters are read in all of these readings.
+    static let maxCharactersRead = 1 << 20
     /// First of the private-use scalars that mark such keys: the column of everything behind stays what it was.
     private static let firstMarker: UInt32 = 0xF0000
 
@@ -62,7 +64,8 @@ enum Document {
         while true {
             do {
                 guard let node = try node(scalars) else {
-                    reader.error(Mark(line: 1, column: 1), "the configuration is empty; `interfaces` and `connections` are required")
+                    reader.error(
+                        Mark(line: 1, column: 1), "the configuration is empty; `interfaces` and `connections` are required")
                     return nil
                 }
                 var builder = DocumentBuilder(reader: reader, originals: marked, firstMarker: firstMarker)
@@ -96,6 +99,7 @@ enum Document {
     /// `failure` is another one or the bound is reached.
     private static func markDuplicate(_ failure: YamlError, in scalars: inout [Unicode.Scalar], count: Int) -> Unicode.Scalar? {
         guard case .duplicatedKeysInMapping(_, let context) = failure, count < maxDuplicateKeys,
+            scalars.count * (count + 2) < maxCharactersRead,
             var index = index(of: Mark(line: context.mark.line, column: context.mark.column), in: scalars),
             let marker = Unicode.Scalar(firstMarker + UInt32(count))
         else { return nil }

@@ -70,7 +70,8 @@ public struct Connection: Sendable {
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
-        presharedKey: [UInt8], ikeProposals: [IKEProposal], ikeLifetime: Duration, dpdInterval: Duration, natTraversal: NATTraversal,
+        presharedKey: [UInt8], ikeProposals: [IKEProposal], ikeLifetime: Duration, dpdInterval: Duration,
+        natTraversal: NATTraversal,
         children: [Child]
     ) {
         (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
@@ -96,7 +97,8 @@ public struct Child: Sendable {
     public var start: StartAction
 
     public init(
-        name: String, mode: Mode, localSubnets: [IPPrefix], remoteSubnets: [IPPrefix], espProposals: [ESPProposal], lifetime: Duration,
+        name: String, mode: Mode, localSubnets: [IPPrefix], remoteSubnets: [IPPrefix], espProposals: [ESPProposal],
+        lifetime: Duration,
         lifetimeBytes: UInt64, lifetimePackets: UInt64, replayWindowPackets: Int, start: StartAction
     ) {
         (self.name, self.mode, self.localSubnets, self.remoteSubnets) = (name, mode, localSubnets, remoteSubnets)

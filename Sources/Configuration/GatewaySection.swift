@@ -15,7 +15,8 @@ extension Reader {
     /// The whole configuration. With errors the outcome is not to be used, and may be nil.
     func gatewayConfiguration(_ root: Value) -> GatewayConfiguration? {
         guard case .mapping(let top) = root.content else {
-            error(root.mark, "the configuration must be keys with values, such as `interfaces` and `connections`, not \(root.kind)")
+            error(
+                root.mark, "the configuration must be keys with values, such as `interfaces` and `connections`, not \(root.kind)")
             return nil
         }
         checkKeys(top, in: .root)
@@ -45,7 +46,9 @@ extension Reader {
         if let entry = mapping["control_socket"], let path = socketPath(entry) { result.controlSocket = path }
         if let entry = mapping["metrics_listen"], let endpoint = endpoint(entry) {
             result.metricsListen = endpoint
-            warning(entry.keyMark, "`metrics_listen` is not available in this version; no metrics are served, see `culvert status --json`")
+            warning(
+                entry.keyMark,
+                "`metrics_listen` is not available in this version; no metrics are served, see `culvert status --json`")
         }
         if let entry = mapping["log"], let log = self.mapping(entry) {
             checkKeys(log, in: .log)
@@ -64,7 +67,9 @@ extension Reader {
         guard let text = text(entry) else { return nil }
         let path = absolutePath(text)
         guard path.utf8.count <= Self.maxSocketPathBytes else {
-            error(entry.mark, "`\(entry.key)` is longer than \(Self.maxSocketPathBytes) bytes, the most that a Unix socket's path may have")
+            error(
+                entry.mark,
+                "`\(entry.key)` is longer than \(Self.maxSocketPathBytes) bytes, the most that a Unix socket's path may have")
             return nil
         }
         return path
@@ -79,7 +84,9 @@ extension Reader {
 
     private func interfaces(_ entry: Entry?, top: Mapping, hasConnections: Bool) -> [GatewayConfiguration.Interface] {
         guard let entry else {
-            error(top.mark, "`interfaces` is missing: name the ports and their roles, like `- { name: wan0, role: underlay }`")
+            missing(
+                "interfaces", of: top,
+                "`interfaces` is missing: name the ports and their roles, like `- { name: wan0, role: underlay }`")
             return []
         }
         guard let values = list(entry) else { return [] }
@@ -97,9 +104,10 @@ extension Reader {
         }
         // Roles that could not be read would make this complaint a guess.
         guard hasConnections, errorCount == before else { return result }
-        for role in [GatewayConfiguration.Interface.Role.underlay, .protected] where !result.contains(where: { $0.role == role || $0.role == .both }) {
+        for role in [GatewayConfiguration.Interface.Role.underlay, .protected]
+        where !result.contains(where: { $0.role == role || $0.role == .both }) {
             let purpose = role == .underlay ? "to reach the peers" : "to reach the protected hosts"
-            error(entry.mark, "no interface has the role `\(role.rawValue)` or `both`; one is needed \(purpose)")
+            error(entry.keyMark, "no interface has the role `\(role.rawValue)` or `both`; one is needed \(purpose)")
         }
         return result
     }
@@ -108,7 +116,8 @@ extension Reader {
     private func interfaceName(_ entry: Entry, lines: inout [String: Int]) -> String? {
         guard let text = text(entry) else { return nil }
         let maxBytes = 15
-        let isSound = text.utf8.count <= maxBytes && text != "." && text != ".."
+        let isSound =
+            text.utf8.count <= maxBytes && text != "." && text != ".."
             && text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: ":") }
         guard isSound else {
             error(entry.mark, "\(quoted(text)) is not an interface name: at most \(maxBytes) characters, no blanks, `/` or `:`")
@@ -125,7 +134,7 @@ extension Reader {
     /// The entry for `key`; an error at the mapping when there is none.
     func require(_ key: String, of mapping: Mapping, for what: String) -> Entry? {
         if let entry = mapping[key] { return entry }
-        error(mapping.mark, "`\(key)` is missing; \(what) needs it")
+        missing(key, of: mapping, "`\(key)` is missing; \(what) needs it")
         return nil
     }
 
@@ -140,7 +149,9 @@ extension Reader {
         if let entry = mapping["engine"], let engine = choice(entry, from: Dataplane.Engine.allCases) { result.engine = engine }
         if let entry = mapping["xdp_mode"], let mode = choice(entry, from: Dataplane.XDPMode.allCases) { result.xdpMode = mode }
         if let entry = mapping["poll"], let poll = choice(entry, from: Dataplane.Poll.allCases) { result.poll = poll }
-        if let entry = mapping["huge_pages"], let pages = choice(entry, from: Dataplane.HugePages.allCases) { result.hugePages = pages }
+        if let entry = mapping["huge_pages"], let pages = choice(entry, from: Dataplane.HugePages.allCases) {
+            result.hugePages = pages
+        }
         if let entry = mapping["frames_per_worker"], let frames = integer(entry, in: Self.framesPerWorker) {
             if frames & (frames - 1) == 0 {
                 result.framesPerWorker = frames

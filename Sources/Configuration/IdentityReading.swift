@@ -38,7 +38,9 @@ extension Reader {
         }
         if text.contains("@") { return typed(text, as: .email, entry) }
         if text.utf8.allSatisfy({ (48...57).contains($0) || $0 == UInt8(ascii: ".") }), text.contains(".") {
-            error(entry.mark, "\(quoted(text)) looks like an address and is none; for the text itself write `{ type: key-id, value: … }`")
+            error(
+                entry.mark,
+                "\(quoted(text)) looks like an address and is none; for the text itself write `{ type: key-id, value: … }`")
             return nil
         }
         return typed(text, as: .fqdn, entry)
@@ -51,7 +53,9 @@ extension Reader {
             error(entry.mark, "\(quoted(text)) is not an IP address")
         case .fqdn:
             if isDomainName(text) { return .fqdn(text) }
-            error(entry.mark, "\(quoted(text)) is not a name like `west.example`; for any other text write `{ type: key-id, value: … }`")
+            error(
+                entry.mark,
+                "\(quoted(text)) is not a name like `west.example`; for any other text write `{ type: key-id, value: … }`")
         case .email:
             let parts = text.split(separator: "@", omittingEmptySubsequences: false)
             if parts.count == 2, !parts[0].isEmpty, isPrintable(parts[0]), isDomainName(String(parts[1])) { return .email(text) }

@@ -16,7 +16,8 @@ extension Reader {
     /// Names of IP protocols, as /etc/protocols has them.
     static var ipProtocols: [String: UInt8] {
         [
-            "icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51, "ospf": 89, "pim": 103,
+            "icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "esp": 50, "ah": 51, "ospf": 89,
+            "pim": 103,
             "vrrp": 112, "sctp": 132, "udplite": 136,
         ]
     }
@@ -47,12 +48,16 @@ extension Reader {
         }
         guard let action, errorCount == before else { return nil }
         if action == .bypass, mapping["source"] == nil, mapping["destination"] == nil, ipProtocol == 0 {
-            error(mapping.mark, "this policy would let everything bypass the tunnels in the clear; name a `source`, `destination` or `protocol`")
+            error(
+                mapping.mark,
+                "this policy would let everything bypass the tunnels in the clear; name a `source`, `destination` or `protocol`")
             return nil
         }
         let sides = (expand(sources, sourcePorts, 0), expand(destinations, destinationPorts, ipProtocol))
         guard sides.0.count * sides.1.count <= Self.maxPoliciesOfRule else {
-            error(mapping.mark, "the lists of this policy combine to more than \(Self.maxPoliciesOfRule) rules; write several policies")
+            error(
+                mapping.mark,
+                "the lists of this policy combine to more than \(Self.maxPoliciesOfRule) rules; write several policies")
             return nil
         }
         let all = sides.0.flatMap { source in
@@ -90,7 +95,9 @@ extension Reader {
         if text == "any" { return 0 }
         if let known = Self.ipProtocols[text.lowercased()] { return known }
         if let number = decimal(text), let value = UInt8(exactly: number), value != 0 { return value }
-        error(entry.mark, unknownChoice(text, for: entry.key, among: Self.ipProtocols.keys.sorted()) + ", any, or a number from 1 to 255")
+        error(
+            entry.mark,
+            unknownChoice(text, for: entry.key, among: Self.ipProtocols.keys.sorted()) + ", any, or a number from 1 to 255")
         return nil
     }
 
@@ -98,7 +105,9 @@ extension Reader {
     private func ports(_ entry: Entry) -> [ClosedRange<UInt16>] {
         items(entry).compactMap { value in
             guard let text = text(value, in: entry.key) else { return nil }
-            let parts = text.split(separator: "-", omittingEmptySubsequences: false).map { decimal($0).flatMap { UInt16(exactly: $0) } }
+            let parts = text.split(separator: "-", omittingEmptySubsequences: false).map {
+                decimal($0).flatMap { UInt16(exactly: $0) }
+            }
             if parts.count == 1, let port = parts[0] { return port...port }
             if parts.count == 2, let low = parts[0], let high = parts[1], low <= high { return low...high }
             error(value.mark, "\(quoted(text)) in `\(entry.key)` is not a port or a range, like `443` or `1-1023`")

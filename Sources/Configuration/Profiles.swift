@@ -31,7 +31,9 @@ extension Reader {
                 error(entry.mark, unknownProfile(name, among: profiles.byName.keys.sorted()))
             }
         }
-        if profiles.byName[Profiles.defaultName] != nil, !names.contains(Profiles.defaultName) { names.append(Profiles.defaultName) }
+        if profiles.byName[Profiles.defaultName] != nil, !names.contains(Profiles.defaultName) {
+            names.append(Profiles.defaultName)
+        }
         profiles.used.formUnion(names)
         return names.compactMap { profiles.byName[$0] }
     }
@@ -39,7 +41,8 @@ extension Reader {
     private func unknownProfile(_ name: String, among known: [String]) -> String {
         guard !known.isEmpty else { return "there is no profile \(quoted(name)); `profiles` is empty or missing" }
         let (nearest, distance) = nearest(to: name, among: known)
-        let hint = distance <= max(2, name.count / 2) ? "did you mean \(quoted(nearest))?" : "known: \(known.joined(separator: ", "))"
+        let hint =
+            distance <= max(2, name.count / 2) ? "did you mean \(quoted(nearest))?" : "known: \(known.joined(separator: ", "))"
         return "there is no profile \(quoted(name)); \(hint)"
     }
 
@@ -55,7 +58,8 @@ extension Reader {
                     result.entries.append(entry)
                     continue
                 }
-                guard entry.key == "local" || entry.key == "remote", case .mapping(var present) = result.entries[index].value.content,
+                guard entry.key == "local" || entry.key == "remote",
+                    case .mapping(var present) = result.entries[index].value.content,
                     case .mapping(let filling) = entry.value.content
                 else { continue }
                 present.entries += filling.entries.filter { present[$0.key] == nil }

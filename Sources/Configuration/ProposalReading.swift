@@ -33,7 +33,8 @@ extension Reader {
         let reason = "\(quoted(token)) is weak: \(clean(why))"
         guard let name else { return reason }
         if allowed.contains(name) { return "\(reason); `allow_weak` permits it, and it is not available in this version" }
-        return "\(reason) (refused unless the connection says `allow_weak: [\(name)]`, and not available in this version even then)"
+        return
+            "\(reason) (refused unless the connection says `allow_weak: [\(name)]`, and not available in this version even then)"
     }
 
     /// A sentence of the proposal parser quotes what the file says: bounded, and without control characters.

@@ -4,7 +4,8 @@ struct Scope {
     var name: String
     var keys: [String]
 
-    static let root = Scope(name: "the file's top level", keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies"])
+    static let root = Scope(
+        name: "the file's top level", keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies"])
     static let gateway = Scope(name: "`gateway`", keys: ["name", "control_socket", "metrics_listen", "log"])
     static let log = Scope(name: "`log`", keys: ["level", "format"])
     static let interface = Scope(name: "an interface", keys: ["name", "role"])
@@ -46,11 +47,22 @@ extension Reader {
         }
     }
 
+    /// An error at the mapping, unless a key in it looks like a slip of the pen for `key`: that one is told already.
+    func missing(_ key: String, of mapping: Mapping, _ text: String) {
+        let isMisspelt = mapping.entries.contains { entry in
+            !Scope.all.contains { $0.keys.contains(entry.key) }
+                && isNear(editDistance(entry.key.lowercased(), key), to: entry.key)
+        }
+        if !isMisspelt { error(mapping.mark, text) }
+    }
+
+    private func isNear(_ distance: Int, to word: String) -> Bool { distance <= max(2, word.count / 2) }
+
     private func unknownKey(_ key: String, in scope: Scope) -> String {
         let start = "unknown key \(quoted(key)) in \(scope.name)"
         if let home = Scope.all.first(where: { $0.keys.contains(key) }) { return "\(start); it belongs in \(home.name)" }
         let (nearest, distance) = nearest(to: key, among: scope.keys)
-        if distance <= max(2, key.count / 2) { return "\(start); did you mean `\(nearest)`?" }
+        if isNear(distance, to: key) { return "\(start); did you mean `\(nearest)`?" }
         return "\(start); the nearest known key is `\(nearest)`; known here: \(scope.keys.joined(separator: ", "))"
     }
 }

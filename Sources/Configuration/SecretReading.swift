@@ -8,7 +8,7 @@ extension Reader {
     func presharedKey(_ mapping: Mapping, isRequired: Bool) -> [UInt8]? {
         switch (mapping["psk"], mapping["psk_file"]) {
         case (nil, nil):
-            if isRequired { error(mapping.mark, "`psk_file` is missing (or `psk`); `auth: psk` needs one") }
+            if isRequired { missing("psk_file", of: mapping, "`psk_file` is missing (or `psk`); `auth: psk` needs one") }
             return nil
         case (let inline?, let file?):
             let later = max(inline.keyMark, file.keyMark)
@@ -25,7 +25,9 @@ extension Reader {
             return nil
         }
         if readableByOthers {
-            warning(entry.keyMark, "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a `psk_file`")
+            warning(
+                entry.keyMark,
+                "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a `psk_file`")
         }
         return checked(Array(text.utf8), entry: entry, what: "`psk`")
     }
@@ -51,11 +53,15 @@ extension Reader {
 
     private func checked(_ key: [UInt8], entry: Entry, what: String) -> [UInt8]? {
         guard !key.isEmpty else { error(entry.mark, "\(what) is empty; `openssl rand -base64 32` makes a good one"); return nil }
-        guard key.count <= Self.maxKeyBytes else { error(entry.mark, "\(what) is longer than \(Self.maxKeyBytes) bytes"); return nil }
+        guard key.count <= Self.maxKeyBytes else {
+            error(entry.mark, "\(what) is longer than \(Self.maxKeyBytes) bytes"); return nil
+        }
         if key.count < Self.shortKeyBytes {
             warning(
                 entry.mark,
-                "\(what) is shorter than \(Self.shortKeyBytes) characters: whoever records one exchange can try passwords offline; `openssl rand -base64 32` makes a good one")
+                "\(what) is shorter than \(Self.shortKeyBytes) characters: whoever records one exchange can try "
+                    + "passwords offline; `openssl rand -base64 32` makes a good one"
+            )
         }
         return key
     }

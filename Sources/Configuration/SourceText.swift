@@ -60,7 +60,9 @@ struct SourceText {
                 sawReturn = scalar == "\r"
                 if scalar == "\u{FEFF}", scalars.isEmpty, mark.column == 1 { continue }
                 if scalar == "\r" { continue }
-                if isRefused(scalar) { return refuse(mark, "a control character (U+\(hexadecimal(scalar))); this file is plain text") }
+                if isRefused(scalar) {
+                    return refuse(mark, "a control character (U+\(hexadecimal(scalar))); this file is plain text")
+                }
                 scalars.append(scalar)
                 mark = scalar == "\n" ? Mark(line: mark.line + 1, column: 1) : Mark(line: mark.line, column: mark.column + 1)
             }

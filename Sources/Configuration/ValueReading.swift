@@ -39,10 +39,15 @@ extension Reader {
     func name(_ entry: Entry) -> String? {
         guard let text = text(entry) else { return nil }
         let maxNameBytes = 64
-        let isSound = text.utf8.count <= maxNameBytes
-            && text.utf8.allSatisfy { isLetterOrDigit($0) || [UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: ".")].contains($0) }
+        let isSound =
+            text.utf8.count <= maxNameBytes
+            && text.utf8.allSatisfy {
+                isLetterOrDigit($0) || [UInt8(ascii: "-"), UInt8(ascii: "_"), UInt8(ascii: ".")].contains($0)
+            }
         guard isSound, text.first != "-" else {
-            error(entry.mark, "\(quoted(text)) is not a name: letters, digits, `-`, `_` and `.`, at most \(maxNameBytes), no `-` in front")
+            error(
+                entry.mark,
+                "\(quoted(text)) is not a name: letters, digits, `-`, `_` and `.`, at most \(maxNameBytes), no `-` in front")
             return nil
         }
         return text
@@ -50,7 +55,8 @@ extension Reader {
 
     func isLetterOrDigit(_ octet: UInt8) -> Bool {
         switch octet {
-        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"): true
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"):
+            true
         default: false
         }
     }
@@ -93,7 +99,9 @@ extension Reader {
     func duration(_ entry: Entry, in range: ClosedRange<Duration>, allowsZero: Bool = false) -> Duration? {
         guard let text = text(entry) else { return nil }
         guard let duration = parseDuration(text) else {
-            let hint = decimal(text) == nil ? "a number and one of ms, s, m, h, d, like `10s`" : "a unit: `\(text)s`, `\(text)m` or `\(text)h`"
+            let hint =
+                decimal(text) == nil
+                ? "a number and one of ms, s, m, h, d, like `10s`" : "a unit: `\(text)s`, `\(text)m` or `\(text)h`"
             error(entry.mark, "`\(entry.key)` needs \(hint)\(decimal(text) == nil ? ", not \(quoted(text))" : "")")
             return nil
         }
@@ -111,15 +119,16 @@ extension Reader {
     private func parseDuration(_ text: String) -> Duration? {
         let digits = text.prefix { $0.isASCII && $0.isNumber }
         guard let number = decimal(digits), let count = Int64(exactly: number) else { return nil }
-        let perUnit: Int64? = switch text.dropFirst(digits.count) {
-        case "ms": 1
-        case "s": 1_000
-        case "m": 60_000
-        case "h": 3_600_000
-        case "d": 86_400_000
-        case "": count == 0 ? 1 : nil
-        default: nil
-        }
+        let perUnit: Int64? =
+            switch text.dropFirst(digits.count) {
+            case "ms": 1
+            case "s": 1_000
+            case "m": 60_000
+            case "h": 3_600_000
+            case "d": 86_400_000
+            case "": count == 0 ? 1 : nil
+            default: nil
+            }
         guard let perUnit else { return nil }
         // A count that overflows is longer than every bound: any duration past them says so.
         let (milliseconds, isTooLong) = count.multipliedReportingOverflow(by: perUnit)
@@ -128,7 +137,8 @@ extension Reader {
 
     private func shortText(_ duration: Duration) -> String {
         let milliseconds = duration.components.seconds * 1_000 + duration.components.attoseconds / 1_000_000_000_000_000
-        for (unit, length) in [("d", Int64(86_400_000)), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)] where milliseconds % length == 0 {
+        for (unit, length) in [("d", Int64(86_400_000)), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
+        where milliseconds % length == 0 {
             return "\(milliseconds / length)\(unit)"
         }
         return "\(milliseconds)ms"
@@ -138,15 +148,18 @@ extension Reader {
     func size(_ entry: Entry) -> UInt64? {
         guard let text = text(entry) else { return nil }
         let digits = text.prefix { $0.isASCII && $0.isNumber }
-        let shift: UInt64? = switch text.dropFirst(digits.count) {
-        case "": 0
-        case "K": 10
-        case "M": 20
-        case "G": 30
-        default: nil
-        }
+        let shift: UInt64? =
+            switch text.dropFirst(digits.count) {
+            case "": 0
+            case "K": 10
+            case "M": 20
+            case "G": 30
+            default: nil
+            }
         guard let shift, let count = decimal(digits), count <= UInt64(Int64.max) >> shift else {
-            error(entry.mark, "`\(entry.key)` must be a number of bytes, with K, M or G for larger ones, like `10G`; not \(quoted(text))")
+            error(
+                entry.mark,
+                "`\(entry.key)` must be a number of bytes, with K, M or G for larger ones, like `10G`; not \(quoted(text))")
             return nil
         }
         return count << shift
@@ -170,7 +183,8 @@ extension Reader {
         var host = text[..<colon]
         let isBracketed = host.first == "[" && host.last == "]"
         if isBracketed { host = host.dropFirst().dropLast() }
-        guard let address = IPAddress(host), address.isIPv4 != isBracketed, let number = decimal(text[text.index(after: colon)...]),
+        guard let address = IPAddress(host), address.isIPv4 != isBracketed,
+            let number = decimal(text[text.index(after: colon)...]),
             let port = UInt16(exactly: number), port != 0
         else { error(entry.mark, fault); return nil }
         return Endpoint(address, port)

@@ -18,7 +18,9 @@ public struct AdminRequest: Codable, Hashable, Sendable {
         case timeoutSeconds = "timeout_seconds"
     }
 
-    public init(_ command: Command, connection: String? = nil, child: String? = nil, timeoutSeconds: Double? = nil, ike: Bool? = nil) {
+    public init(
+        _ command: Command, connection: String? = nil, child: String? = nil, timeoutSeconds: Double? = nil, ike: Bool? = nil
+    ) {
         (self.command, self.connection, self.child) = (command, connection, child)
         (self.timeoutSeconds, self.ike) = (timeoutSeconds, ike)
     }
@@ -71,7 +73,8 @@ public enum AdminCodec {
     /// The request on one line (with or without its newline). Throws `AdminProtocolError` with a sentence for the client.
     public static func request(_ line: some Collection<UInt8>) throws(AdminProtocolError) -> AdminRequest {
         guard line.count <= maxRequestBytes else {
-            throw AdminProtocolError(sentence: "The request is longer than \(maxRequestBytes) bytes; send one JSON object per line.")
+            throw AdminProtocolError(
+                sentence: "The request is longer than \(maxRequestBytes) bytes; send one JSON object per line.")
         }
         do {
             return try JSONDecoder().decode(AdminRequest.self, from: Data(line))

@@ -46,7 +46,8 @@ public struct StatusReport: Codable, Hashable, Sendable {
         }
 
         public init(
-            name: String, state: State, reason: String?, ikeVersion: Int = 2, local: Peer, remote: Peer, ike: IKE?, children: [Child]
+            name: String, state: State, reason: String?, ikeVersion: Int = 2, local: Peer, remote: Peer, ike: IKE?,
+            children: [Child]
         ) {
             (self.name, self.state, self.ikeVersion) = (name, state, ikeVersion)
             (self.local, self.remote, self.children) = (local, remote, children)

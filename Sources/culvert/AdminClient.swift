@@ -10,7 +10,8 @@ struct SocketOptions: ParsableArguments {
 
     @Option(
         name: .long,
-        help: ArgumentHelp("Take the control socket from this file (unless told: \(Self.usualFile), when it exists).", valueName: "file"),
+        help: ArgumentHelp(
+            "Take the control socket from this file (unless told: \(Self.usualFile), when it exists).", valueName: "file"),
         completion: .file())
     var config: String?
 
@@ -81,7 +82,8 @@ private struct AdminConnection: ~Copyable {
         // One octet stays for the final zero.
         guard bytes.count < MemoryLayout.size(ofValue: address.sun_path) else {
             close(descriptor)
-            throw AdminClientError(exit: ExitCode(64), sentence: "The socket path \(path) is too long; a Unix socket's path has at most 107 bytes.")
+            throw AdminClientError(
+                exit: ExitCode(64), sentence: "The socket path \(path) is too long; a Unix socket's path has at most 107 bytes.")
         }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
         var patience = timeval(tv_sec: answerWithinSeconds, tv_usec: 0)
@@ -126,13 +128,15 @@ private struct AdminConnection: ~Copyable {
             guard count >= 0 else { throw Self.failure(path, errno) }
             if count == 0 {
                 throw AdminClientError(
-                    exit: Exit.unavailable, sentence: "The gateway on \(path) closed the connection without an answer; see its log.")
+                    exit: Exit.unavailable,
+                    sentence: "The gateway on \(path) closed the connection without an answer; see its log.")
             }
             let part = chunk[..<count]
             if let end = part.firstIndex(of: UInt8(ascii: "\n")) { return line + part[..<end] }
             line += part
         }
-        throw AdminClientError(exit: Exit.unavailable, sentence: "The answer of the gateway on \(path) is longer than any status can be.")
+        throw AdminClientError(
+            exit: Exit.unavailable, sentence: "The answer of the gateway on \(path) is longer than any status can be.")
     }
 
     private static func failure(_ path: String, _ code: Int32) -> AdminClientError {

@@ -34,8 +34,8 @@ struct BenchESP: ParsableCommand {
         commandName: "esp",
         abstract: "The worker's whole ESP path over packets in memory, beside the bare crypto engine.",
         discussion: """
-            AES-256-GCM with ESN in tunnel mode. Sizes are those of the inner IP packets. Clocks are the time-stamp counter's; both \
-            columns are medians of one run, taken in turn. What the path itself costs is the difference between them.
+            AES-256-GCM with ESN in tunnel mode. Sizes are those of the inner IP packets. Clocks are the time-stamp \
+            counter's; both columns are medians of one run, taken in turn. What the path costs is the difference.
             """)
 
     @Option(help: "openssl or ipsec-mb; unless told the best one of this machine.")
@@ -87,7 +87,9 @@ struct BenchESP: ParsableCommand {
 
     private func table(_ results: [ESPBenchmark.Result]) -> String {
         var table = Table(
-            headings: ["engine", "direction", "bytes", "workers", "SAs", "clocks/packet", "raw engine", "above raw", "Mpps", "Gbit/s"],
+            headings: [
+                "engine", "direction", "bytes", "workers", "SAs", "clocks/packet", "raw engine", "above raw", "Mpps", "Gbit/s",
+            ],
             alignments: [.left, .left, .right, .right, .right, .right, .right, .right, .right, .right])
         for result in results {
             table.rows.append(

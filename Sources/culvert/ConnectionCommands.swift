@@ -23,13 +23,14 @@ struct Timeout: ExpressibleByArgument, CustomStringConvertible {
 
     init?(argument: String) {
         let digits = argument.prefix { $0.isASCII && $0.isNumber }
-        let perUnit: Double? = switch argument.dropFirst(digits.count) {
-        case "ms": 0.001
-        case "s", "": 1
-        case "m": 60
-        case "h": 3600
-        default: nil
-        }
+        let perUnit: Double? =
+            switch argument.dropFirst(digits.count) {
+            case "ms": 0.001
+            case "s", "": 1
+            case "m": 60
+            case "h": 3600
+            default: nil
+            }
         guard let perUnit, let count = Double(digits), (0...Self.mostSeconds).contains(count * perUnit) else { return nil }
         seconds = count * perUnit
     }
@@ -76,7 +77,8 @@ struct Down: ParsableCommand {
 
 /// `culvert rekey`
 struct Rekey: ParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "Replace the keys of a connection's children now, without losing packets.")
+    static let configuration = CommandConfiguration(
+        abstract: "Replace the keys of a connection's children now, without losing packets.")
 
     @Argument(help: "CONNECTION or CONNECTION/CHILD.")
     var target: Target

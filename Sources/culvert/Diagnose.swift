@@ -39,7 +39,10 @@ struct Diagnose: ParsableCommand {
         print("\(terminal.paint("fail", .red))  \(connection.name): \(connection.state.rawValue)")
         if let reason = connection.reason { print("      \(reason)") }
         if connection.state == .connecting {
-            print("      -> look for a firewall between \(connection.local.address) and \(connection.remote.address): UDP 500 and 4500, protocol 50")
+            print(
+                "      -> look for a firewall between \(connection.local.address) and \(connection.remote.address): "
+                    + "UDP 500 and 4500, protocol 50"
+            )
         }
         for child in broken {
             print("      child \(child.name): \(child.state.rawValue)\(child.reason.map { ": \($0)" } ?? "")")

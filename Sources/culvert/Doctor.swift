@@ -32,13 +32,18 @@ struct Doctor: ParsableCommand {
     static func page(_ findings: [Finding], _ terminal: Terminal) -> String {
         var table = Table(headings: ["", "", ""], alignments: [.left, .left, .left])
         for finding in findings {
-            let colour: Terminal.Colour = switch finding.verdict {
-            case .ok: .green
-            case .warn: .yellow
-            case .fail: .red
+            let colour: Terminal.Colour =
+                switch finding.verdict {
+                case .ok: .green
+                case .warn: .yellow
+                case .fail: .red
+                }
+            table.rows.append([
+                Table.Cell(finding.verdict.rawValue, colour), Table.Cell(finding.subject), Table.Cell(finding.found),
+            ])
+            if !finding.remedy.isEmpty {
+                table.rows.append([Table.Cell(""), Table.Cell(""), Table.Cell("-> \(finding.remedy)")])
             }
-            table.rows.append([Table.Cell(finding.verdict.rawValue, colour), Table.Cell(finding.subject), Table.Cell(finding.found)])
-            if !finding.remedy.isEmpty { table.rows.append([Table.Cell(""), Table.Cell(""), Table.Cell("-> \(finding.remedy)")]) }
         }
         let failed = findings.count { $0.verdict == .fail }
         let warned = findings.count { $0.verdict == .warn }

@@ -44,7 +44,8 @@ struct DoctorChecks {
         switch Machine.xdpSocketError {
         case 0: findings.append(Finding(verdict: .ok, subject: "AF_XDP", found: "sockets can be opened"))
         case EPERM, EACCES:
-            findings.append(Finding(verdict: .fail, subject: "AF_XDP", found: "not permitted", remedy: "run as root or with CAP_NET_RAW"))
+            findings.append(
+                Finding(verdict: .fail, subject: "AF_XDP", found: "not permitted", remedy: "run as root or with CAP_NET_RAW"))
         case let code:
             findings.append(
                 Finding(
@@ -54,7 +55,9 @@ struct DoctorChecks {
         findings.append(
             Machine.exists("/dev/net/tun")
                 ? Finding(verdict: .ok, subject: "TUN", found: "/dev/net/tun")
-                : Finding(verdict: .fail, subject: "TUN", found: "no /dev/net/tun", remedy: "`modprobe tun`, or pass the device into the container"))
+                : Finding(
+                    verdict: .fail, subject: "TUN", found: "no /dev/net/tun",
+                    remedy: "`modprobe tun`, or pass the device into the container"))
         return findings
     }
 
@@ -117,7 +120,8 @@ struct DoctorChecks {
         } else {
             findings.append(
                 Finding(
-                    verdict: policy == .require ? .fail : .warn, subject: "huge pages", found: "\(free) of \(total) of 2 MB are free",
+                    verdict: policy == .require ? .fail : .warn, subject: "huge pages",
+                    found: "\(free) of \(total) of 2 MB are free",
                     remedy: "`sysctl vm.nr_hugepages=256`; without them packets cost more TLB misses"))
         }
         return findings
@@ -127,7 +131,8 @@ struct DoctorChecks {
 
     private func interfaces() -> [Finding] {
         guard let configuration else {
-            return Machine.names(in: "/sys/class/net").filter { $0 != "lo" }.compactMap { Machine.Interface($0) }.map { interface in
+            return Machine.names(in: "/sys/class/net").filter { $0 != "lo" }.compactMap { Machine.Interface($0) }.map {
+                interface in
                 Finding(verdict: .ok, subject: interface.name, found: description(interface))
             }
         }

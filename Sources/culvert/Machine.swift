@@ -48,13 +48,15 @@ enum Machine {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
         let count = readlink(path, &buffer, buffer.count)
         guard count > 0 else { return nil }
-        return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self).split(separator: "/").last.map(String.init)
+        return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self).split(separator: "/").last.map(
+            String.init)
     }
 
     /// Effective capabilities as a bit set; bit numbers are those of linux/capability.h.
     static var capabilities: UInt64 {
         let lines = (text("/proc/self/status") ?? "").split(separator: "\n")
-        let hexadecimal = lines.first { $0.hasPrefix("CapEff:") }?.dropFirst(7).split(whereSeparator: { $0 == "\t" || $0 == " " }).first
+        let hexadecimal = lines.first { $0.hasPrefix("CapEff:") }?.dropFirst(7).split(whereSeparator: { $0 == "\t" || $0 == " " })
+            .first
         return hexadecimal.flatMap { UInt64($0, radix: 16) } ?? 0
     }
 
@@ -82,7 +84,9 @@ enum Machine {
     }
 
     static var cpuFlags: Set<String> {
-        let line = (text("/proc/cpuinfo") ?? "").split(separator: "\n").first { $0.hasPrefix("flags") || $0.hasPrefix("Features") }
+        let line = (text("/proc/cpuinfo") ?? "").split(separator: "\n").first {
+            $0.hasPrefix("flags") || $0.hasPrefix("Features")
+        }
         return Set((line ?? "").split(separator: " ").map(String.init))
     }
 
@@ -96,7 +100,9 @@ enum Machine {
         while let entry = next {
             next = entry.pointee.ifa_next
             guard let address = entry.pointee.ifa_addr, address.pointee.sa_family == sa_family_t(AF_INET) else { continue }
-            let bits = address.withMemoryRebound(to: sockaddr_in.self, capacity: 1) { UInt32(bigEndian: $0.pointee.sin_addr.s_addr) }
+            let bits = address.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+                UInt32(bigEndian: $0.pointee.sin_addr.s_addr)
+            }
             let text = "\(bits >> 24).\(bits >> 16 & 255).\(bits >> 8 & 255).\(bits & 255)"
             result.append((text, String(cString: entry.pointee.ifa_name)))
         }
@@ -108,7 +114,9 @@ enum Machine {
         var ports: Set<Int> = []
         for line in (text("/proc/net/udp") ?? "").split(separator: "\n").dropFirst() {
             let fields = line.split(separator: " ")
-            guard fields.count > 1, let port = fields[1].split(separator: ":").last.flatMap({ Int($0, radix: 16) }) else { continue }
+            guard fields.count > 1, let port = fields[1].split(separator: ":").last.flatMap({ Int($0, radix: 16) }) else {
+                continue
+            }
             ports.insert(port)
         }
         return ports

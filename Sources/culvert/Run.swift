@@ -13,7 +13,8 @@ struct Run: AsyncParsableCommand {
     @Option(name: .long, help: ArgumentHelp("The configuration.", valueName: "file"), completion: .file())
     var config: String
 
-    @Option(name: .long, help: ArgumentHelp("The control socket, in place of the file's.", valueName: "path"), completion: .file())
+    @Option(
+        name: .long, help: ArgumentHelp("The control socket, in place of the file's.", valueName: "path"), completion: .file())
     var socket: String?
 
     @Flag(help: "Remove routes at the end: protected prefixes may then leave in the clear.")

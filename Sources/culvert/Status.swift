@@ -58,7 +58,9 @@ struct Status: ParsableCommand {
             throw Exit.unavailable
         }
         if json {
-            let text = watch ? String(decoding: try AdminCodec.line(report).dropLast(), as: UTF8.self) : try AdminCodec.prettyJSON(report)
+            let text =
+                watch
+                ? String(decoding: try AdminCodec.line(report).dropLast(), as: UTF8.self) : try AdminCodec.prettyJSON(report)
             print(text)
         } else {
             print(StatusPage(report: report, before: before, terminal: .output).text)

@@ -26,7 +26,9 @@ struct StatusPage {
 
     private func connection(_ connection: StatusReport.Connection) -> String {
         let state = terminal.paint(connection.state.rawValue, colour(connection.state))
-        var lines = ["\(terminal.paint(connection.name, .bold))  \(state)  \(peer(connection.local)) <-> \(peer(connection.remote))"]
+        var lines = [
+            "\(terminal.paint(connection.name, .bold))  \(state)  \(peer(connection.local)) <-> \(peer(connection.remote))"
+        ]
         if let reason = connection.reason { lines.append("  \(reason)") }
         if let ike = connection.ike {
             let role = ike.initiator ? "initiator" : "responder"
@@ -104,7 +106,8 @@ struct StatusPage {
             table.rows.append(
                 [
                     "\(worker.id)", "\(worker.cpu)", "\(worker.numaNode)", worker.engine, worker.xdpMode,
-                    "\(Readable.fixed(worker.busyPercent, 1)) %", Readable.count(worker.packetsIn), Readable.count(worker.packetsOut),
+                    "\(Readable.fixed(worker.busyPercent, 1)) %", Readable.count(worker.packetsIn),
+                    Readable.count(worker.packetsOut),
                 ].map { Table.Cell($0) })
         }
         return table
