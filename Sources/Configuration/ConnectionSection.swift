@@ -21,6 +21,8 @@ private struct Peer {
 /// `connections`.
 extension Reader {
     static var maxConnections: Int { 4096 }
+    /// Of the whole gateway: the data plane numbers them.
+    static var maxChildrenTotal: Int { 1024 }
     /// A rekey takes round trips and retransmissions; below this there is no time for them.
     static var lifetimes: ClosedRange<Duration> { .seconds(5)...(.seconds(30 * 86_400)) }
     static var dpdIntervals: ClosedRange<Duration> { .milliseconds(500)...(.seconds(86_400)) }
@@ -42,6 +44,10 @@ extension Reader {
         for value in values.prefix(Self.maxConnections) {
             guard let mapping = mapping(value, "a connection") else { continue }
             if let connection = connection(mapping, profiles: &profiles, lines: &lines) { result.append(connection) }
+        }
+        let children = result.reduce(0) { $0 + $1.children.count }
+        if children > Self.maxChildrenTotal {
+            error(entry.keyMark, "\(children) children in all connections; this version carries at most \(Self.maxChildrenTotal)")
         }
         return result
     }

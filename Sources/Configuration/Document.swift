@@ -44,6 +44,8 @@ struct Mapping {
 enum Document {
     /// Mappings and lists inside each other. The schema needs 7.
     static let maxDepth = 24
+    /// Keys of one mapping. `profiles` may have many, everything else has a dozen.
+    static let maxKeys = 512
     /// The library stops at the first key that is given twice. The first of the two is then marked and the text read
     /// again, so that one reading tells about all of them; so often at most.
     static let maxDuplicateKeys = 24
@@ -134,6 +136,10 @@ enum Document {
         switch failure {
         case .scanner(let context, let problem, let mark, _), .parser(let context, let problem, let mark, _),
             .composer(let context, let problem, let mark, _):
+            if problem.hasPrefix("Maximum nesting level") {
+                reader.error(clamp(Mark(line: mark.line, column: mark.column), text), "nested deeper than \(maxDepth) levels")
+                return
+            }
             let place = context.map { ", \($0.text) that began in line \($0.mark.line)" } ?? ""
             reader.error(clamp(Mark(line: mark.line, column: mark.column), text), "not valid YAML: \(problem)\(place)")
         case .duplicatedKeysInMapping(_, let context):
@@ -185,7 +191,8 @@ private struct DocumentBuilder {
     private mutating func mapping(_ mapping: Node.Mapping, mark: Mark, depth: Int) -> Mapping {
         var result = Mapping(mark: mark)
         var lines: [String: Int] = [:]
-        for (keyNode, valueNode) in mapping {
+        if mapping.count > Document.maxKeys { reader.error(mark, "more than \(Document.maxKeys) keys in one place") }
+        for (keyNode, valueNode) in mapping.prefix(Document.maxKeys) {
             let key = value(keyNode, depth: depth + 1)
             let value = value(valueNode, depth: depth + 1)
             guard case .scalar(let written, _) = key.content else {

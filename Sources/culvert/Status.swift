@@ -69,6 +69,6 @@ struct Status: ParsableCommand {
 
     private func clear() {
         // Cursor home, then erase: less flicker than erasing first.
-        print(Terminal.isInteractive ? "\u{1B}[H\u{1B}[2J" : "", terminator: "")
+        print(Terminal.isInteractive ? "\u{1B}[H\u{1B}[2J" : "", terminator: Terminal.isInteractive ? "" : "\n")
     }
 }

@@ -55,7 +55,7 @@ struct StatusPage {
             let rekey = child.rekeyInSeconds.map { ", rekey in \(Readable.duration($0))" } ?? ""
             lines.append(
                 "    esp\(encapsulation) \(child.proposal ?? "-"), spi in \(child.spiIn ?? "-") out \(child.spiOut ?? "-"), "
-                    + "\(child.rekeys) rekeys\(rekey)")
+                    + "\(counted(child.rekeys, "rekey"))\(rekey)")
         }
         if child.packetsIn != 0 || child.packetsOut != 0 || child.state == .installed {
             let past = before?.connections.first { $0.name == connection.name }?.children.first { $0.name == child.name }
