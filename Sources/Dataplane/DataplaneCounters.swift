@@ -65,13 +65,15 @@ extension Dataplane {
             guard let now = try? socket.socket.statistics() else { continue }
             let seen = socket.seen
             socket.seen = now
-            let news: [(DropReason, KeyPath<AFXDPStatistics, UInt64>)] = [
-                (.receiveRingFull, \.receiveRingFull), (.fillRingEmpty, \.fillRingEmpty), (.receiveDropped, \.receiveDropped),
-                (.invalidDescriptor, \.transmitInvalidDescriptors), (.invalidDescriptor, \.receiveInvalidDescriptors),
+            // The kernel counts a packet without a frame twice: as dropped, and as fill ring empty.
+            let news: [(DropReason, (AFXDPStatistics) -> UInt64)] = [
+                (.receiveRingFull, { $0.receiveRingFull }), (.fillRingEmpty, { $0.fillRingEmpty }),
+                (.receiveDropped, { $0.receiveDropped > $0.fillRingEmpty ? $0.receiveDropped &- $0.fillRingEmpty : 0 }),
+                (.invalidDescriptor, { $0.transmitInvalidDescriptors &+ $0.receiveInvalidDescriptors }),
             ]
             for (reason, counter) in news {
-                let count = now[keyPath: counter] &- (seen?[keyPath: counter] ?? 0)
-                if count > 0 { foldedSocketDrops[reason, default: 0] &+= count }
+                let (after, before) = (counter(now), seen.map(counter) ?? 0)
+                if after > before { foldedSocketDrops[reason, default: 0] &+= after &- before }
             }
         }
     }
