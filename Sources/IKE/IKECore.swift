@@ -265,6 +265,9 @@ public final class IKECore {
         }
     }
 
+    /// Every IKE SA, for tests that play a peer with its keys.
+    package var allSAs: [IKESA] { sas.values.sorted { $0.localSPI < $1.localSPI } }
+
     /// Sizes of all tables, for tests that watch them.
     package var tableSizes: [String: Int] {
         [
