@@ -37,8 +37,8 @@ final class FramePort {
 
 /// Runs `body` in a new network namespace with a veth pair, `wan0` and `far0`, both up; `wan0` has the link-layer address of
 /// `Frame.portMAC`. No IPv6 chatter, no reverse-path filter.
-func withVethPair(_ body: @escaping @Sendable () throws -> Void) throws {
-    try inNewNetworkNamespace {
+func withVethPair(_ body: @escaping @Sendable () throws -> Void) async throws {
+    try await inNewNetworkNamespace {
         try shell(
             """
             sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1

@@ -21,8 +21,8 @@ struct KernelFilterTests {
     /// A network with the address 10.1.0.1 on `wan0`, and the filter on it.
     private static func withFilter(
         accept: [KernelFilter.Pair] = [], _ body: @escaping @Sendable (KernelFilter, FramePort) throws -> Void
-    ) throws {
-        try withVethPair {
+    ) async throws {
+        try await withVethPair {
             try shell("ip addr add 10.1.0.1/16 dev wan0; sysctl -qw net.ipv4.ip_forward=1")
             let filter = try KernelFilter()
             try filter.install(
@@ -58,8 +58,8 @@ struct KernelFilterTests {
     }
 
     @Test("drops clear packets from remote to local subnets, and counts each")
-    func dropsClear() throws {
-        try Self.withFilter { filter, port in
+    func dropsClear() async throws {
+        try await Self.withFilter { filter, port in
             let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1, 2, 3, 4])
             try Self.expect(3, droppedOf: [frame, frame, frame], filter, port)
             var tcp = frame
@@ -69,8 +69,8 @@ struct KernelFilterTests {
     }
 
     @Test("leaves other sources and destinations alone")
-    func leavesOthers() throws {
-        try Self.withFilter { filter, port in
+    func leavesOthers() async throws {
+        try await Self.withFilter { filter, port in
             let frames = [
                 Self.udp("192.0.2.1", "10.1.0.1", port: 7, data: [1]),
                 Self.udp("10.2.0.1", "192.0.2.2", port: 7, data: [1]),
@@ -81,8 +81,8 @@ struct KernelFilterTests {
     }
 
     @Test("lets IPsec and IKE for this machine by, whatever their addresses")
-    func letsIPsecBy() throws {
-        try Self.withFilter { filter, port in
+    func letsIPsecBy() async throws {
+        try await Self.withFilter { filter, port in
             var ah = Self.esp("10.2.0.1", "10.1.0.1")
             ah.protocolNumber = 51
             var laterFragment = Self.udp("10.2.0.1", "10.1.0.1", port: 4500, data: [UInt8](repeating: 9, count: 64))
@@ -96,8 +96,8 @@ struct KernelFilterTests {
     }
 
     @Test("does not take what is to be forwarded for IPsec of ours")
-    func exceptionsAreLocal() throws {
-        try Self.withFilter { filter, port in
+    func exceptionsAreLocal() async throws {
+        try await Self.withFilter { filter, port in
             let frames = [
                 Self.esp("10.2.0.1", "10.1.7.7"), Self.ike("10.2.0.1", "10.1.7.7", port: 500),
                 Self.udp("10.2.0.1", "10.1.7.7", port: 4500, data: [1, 2, 3, 4, 5]),
@@ -107,17 +107,17 @@ struct KernelFilterTests {
     }
 
     @Test("lets bypass pairs by first")
-    func bypass() throws {
+    func bypass() async throws {
         let pair = KernelFilter.Pair(sources: [IPPrefix("10.2.9.0/24")!], destinations: [IPPrefix("10.1.0.1/32")!])
-        try Self.withFilter(accept: [pair]) { filter, port in
+        try await Self.withFilter(accept: [pair]) { filter, port in
             try Self.expect(0, droppedOf: [Self.udp("10.2.9.1", "10.1.0.1", port: 7, data: [1])], filter, port)
             try Self.expect(1, droppedOf: [Self.udp("10.2.8.1", "10.1.0.1", port: 7, data: [1])], filter, port)
         }
     }
 
     @Test("takes prefixes of every length", arguments: [0, 1, 7, 8, 9, 15, 23, 24, 25, 31, 32])
-    func everyLength(length: Int) throws {
-        try withVethPair {
+    func everyLength(length: Int) async throws {
+        try await withVethPair {
             try shell("ip addr add 10.1.0.1/16 dev wan0")
             let address = IPv4Address("172.21.133.67")!
             let prefix = try #require(IPPrefix(.v4(address), length: length))
@@ -133,8 +133,8 @@ struct KernelFilterTests {
     }
 
     @Test("guards only the interfaces it is told, also those that come later")
-    func interfaces() throws {
-        try withVethPair {
+    func interfaces() async throws {
+        try await withVethPair {
             try shell("ip addr add 10.1.0.1/16 dev wan0")
             let filter = try KernelFilter()
             let pair = KernelFilter.Pair(sources: [Self.remote], destinations: [Self.local])
@@ -148,8 +148,8 @@ struct KernelFilterTests {
     }
 
     @Test("goes on counting when it is replaced, and is gone when removed")
-    func replaceAndRemove() throws {
-        try Self.withFilter { filter, port in
+    func replaceAndRemove() async throws {
+        try await Self.withFilter { filter, port in
             let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])
             try Self.expect(2, droppedOf: [frame, frame], filter, port)
             try filter.install(
@@ -165,8 +165,8 @@ struct KernelFilterTests {
     }
 
     @Test("leaves other people's tables alone")
-    func otherTables() throws {
-        try withVethPair {
+    func otherTables() async throws {
+        try await withVethPair {
             try shell("nft add table ip mine; nft add chain ip mine c")
             let filter = try KernelFilter()
             try filter.install(interfaces: ["wan0"], accept: [], drop: [])
@@ -177,8 +177,8 @@ struct KernelFilterTests {
     }
 
     @Test("refuses more pairs than its bound, and stays as it was")
-    func bound() throws {
-        try Self.withFilter { filter, port in
+    func bound() async throws {
+        try await Self.withFilter { filter, port in
             let many = (0..<UInt32(KernelFilter.pairLimit + 1)).map { IPPrefix(.v4(IPv4Address(bits: $0 << 8)), length: 24)! }
             let tooMany = [KernelFilter.Pair(sources: many, destinations: [Self.local])]
             let error = #expect(throws: SystemError.self) { try filter.install(interfaces: ["wan0"], accept: [], drop: tooMany) }
@@ -189,8 +189,8 @@ struct KernelFilterTests {
     }
 
     @Test("takes as many pairs as its bound allows in one transaction")
-    func manyPairs() throws {
-        try withVethPair {
+    func manyPairs() async throws {
+        try await withVethPair {
             let many = (0..<UInt32(KernelFilter.pairLimit)).map { IPPrefix(.v4(IPv4Address(bits: $0 << 8)), length: 24)! }
             let filter = try KernelFilter()
             try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: many, destinations: [Self.local])])

@@ -1,6 +1,8 @@
 import CLinux
+import Dispatch
 import Glibc
 import Platform
+import Synchronization
 import Testing
 
 /// Why a test could not begin. Without root nothing is skipped in silence: the test fails with this.
@@ -9,38 +11,64 @@ struct LaboratoryError: Error, CustomStringConvertible {
 }
 
 /// Runs `body` on a thread of its own in a new network namespace, which vanishes with the thread. Programs started by
-/// `shell` there are inside it too.
-func inNewNetworkNamespace(_ body: @escaping @Sendable () throws -> Void) throws {
-    final class Job: @unchecked Sendable {
-        let body: @Sendable () throws -> Void
-        var failure: (any Error)?
-        init(_ body: @escaping @Sendable () throws -> Void) { self.body = body }
+/// `shell` there are inside it too. The body stays in the test's task, so that its failures carry the test's name.
+func inNewNetworkNamespace(_ body: @escaping @Sendable () throws -> Void) async throws {
+    let thread = try NamespaceThread()
+    defer { thread.end() }
+    try await withTaskExecutorPreference(thread) {
+        try shell("ip link set lo up")
+        try body()
+    }
+}
 
-        func run() {
-            guard culvert_unshare_network() == 0 else {
-                failure = LaboratoryError(
-                    description: "these tests make network namespaces and need root: \(String(cString: strerror(errno)))")
-                return
-            }
-            do {
-                try shell("ip link set lo up")
-                try body()
-            } catch { failure = error }
+/// A thread that is alone in a network namespace and runs the jobs of tasks that prefer it.
+private final class NamespaceThread: TaskExecutor, @unchecked Sendable {
+    private let jobs = Mutex<[UnownedJob]>([])
+    private let ready = DispatchSemaphore(value: 0)
+    private let started = DispatchSemaphore(value: 0)
+    private var isEnding = false
+    private var failure: Int32 = 0
+
+    init() throws {
+        var thread = pthread_t()
+        let context = Unmanaged.passRetained(self).toOpaque()
+        let result = pthread_create(
+            &thread, nil,
+            { context in
+                guard let context else { return nil }
+                Unmanaged<NamespaceThread>.fromOpaque(context).takeRetainedValue().run()
+                return nil
+            }, context)
+        guard result == 0 else { throw LaboratoryError(description: "pthread_create: \(result)") }
+        pthread_detach(thread)
+        started.wait()
+        guard failure == 0 else {
+            throw LaboratoryError(
+                description: "these tests make network namespaces and need root: \(String(cString: strerror(failure)))")
         }
     }
-    let job = Job(body)
-    let context = Unmanaged.passRetained(job).toOpaque()
-    var thread = pthread_t()
-    let started = pthread_create(
-        &thread, nil,
-        { context in
-            guard let context else { return nil }
-            Unmanaged<Job>.fromOpaque(context).takeRetainedValue().run()
-            return nil
-        }, context)
-    guard started == 0 else { throw LaboratoryError(description: "pthread_create failed") }
-    pthread_join(thread, nil)
-    if let failure = job.failure { throw failure }
+
+    func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        jobs.withLock { $0.append(job) }
+        ready.signal()
+    }
+
+    func end() {
+        jobs.withLock { _ in isEnding = true }
+        ready.signal()
+    }
+
+    private func run() {
+        if culvert_unshare_network() != 0 { failure = errno }
+        started.signal()
+        guard failure == 0 else { return }
+        while true {
+            ready.wait()
+            let (job, done) = jobs.withLock { ($0.isEmpty ? nil : $0.removeFirst(), isEnding) }
+            if let job { job.runSynchronously(on: asUnownedTaskExecutor()) } else if done { return }
+        }
+    }
 }
 
 /// Runs commands in the calling thread's network namespace; throws when they fail.

@@ -146,8 +146,8 @@ private struct Rig {
         Case("ESP for us on a port without a socket", "arm0", 2, .passedNoSocket, Frame(protocolNumber: 50, payload: Frame.esp)),
     ]
 
-    private func check(_ cases: [Case]) throws {
-        try inNewNetworkNamespace {
+    private func check(_ cases: [Case]) async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig()
             for one in cases {
                 let (verdict, counter) = try rig.run(one.frame, on: one.port)
@@ -157,12 +157,12 @@ private struct Rig {
         }
     }
 
-    @Test func `What comes in on the underlay goes where it should`() throws { try check(Self.underlay) }
-    @Test func `Clear packets that policy wants protected do not come in`() throws { try check(Self.clearInbound) }
-    @Test func `What comes in on the protected side goes where it should`() throws { try check(Self.protected) }
+    @Test func `What comes in on the underlay goes where it should`() async throws { try await check(Self.underlay) }
+    @Test func `Clear packets that policy wants protected do not come in`() async throws { try await check(Self.clearInbound) }
+    @Test func `What comes in on the protected side goes where it should`() async throws { try await check(Self.protected) }
 
-    @Test func `Every length of a cut frame gets a verdict`() throws {
-        try inNewNetworkNamespace {
+    @Test func `Every length of a cut frame gets a verdict`() async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig()
             let whole = Frame(vlanTags: [0], options: 4, payload: Frame.udp(to: 4500, Frame.esp)).bytes
             // The kernel's test run accepts no frame shorter than an Ethernet header.
@@ -173,8 +173,8 @@ private struct Rig {
         }
     }
 
-    @Test func `Without a socket ESP goes to the kernel and protected traffic nowhere`() throws {
-        try inNewNetworkNamespace {
+    @Test func `Without a socket ESP goes to the kernel and protected traffic nowhere`() async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig(withSockets: false)
             #expect(try rig.run(Frame(protocolNumber: 50, payload: Frame.esp).bytes, on: "wan0") == (.pass, .passedNoSocket))
             let clear = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
@@ -182,8 +182,8 @@ private struct Rig {
         }
     }
 
-    @Test func `An interface that is no port passes everything`() throws {
-        try inNewNetworkNamespace {
+    @Test func `An interface that is no port passes everything`() async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig()
             rig.program.removePort(interfaceIndex: try #require(rig.ports["lan0"]))
             let frame = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
@@ -191,8 +191,8 @@ private struct Rig {
         }
     }
 
-    @Test func `IKE from one source is limited to its burst and its rate`() throws {
-        try inNewNetworkNamespace {
+    @Test func `IKE from one source is limited to its burst and its rate`() async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig()
             try rig.program.setIKELimit(packetsPerSecond: 1, burst: 5)
             func count(from source: String, packets: Int) throws -> Int {
@@ -207,8 +207,8 @@ private struct Rig {
         }
     }
 
-    @Test func `Prefixes and addresses that are no longer given are forgotten`() throws {
-        try inNewNetworkNamespace {
+    @Test func `Prefixes and addresses that are no longer given are forgotten`() async throws {
+        try await inNewNetworkNamespace {
             let rig = try Rig()
             let frame = Frame(source: "10.1.0.5", destination: "10.2.0.5").bytes
             #expect(try rig.run(frame, on: "lan0").0 == .redirect)
@@ -222,8 +222,8 @@ private struct Rig {
         }
     }
 
-    @Test func `It attaches, names what is there, replaces its own leftovers and leaves others alone`() throws {
-        try inNewNetworkNamespace {
+    @Test func `It attaches, names what is there, replaces its own leftovers and leaves others alone`() async throws {
+        try await inNewNetworkNamespace {
             try shell("ip link add a0 type veth peer name a1; ip link set a0 up; ip link set a1 up")
             let link = try PlatformTests.index(of: "a0")
             let first = try XDPProgram()
@@ -244,8 +244,8 @@ private struct Rig {
         }
     }
 
-    @Test func `A foreign program is named in the error and stays`() throws {
-        try inNewNetworkNamespace {
+    @Test func `A foreign program is named in the error and stays`() async throws {
+        try await inNewNetworkNamespace {
             try shell("ip link add a0 type veth peer name a1; ip link set a0 up; ip link set a1 up")
             // A program that passes all, called "stranger", assembled here: mov r0, 2; exit.
             let link = try PlatformTests.index(of: "a0")
@@ -258,8 +258,8 @@ private struct Rig {
         }
     }
 
-    @Test func `An interface that does not exist is an error that says so`() throws {
-        try inNewNetworkNamespace {
+    @Test func `An interface that does not exist is an error that says so`() async throws {
+        try await inNewNetworkNamespace {
             let program = try XDPProgram()
             let error = #expect(throws: SystemError.self) { try program.attach(interfaceIndex: 9999, mode: .auto) }
             #expect(error?.code == 19 /* ENODEV */, "\(String(describing: error))")
