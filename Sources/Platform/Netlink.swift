@@ -161,7 +161,10 @@ public final class Netlink {
 
     /// Makes the kernel find the neighbour's link-layer address now and keep it fresh while the entry exists (NTF_EXT_MANAGED,
     /// Linux 5.16). Older kernels find it once: ask again while it is in use.
+    ///
+    /// An entry that the administrator made permanent, or one that needs no resolving, is left as it is: the kernel would forget it.
     public func resolve(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
+        if let entry = try neighbour(address, linkIndex: linkIndex), entry.state & Self.fixedStates != 0 { return }
         do throws(SystemError) {
             try resolve(address, linkIndex, managed: true)
         } catch {
@@ -176,6 +179,21 @@ public final class Netlink {
         message.attribute(NDA_DST, address.networkBytes)
         if managed { message.attribute(NDA_FLAGS_EXT, u32: UInt32(NTF_EXT_MANAGED)) }
         try socket.request(message, "the neighbour \(address)")
+    }
+
+    private static let fixedStates: UInt16 = 0x80 | 0x40  // NUD_PERMANENT, NUD_NOARP
+
+    /// One entry; nil when there is none, or the kernel is too old to be asked for one (before Linux 5.0).
+    public func neighbour(_ address: IPv4Address, linkIndex: Int) throws(SystemError) -> NetlinkNeighbour? {
+        var message = NetlinkMessage(type: RTM_GETNEIGH, flags: 0)
+        message.append(Self.neighbourHeader(linkIndex, flags: 0))
+        message.attribute(NDA_DST, address.networkBytes)
+        do throws(SystemError) {
+            return try socket.get(message, "the neighbour \(address)").flatMap(NetlinkNeighbour.init)
+        } catch {
+            guard error.code == ENOENT || error.code == EOPNOTSUPP else { throw error }
+            return nil
+        }
     }
 
     /// Forgets the entry. One that is not there is no error.
@@ -238,6 +256,9 @@ public final class Netlink {
 
 /// Hears of every change of links, IPv4 addresses, IPv4 routes and neighbours. Make it before the first reading by `Netlink`, so
 /// that no change falls between.
+///
+/// Of routes the kernel tells less than it does: those that go with an address or a link are not announced, and a new route may
+/// stand in an old one's place. Read the routes again after a change of links, addresses or routes.
 public final class NetlinkMonitor {
     private let socket: NetlinkSocket
 
