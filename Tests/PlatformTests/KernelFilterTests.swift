@@ -1,127 +1,201 @@
-import CLinux
 import Glibc
-import Platform
 import Testing
 import Wire
 
-private func prefixes(_ texts: String...) -> [IPPrefix] { texts.compactMap { IPPrefix($0) } }
+import Platform
 
-@Suite struct KernelFilterTests {
-    /// The far end of wan0, from which spoofed frames come.
-    private static func lab() throws -> FileDescriptor {
-        try shell(
-            """
-            ip link add wan0 address 02:00:00:00:00:01 type veth peer name wan1
-            ip link set wan0 up; ip link set wan1 up
-            ip address add 192.0.2.1/24 dev wan0; ip address add 10.1.0.1/24 dev lo
-            sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.wan0.rp_filter=0
-            """)
-        let socket = Glibc.socket(AF_PACKET, Int32(SOCK_RAW.rawValue), 0)
-        #expect(socket >= 0)
-        return FileDescriptor(owning: socket)
-    }
+@Suite("The packet filter against clear inbound traffic")
+struct KernelFilterTests {
+    private static let remote = IPPrefix("10.2.0.0/16")!
+    private static let local = IPPrefix("10.1.0.0/16")!
 
-    private static func inject(_ frame: [UInt8], _ socket: borrowing FileDescriptor) throws {
-        // struct sockaddr_ll: family, protocol, interface, and nothing more.
-        var to = [UInt8](repeating: 0, count: 20)
-        to.withUnsafeMutableBytes {
-            $0.storeBytes(of: UInt16(AF_PACKET), as: UInt16.self)
-            $0.storeBytes(of: Int32(if_nametoindex("wan1")), toByteOffset: 4, as: Int32.self)
-        }
-        let sent = to.withUnsafeBytes {
-            sendto(socket.number, frame, frame.count, 0, $0.assumingMemoryBound(to: sockaddr.self).baseAddress, 20)
-        }
-        #expect(sent == frame.count)
-    }
-
-    private static func install(_ filter: KernelFilter) throws {
-        try filter.install(
-            interfaces: ["wan0", "wan9"],
-            accept: [.init(sources: prefixes("10.2.9.0/24"), destinations: prefixes("10.1.0.0/24"))],
-            drop: [.init(sources: prefixes("10.2.0.0/16", "10.3.0.0/24"), destinations: prefixes("10.1.0.0/24", "192.0.2.1/32"))])
-    }
-
-    static let frames: [(String, Bool, Frame)] = [
-        ("clear to a protected host", true, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
-        ("clear to the gateway", true, Frame(source: "10.2.0.5", destination: "10.1.0.1", payload: Frame.udp(to: 53, Frame.esp))),
-        ("clear from the second prefix", true, Frame(source: "10.3.0.5", destination: "192.0.2.1", protocolNumber: 6, payload: Frame.esp)),
-        ("ESP to a protected host", true, Frame(source: "10.2.0.5", destination: "10.1.0.5", protocolNumber: 50, payload: Frame.esp)),
-        ("ESP to the gateway", false, Frame(source: "10.2.0.5", destination: "10.1.0.1", protocolNumber: 50, payload: Frame.esp)),
-        ("AH to the gateway", false, Frame(source: "10.2.0.5", destination: "192.0.2.1", protocolNumber: 51, payload: Frame.esp)),
-        ("IKE to the gateway", false, Frame(source: "10.2.0.5", destination: "10.1.0.1", payload: Frame.udp(to: 500, Frame.ikeHeader))),
-        ("IKE on 4500 to the gateway", false, Frame(source: "10.2.0.5", destination: "10.1.0.1", payload: Frame.udp(to: 4500, Frame.ikeHeader))),
-        ("a later fragment to the gateway", false, Frame(source: "10.2.0.5", destination: "10.1.0.1", fragmentOffset: 1480, payload: Frame.esp)),
-        ("clear that a bypass rule allows", false, Frame(source: "10.2.9.5", destination: "10.1.0.5")),
-        ("clear from elsewhere", false, Frame(source: "10.8.0.5", destination: "10.1.0.5")),
-    ]
-
-    @Test func `It drops what policy wants protected, and nothing else`() async throws {
-        try await inNewNetworkNamespace {
-            let socket = try Self.lab()
-            let filter = try KernelFilter()
-            try Self.install(filter)
-            var dropped: UInt64 = 0
-            for (what, isDropped, var frame) in Self.frames {
-                frame.destinationMAC = Frame.portMAC
-                try Self.inject(Self.withChecksum(frame.bytes), socket)
-                if isDropped { dropped += 1 }
-                #expect(eventually { filter.droppedPackets() >= dropped }, "\(what)")
-                usleep(5_000)
-                #expect(filter.droppedPackets() == dropped, "\(what)")
-            }
-        }
-    }
-
-    /// The kernel looks at the IPv4 header's checksum before the hook.
-    private static func withChecksum(_ frame: [UInt8]) -> [UInt8] {
+    /// The kernel's stack looks at the header checksum; the XDP program, which `Frame` is for, does not.
+    private static func checksummed(_ frame: [UInt8]) -> [UInt8] {
         var frame = frame
-        var sum: UInt32 = 0
-        for i in stride(from: 14, to: 34, by: 2) { sum += UInt32(frame[i]) << 8 | UInt32(frame[i + 1]) }
-        while sum > 0xFFFF { sum = sum & 0xFFFF + sum >> 16 }
-        frame[24] = UInt8(~sum >> 8 & 255)
-        frame[25] = UInt8(~sum & 255)
+        var sum = stride(from: 14, to: 34, by: 2).reduce(UInt32(0)) { $0 + UInt32(frame[$1]) << 8 + UInt32(frame[$1 + 1]) }
+        while sum > 0xFFFF { sum = sum >> 16 + sum & 0xFFFF }
+        (frame[24], frame[25]) = (UInt8(~sum >> 8 & 0xFF), UInt8(~sum & 0xFF))
         return frame
     }
 
-    @Test func `It is replaced whole, counts on, outlives its maker and goes when told`() async throws {
-        try await inNewNetworkNamespace {
-            let socket = try Self.lab()
-            let clear = Self.withChecksum(Frame(source: "10.2.0.5", destination: "10.1.0.5").bytes)
-            do {
-                let filter = try KernelFilter()
-                try filter.remove()
-                try Self.install(filter)
-                try Self.inject(clear, socket)
-                #expect(eventually { filter.droppedPackets() == 1 })
-                try Self.install(filter)
-                try Self.inject(clear, socket)
-                #expect(eventually { filter.droppedPackets() == 2 })
-            }
-            #expect(try output(of: "ip -o link | wc -l") != "0")
-            let next = try KernelFilter()
-            try Self.inject(clear, socket)
-            #expect(eventually { next.droppedPackets() == 2 }, "the one before left its counters: one in this table, one of now")
-            try next.remove()
-            try next.remove()
-            try Self.inject(clear, socket)
-            usleep(20_000)
-            #expect(next.droppedPackets() == 2)
+    /// A network with the address 10.1.0.1 on `wan0`, and the filter on it.
+    private static func withFilter(
+        accept: [KernelFilter.Pair] = [], _ body: @escaping @Sendable (KernelFilter, FramePort) throws -> Void
+    ) async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/16 dev wan0; sysctl -qw net.ipv4.ip_forward=1")
+            let filter = try KernelFilter()
+            try filter.install(
+                interfaces: ["wan0"], accept: accept, drop: [.init(sources: [remote], destinations: [local])])
+            let port = try FramePort("far0")
+            try body(filter, port)
         }
     }
 
-    @Test func `A filter with nothing to drop, or with everything, is accepted`() async throws {
-        try await inNewNetworkNamespace {
-            let filter = try KernelFilter(table: "culvert-east")
-            try filter.install(interfaces: [], accept: [], drop: [])
-            let everything = prefixes("0.0.0.0/0")
-            try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: everything, destinations: everything)])
-            let many = (0..<64).compactMap { IPPrefix(.v4(IPv4Address(bits: 0x0A00_0000 + UInt32($0) << 16)), length: 16) }
-            try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: many, destinations: many)])
-            let tooMany = (0..<128).compactMap { IPPrefix(.v4(IPv4Address(bits: 0x0A00_0000 + UInt32($0) << 16)), length: 16) }
-            let error = #expect(throws: SystemError.self) {
-                try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: tooMany, destinations: tooMany)])
-            }
+    private static func udp(_ source: String, _ destination: String, port: UInt16, data: [UInt8]) -> Frame {
+        Frame(source: source, destination: destination, payload: Frame.udp(to: port, data))
+    }
+
+    private static func esp(_ source: String, _ destination: String) -> Frame {
+        Frame(source: source, destination: destination, protocolNumber: 50, payload: Frame.esp)
+    }
+
+    private static func ike(_ source: String, _ destination: String, port: UInt16) -> Frame {
+        udp(source, destination, port: port, data: (port == 4500 ? Frame.nonESPMarker : []) + Frame.ikeHeader)
+    }
+
+    /// Sends the frames and expects the filter to drop so many of them.
+    private static func expect(
+        _ count: UInt64, droppedOf frames: [Frame], _ filter: KernelFilter, _ port: FramePort,
+        sourceLocation: SourceLocation = #_sourceLocation
+    ) throws {
+        let before = filter.droppedPackets()
+        for frame in frames { try port.send(checksummed(frame.bytes)) }
+        _ = eventually { filter.droppedPackets() - before >= count }
+        // One more than expected would come at once.
+        usleep(20_000)
+        #expect(filter.droppedPackets() - before == count, sourceLocation: sourceLocation)
+    }
+
+    @Test("drops clear packets from remote to local subnets, and counts each")
+    func dropsClear() async throws {
+        try await Self.withFilter { filter, port in
+            let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1, 2, 3, 4])
+            try Self.expect(3, droppedOf: [frame, frame, frame], filter, port)
+            var tcp = frame
+            tcp.protocolNumber = 6
+            try Self.expect(1, droppedOf: [tcp], filter, port)
+        }
+    }
+
+    @Test("leaves other sources and destinations alone")
+    func leavesOthers() async throws {
+        try await Self.withFilter { filter, port in
+            let frames = [
+                Self.udp("192.0.2.1", "10.1.0.1", port: 7, data: [1]),
+                Self.udp("10.2.0.1", "192.0.2.2", port: 7, data: [1]),
+                Self.udp("10.1.0.9", "10.1.0.1", port: 7, data: [1]),
+            ]
+            try Self.expect(0, droppedOf: frames, filter, port)
+        }
+    }
+
+    @Test("lets IPsec and IKE for this machine by, whatever their addresses")
+    func letsIPsecBy() async throws {
+        try await Self.withFilter { filter, port in
+            var ah = Self.esp("10.2.0.1", "10.1.0.1")
+            ah.protocolNumber = 51
+            var laterFragment = Self.udp("10.2.0.1", "10.1.0.1", port: 4500, data: [UInt8](repeating: 9, count: 64))
+            laterFragment.fragmentOffset = 800
+            let frames = [
+                Self.esp("10.2.0.1", "10.1.0.1"), ah, Self.ike("10.2.0.1", "10.1.0.1", port: 500),
+                Self.ike("10.2.0.1", "10.1.0.1", port: 4500), laterFragment,
+            ]
+            try Self.expect(0, droppedOf: frames, filter, port)
+        }
+    }
+
+    @Test("does not take what is to be forwarded for IPsec of ours")
+    func exceptionsAreLocal() async throws {
+        try await Self.withFilter { filter, port in
+            let frames = [
+                Self.esp("10.2.0.1", "10.1.7.7"), Self.ike("10.2.0.1", "10.1.7.7", port: 500),
+                Self.udp("10.2.0.1", "10.1.7.7", port: 4500, data: [1, 2, 3, 4, 5]),
+            ]
+            try Self.expect(3, droppedOf: frames, filter, port)
+        }
+    }
+
+    @Test("lets bypass pairs by first")
+    func bypass() async throws {
+        let pair = KernelFilter.Pair(sources: [IPPrefix("10.2.9.0/24")!], destinations: [IPPrefix("10.1.0.1/32")!])
+        try await Self.withFilter(accept: [pair]) { filter, port in
+            try Self.expect(0, droppedOf: [Self.udp("10.2.9.1", "10.1.0.1", port: 7, data: [1])], filter, port)
+            try Self.expect(1, droppedOf: [Self.udp("10.2.8.1", "10.1.0.1", port: 7, data: [1])], filter, port)
+        }
+    }
+
+    @Test("takes prefixes of every length", arguments: [0, 1, 7, 8, 9, 15, 23, 24, 25, 31, 32])
+    func everyLength(length: Int) async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/16 dev wan0")
+            let address = IPv4Address("172.21.133.67")!
+            let prefix = try #require(IPPrefix(.v4(address), length: length))
+            let filter = try KernelFilter()
+            try filter.install(
+                interfaces: ["wan0"], accept: [], drop: [.init(sources: [prefix], destinations: [IPPrefix("10.1.0.1/32")!])])
+            let port = try FramePort("far0")
+            try Self.expect(1, droppedOf: [Self.udp("\(address)", "10.1.0.1", port: 7, data: [1])], filter, port)
+            guard length > 0 else { return }
+            let neighbour = IPv4Address(bits: address.bits ^ (1 << UInt32(32 - length)))
+            try Self.expect(0, droppedOf: [Self.udp("\(neighbour)", "10.1.0.1", port: 7, data: [1])], filter, port)
+        }
+    }
+
+    @Test("guards only the interfaces it is told, also those that come later")
+    func interfaces() async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/16 dev wan0")
+            let filter = try KernelFilter()
+            let pair = KernelFilter.Pair(sources: [Self.remote], destinations: [Self.local])
+            try filter.install(interfaces: ["later"], accept: [], drop: [pair])
+            let port = try FramePort("far0")
+            let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])
+            try Self.expect(0, droppedOf: [frame], filter, port)
+            try shell("ip link set wan0 down; ip link set wan0 name later; ip link set later up")
+            try Self.expect(1, droppedOf: [frame], filter, port)
+        }
+    }
+
+    @Test("goes on counting when it is replaced, and is gone when removed")
+    func replaceAndRemove() async throws {
+        try await Self.withFilter { filter, port in
+            let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])
+            try Self.expect(2, droppedOf: [frame, frame], filter, port)
+            try filter.install(
+                interfaces: ["wan0"], accept: [], drop: [.init(sources: [Self.remote], destinations: [IPPrefix("10.1.99.0/24")!])])
+            #expect(filter.droppedPackets() == 2)
+            try Self.expect(0, droppedOf: [frame], filter, port)
+            try filter.remove()
+            try filter.remove()
+            #expect(filter.droppedPackets() == 2)
+            let tables = try output(of: "nft list tables")
+            #expect(!tables.contains("culvert"))
+        }
+    }
+
+    @Test("leaves other people's tables alone")
+    func otherTables() async throws {
+        try await withVethPair {
+            try shell("nft add table ip mine; nft add chain ip mine c")
+            let filter = try KernelFilter()
+            try filter.install(interfaces: ["wan0"], accept: [], drop: [])
+            try filter.remove()
+            let tables = try output(of: "nft list tables")
+            #expect(tables.contains("table ip mine"))
+        }
+    }
+
+    @Test("refuses more pairs than its bound, and stays as it was")
+    func bound() async throws {
+        try await Self.withFilter { filter, port in
+            let many = (0..<UInt32(KernelFilter.pairLimit + 1)).map { IPPrefix(.v4(IPv4Address(bits: $0 << 8)), length: 24)! }
+            let tooMany = [KernelFilter.Pair(sources: many, destinations: [Self.local])]
+            let error = #expect(throws: SystemError.self) { try filter.install(interfaces: ["wan0"], accept: [], drop: tooMany) }
             #expect(error?.code == E2BIG)
+            #expect(error?.remedy.isEmpty == false)
+            try Self.expect(1, droppedOf: [Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])], filter, port)
+        }
+    }
+
+    @Test("takes as many pairs as its bound allows in one transaction")
+    func manyPairs() async throws {
+        try await withVethPair {
+            let many = (0..<UInt32(KernelFilter.pairLimit)).map { IPPrefix(.v4(IPv4Address(bits: $0 << 8)), length: 24)! }
+            let filter = try KernelFilter()
+            try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: many, destinations: [Self.local])])
+            try filter.install(interfaces: ["wan0"], accept: [], drop: [.init(sources: many, destinations: [Self.local])])
+            #expect(filter.droppedPackets() == 0)
         }
     }
 }

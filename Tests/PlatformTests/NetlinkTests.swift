@@ -1,222 +1,325 @@
 import Glibc
-import Platform
 import Testing
 import Wire
 
-private func prefix(_ text: String) throws -> IPPrefix { try #require(IPPrefix(text)) }
-private func address(_ text: String) throws -> IPv4Address { try #require(IPv4Address(text)) }
+@testable import Platform
 
-@Suite struct NetlinkTests {
+/// With the interfaces of `withVethPair`: `wan0` and `far0`.
+@Suite("Routing netlink")
+struct NetlinkTests {
     private static let table: UInt32 = 22_000
+    private static let prefix = IPPrefix("10.2.0.0/24")!
 
-    private static func lab() throws -> (Netlink, lan: Int) {
-        try shell(
-            """
-            ip link add lan0 address 02:00:00:00:00:01 numrxqueues 2 numtxqueues 3 type veth peer name lan1
-            ip link set lan0 up; ip link set lan1 up
-            ip address add 10.1.0.1/24 dev lan0
-            """)
-        return (try Netlink(), try index(of: "lan0"))
-    }
+    // MARK: Reading
 
-    @Test func `Links are read with what decisions need`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            let link = try #require(try netlink.link(named: "lan0"))
-            #expect(link.index == index && link.isUp && link.isRunning && link.mtu == 1500)
-            #expect(link.mac == [2, 0, 0, 0, 0, 1])
-            #expect(link.receiveQueues == 2 && link.transmitQueues == 3 && link.kind == "veth" && link.masterIndex == nil)
-            try netlink.setLink(index: index, mtu: 1400)
-            #expect(try netlink.link(named: "lan0")?.mtu == 1400)
-            try shell("ip link set lan1 down")
-            let dark = try #require(try netlink.link(named: "lan0"))
-            #expect(dark.isUp && !dark.isRunning)
-            try netlink.setLink(index: index, up: false)
-            #expect(try netlink.link(named: "lan0")?.isUp == false)
-            try shell("ip link add br0 type bridge; ip link set lan0 master br0")
-            #expect(try netlink.link(named: "lan0")?.masterIndex == PlatformTests.index(of: "br0"))
+    @Test("reads links with their names, addresses and states")
+    func links() async throws {
+        try await withVethPair {
+            try shell("ip link set wan0 mtu 1400; ip link add name down0 type veth peer name down1")
+            let netlink = try Netlink()
+            let wan = try #require(try netlink.link(named: "wan0"))
+            let wanIndex = try index(of: "wan0")
+            #expect(wan.index == wanIndex)
+            #expect(wan.isUp && wan.isRunning)
+            #expect(wan.mtu == 1400)
+            #expect(wan.mac == Frame.portMAC)
+            #expect(wan.kind == "veth")
+            #expect(wan.receiveQueues >= 1 && wan.transmitQueues >= 1)
+            let down = try #require(try netlink.link(named: "down0"))
+            #expect(!down.isUp && !down.isRunning)
+            #expect(try netlink.link(named: "nowhere") == nil)
+            let loopback = try #require(try netlink.link(named: "lo"))
+            #expect(loopback.mtu == 65_536)
         }
     }
 
-    @Test func `Addresses come, are read and go`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            let second = NetlinkAddress(address: try address("10.1.0.2"), prefixLength: 32, linkIndex: index)
-            try netlink.addAddress(second)
-            try netlink.addAddress(second)
-            let all = try netlink.addresses()
-            #expect(all.contains(second))
-            #expect(all.contains(NetlinkAddress(address: try address("10.1.0.1"), prefixLength: 24, linkIndex: index)))
-            try netlink.deleteAddress(second)
-            try netlink.deleteAddress(second)
-            #expect(try !netlink.addresses().contains(second))
+    @Test("tells a link without carrier from one that runs")
+    func carrier() async throws {
+        try await withVethPair {
+            try shell("ip link set far0 down")
+            let link = try #require(try Netlink().link(named: "wan0"))
+            #expect(link.isUp && !link.isRunning)
         }
     }
 
-    @Test func `Routes of a table of our own are made, replaced, read and removed`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
+    @Test("reads and writes addresses")
+    func addresses() async throws {
+        try await withVethPair {
+            let netlink = try Netlink()
+            let link = try index(of: "wan0")
+            let address = NetlinkAddress(address: IPv4Address("192.0.2.1")!, prefixLength: 24, linkIndex: link)
+            try netlink.addAddress(address)
+            try netlink.addAddress(address)
+            #expect(try netlink.addresses().filter { $0.linkIndex == link } == [address])
+            try netlink.deleteAddress(address)
+            try netlink.deleteAddress(address)
+            #expect(try netlink.addresses().filter { $0.linkIndex == link }.isEmpty)
+        }
+    }
+
+    @Test("reads the near end of a point-to-point address")
+    func pointToPoint() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1 peer 192.0.2.9/32 dev wan0")
+            let link = try index(of: "wan0")
+            #expect(try Netlink().addresses().filter { $0.linkIndex == link }.map(\.address) == [IPv4Address("192.0.2.1")!])
+        }
+    }
+
+    @Test("reads the main table: gateways, metrics, multipath, blackholes")
+    func mainTable() async throws {
+        try await withVethPair {
+            try shell(
+                """
+                ip addr add 192.0.2.1/24 dev wan0
+                ip route add 198.51.100.0/24 via 192.0.2.9 metric 7
+                ip route add blackhole 203.0.113.0/24
+                ip route add 10.9.0.0/16 nexthop via 192.0.2.10 nexthop via 192.0.2.11
+                ip route add 10.8.0.0/16 table 77 via 192.0.2.9
+                """)
+            let routes = try Netlink().routes()
+            let find = { (text: String) in routes.first { $0.prefix == IPPrefix(text) } }
+            let connected = try #require(find("192.0.2.0/24"))
+            let wanIndex = try index(of: "wan0")
+            #expect(connected.gateway == nil && connected.linkIndex == wanIndex)
+            #expect(connected.preferredSource == IPv4Address("192.0.2.1"))
+            let via = try #require(find("198.51.100.0/24"))
+            #expect(via.gateway == IPv4Address("192.0.2.9") && via.metric == 7 && via.kind == .unicast && via.isUsable)
+            let hole = try #require(find("203.0.113.0/24"))
+            #expect(hole.kind == .blackhole)
+            let multipath = try #require(find("10.9.0.0/16"))
+            #expect(multipath.gateway == IPv4Address("192.0.2.10") && multipath.linkIndex != nil)
+            #expect(find("10.8.0.0/16") == nil)
+            #expect(try Netlink().routes(table: 77).map(\.prefix) == [IPPrefix("10.8.0.0/16")!])
+        }
+    }
+
+    @Test("does not take a gateway of another family for an on-link route")
+    func gatewayOfAnotherFamily() async throws {
+        try await withVethPair {
+            try shell(
+                """
+                sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.wan0.disable_ipv6=0
+                ip addr add 192.0.2.1/24 dev wan0
+                ip route add 10.9.0.0/16 via inet6 fe80::1 dev wan0
+                """)
+            let route = try #require(try Netlink().routes().first { $0.prefix == IPPrefix("10.9.0.0/16") })
+            #expect(route.kind == .other)
+        }
+    }
+
+    @Test("reads some thousand routes whole")
+    func manyRoutes() async throws {
+        try await withVethPair {
+            try shell(
+                """
+                ip addr add 192.0.2.1/24 dev wan0
+                i=0; while [ $i -lt 4000 ]; do echo "route add 10.$((i / 250)).$((i % 250)).0/24 via 192.0.2.9"; i=$((i + 1)); done \
+                | ip -batch -
+                """)
+            #expect(try Netlink().routes().filter { $0.gateway != nil }.count == 4_000)
+        }
+    }
+
+    // MARK: Routes of ours
+
+    @Test("keeps a TUN route with a blackhole of worse metric behind it, and takes both away")
+    func tunnelRouteAndBlackhole() async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/24 dev wan0")
+            let netlink = try Netlink()
+            let link = try index(of: "far0")
             let tunnel = NetlinkRoute(
-                prefix: try prefix("10.2.0.0/24"), table: Self.table, linkIndex: index,
-                preferredSource: try address("10.1.0.1"), metric: 100)
-            let blackhole = NetlinkRoute(prefix: try prefix("10.2.0.0/24"), kind: .blackhole, table: Self.table, metric: 4000)
-            let exception = NetlinkRoute(prefix: try prefix("192.0.2.0/24"), kind: .throw, table: Self.table, metric: 100)
-            let gateway = NetlinkRoute(
-                prefix: try prefix("0.0.0.0/0"), table: Self.table, gateway: try address("10.1.0.9"), linkIndex: index, metric: 7)
-            for route in [tunnel, blackhole, exception, gateway] {
-                try netlink.replaceRoute(route)
-                try netlink.replaceRoute(route)
+                prefix: Self.prefix, table: Self.table, linkIndex: link, preferredSource: IPv4Address("10.1.0.1"), metric: 100)
+            let blackhole = NetlinkRoute(prefix: Self.prefix, kind: .blackhole, table: Self.table, metric: 4_000)
+            for _ in 0..<2 {
+                try netlink.replaceRoute(tunnel)
+                try netlink.replaceRoute(blackhole)
             }
-            let expected: Set = [tunnel, blackhole, exception, gateway]
-            #expect(Set(try netlink.routes(table: Self.table)) == expected)
-            #expect(try output(of: "ip route show table 22000 proto 84").contains("blackhole 10.2.0.0/24 metric 4000"))
-
-            var moved = tunnel
-            moved.preferredSource = nil
-            try netlink.replaceRoute(moved)
-            #expect(Set(try netlink.routes(table: Self.table)) == [moved, blackhole, exception, gateway])
-            for route in expected {
-                try netlink.deleteRoute(route)
-                try netlink.deleteRoute(route)
+            #expect(try netlink.routes(table: Self.table) == [tunnel, blackhole])
+            // What the kernel does by itself when the device goes: the blackhole stays.
+            try shell("ip link set far0 down")
+            #expect(try netlink.routes(table: Self.table) == [blackhole])
+            for _ in 0..<2 {
+                try netlink.deleteRoute(tunnel)
+                try netlink.deleteRoute(blackhole)
             }
             #expect(try netlink.routes(table: Self.table).isEmpty)
-            #expect(try netlink.routes().map(\.prefix) == [prefix("10.1.0.0/24")], "the main table is as it was")
         }
     }
 
-    @Test func `Of a multipath route the first hop that works counts`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            try shell(
-                """
-                ip link add wan0 type veth peer name wan1; ip link set wan0 up; ip link set wan1 up
-                ip address add 192.0.2.1/24 dev wan0
-                ip route add 10.9.0.0/16 nexthop via 192.0.2.9 dev wan0 nexthop via 10.1.0.9 dev lan0
-                """)
-            let find = { try #require(try netlink.routes().first { $0.prefix == IPPrefix("10.9.0.0/16") }) }
-            #expect(try find().gateway == address("192.0.2.9"))
-            try shell("ip link set wan1 down")
-            let other = try find()
-            #expect(try other.gateway == address("10.1.0.9") && other.linkIndex == index && other.isUsable)
+    @Test("replaces a route of the same prefix and metric in place")
+    func replace() async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/24 dev wan0; ip addr add 10.1.0.2/24 dev wan0")
+            let netlink = try Netlink()
+            var route = NetlinkRoute(
+                prefix: Self.prefix, table: Self.table, linkIndex: try index(of: "wan0"),
+                preferredSource: IPv4Address("10.1.0.1"), metric: 100)
+            try netlink.replaceRoute(route)
+            route.preferredSource = IPv4Address("10.1.0.2")
+            try netlink.replaceRoute(route)
+            #expect(try netlink.routes(table: Self.table) == [route])
+            route = NetlinkRoute(prefix: Self.prefix, kind: .throw, table: Self.table, metric: 100)
+            try netlink.replaceRoute(route)
+            #expect(try netlink.routes(table: Self.table) == [route])
         }
     }
 
-    @Test func `The kernel's choice of route honours rules, marks and throws`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            let mark: UInt32 = 0xC017E7
-            try netlink.replaceRoute(NetlinkRoute(prefix: try prefix("0.0.0.0/0"), table: Self.table, linkIndex: index))
-            try netlink.replaceRoute(NetlinkRoute(prefix: try prefix("10.9.0.0/16"), kind: .throw, table: Self.table))
-            let rule = NetlinkRule(priority: 22_000, table: Self.table, mark: mark, isInverted: true)
-            try netlink.addRule(rule)
-            try netlink.addRule(rule)
-            #expect(try netlink.rules().filter { $0 == rule }.count == 1)
-
-            #expect(try netlink.lookup(address("198.51.100.1")).table == Self.table)
-            let marked = #expect(throws: SystemError.self) { try netlink.lookup(address("198.51.100.1"), mark: mark) }
-            #expect(marked?.code == ENETUNREACH)
-            let thrown = #expect(throws: SystemError.self) { try netlink.lookup(address("10.9.0.1")) }
-            #expect(thrown?.code == ENETUNREACH)
-
-            try netlink.deleteRule(rule)
-            try netlink.deleteRule(rule)
-            #expect(try !netlink.rules().contains(rule))
-            let gone = #expect(throws: SystemError.self) { try netlink.lookup(address("198.51.100.1")) }
-            #expect(gone?.code == ENETUNREACH)
-        }
-    }
-
-    @Test func `Rules by source, destination and interface survive a round trip`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, _) = try Self.lab()
-            let rules = [
-                NetlinkRule(priority: 21_980, table: 254, source: try prefix("10.1.0.0/24"), destination: try prefix("10.2.9.0/24")),
-                NetlinkRule(priority: 21_990, table: 254, source: try prefix("192.0.2.1/32")),
-                NetlinkRule(priority: 21_991, table: Self.table, inputInterface: "lan0"),
-            ]
-            for rule in rules { try netlink.addRule(rule) }
-            #expect(try netlink.rules().filter { (21_000..<22_000).contains($0.priority) } == rules)
-        }
-    }
-
-    @Test func `A neighbour is found, kept and told`() async throws {
-        let name = "culvert-test-\(getpid())"
-        try await inNewNetworkNamespace {
-            try shell("ip netns add \(name)")
-            defer { try? shell("ip netns del \(name)") }
-            let (netlink, index) = try Self.lab()
-            try shell(
-                """
-                ip link set lan1 netns \(name)
-                ip -n \(name) link set lan1 address 02:00:00:00:00:07 up
-                ip -n \(name) address add 10.1.0.7/24 dev lan1
-                """)
-            let monitor = try NetlinkMonitor()
-            try netlink.resolve(address("10.1.0.7"), linkIndex: index)
-            var told: NetlinkNeighbour?
-            #expect(
-                try eventually {
-                    for case .neighbour(let one) in try monitor.read() where one.isUsable { told = one }
-                    return told != nil
-                })
-            #expect(try told?.address == address("10.1.0.7"))
-            #expect(told?.mac == [2, 0, 0, 0, 0, 7] && told?.linkIndex == index)
-            #expect(try netlink.neighbours().contains { $0.isUsable && $0.isManaged })
-
-            try netlink.resolve(address("10.1.0.8"), linkIndex: index)
-            #expect(try eventually { try netlink.neighbours().contains { $0.hasFailed && !$0.isUsable } })
-            try netlink.deleteNeighbour(address("10.1.0.7"), linkIndex: index)
-            try netlink.deleteNeighbour(address("10.1.0.9"), linkIndex: index)
-        }
-    }
-
-    @Test func `The monitor tells what changes, in order, and nothing twice`() async throws {
-        try await inNewNetworkNamespace {
-            let monitor = try NetlinkMonitor()
-            let (netlink, index) = try Self.lab()
-            try netlink.replaceRoute(NetlinkRoute(prefix: try prefix("10.5.0.0/16"), gateway: try address("10.1.0.9"), linkIndex: index))
-            try netlink.deleteRoute(NetlinkRoute(prefix: try prefix("10.5.0.0/16"), gateway: try address("10.1.0.9"), linkIndex: index))
-            try shell("ip address del 10.1.0.1/24 dev lan0; ip link del lan0")
-            var seen: [String] = []
-            #expect(
-                try eventually {
-                    for event in try monitor.read() {
-                        switch event {
-                        case .link(let link) where link.name == "lan0" && seen.isEmpty: seen.append("link")
-                        case .address(let one) where one.linkIndex == index: seen.append("address")
-                        case .route(let route) where route.prefix == IPPrefix("10.5.0.0/16"): seen.append("route")
-                        case .routeRemoved(let route) where route.prefix == IPPrefix("10.5.0.0/16"): seen.append("no route")
-                        case .addressRemoved(let one) where one.linkIndex == index: seen.append("no address")
-                        case .linkRemoved(index): seen.append("no link")
-                        default: break
-                        }
-                    }
-                    return seen.last == "no link"
-                })
-            #expect(seen == ["link", "address", "route", "no route", "no address", "no link"])
-            #expect(try monitor.read().isEmpty)
-        }
-    }
-
-    @Test func `What the kernel refuses comes back with its words`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            let wrong = NetlinkRoute(prefix: try prefix("10.5.0.0/16"), gateway: try address("203.0.113.1"), linkIndex: index)
-            let error = #expect(throws: SystemError.self) { try netlink.replaceRoute(wrong) }
-            #expect(error?.code == ENETUNREACH)
-            #expect(error?.description.contains("Nexthop") == true, "\(String(describing: error))")
-        }
-    }
-
-    @Test func `Ten thousand routes are read whole`() async throws {
-        try await inNewNetworkNamespace {
-            let (netlink, index) = try Self.lab()
-            for i in 0..<10_000 {
-                let destination = IPv4Address(bits: 0x0B00_0000 + UInt32(i) << 8)
-                try netlink.replaceRoute(
-                    NetlinkRoute(prefix: try #require(IPPrefix(.v4(destination), length: 24)), table: Self.table, linkIndex: index))
+    @Test("says in words why the kernel refused a route")
+    func refusal() async throws {
+        try await withVethPair {
+            let netlink = try Netlink()
+            let error = #expect(throws: SystemError.self) {
+                try netlink.replaceRoute(NetlinkRoute(prefix: Self.prefix, gateway: IPv4Address("192.0.2.9")))
             }
-            #expect(try netlink.routes(table: Self.table).count == 10_000)
+            #expect(error?.code == ENETUNREACH)
+            #expect(error?.detail == "Nexthop has invalid gateway")
+            #expect(error.map { "\($0)" }?.contains("10.2.0.0/24") == true)
+        }
+    }
+
+    // MARK: Rules
+
+    @Test("adds each rule once and takes it away")
+    func rules() async throws {
+        try await withVethPair {
+            let netlink = try Netlink()
+            let before = try netlink.rules()
+            let rules = [
+                NetlinkRule(priority: 21_980, table: 254, source: IPPrefix("10.1.0.0/24"), destination: IPPrefix("10.3.0.0/24")),
+                NetlinkRule(priority: 21_990, table: 254, source: IPPrefix("192.0.2.1/32")),
+                NetlinkRule(priority: 22_000, table: Self.table, mark: 0xC017E7, isInverted: true),
+                NetlinkRule(priority: 22_001, table: Self.table, inputInterface: "wan0"),
+            ]
+            for rule in rules + rules { try netlink.addRule(rule) }
+            #expect(try netlink.rules().filter { !before.contains($0) } == rules)
+            for rule in rules + rules { try netlink.deleteRule(rule) }
+            #expect(try netlink.rules() == before)
+        }
+    }
+
+    @Test("sends everything but marked sockets into the protected table")
+    func markedLookup() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0; ip route add default via 192.0.2.9")
+            let netlink = try Netlink()
+            try netlink.addRule(NetlinkRule(priority: 22_000, table: Self.table, mark: 0xC017E7, isInverted: true))
+            try netlink.replaceRoute(NetlinkRoute(prefix: Self.prefix, kind: .blackhole, table: Self.table, metric: 4_000))
+            let inside = IPv4Address("10.2.0.7")!
+            let refusal = #expect(throws: SystemError.self) { try netlink.lookup(inside) }
+            #expect(refusal?.code == EINVAL)
+            let marked = try netlink.lookup(inside, mark: 0xC017E7)
+            #expect(marked.gateway == IPv4Address("192.0.2.9") && marked.table == NetlinkRoute.mainTable)
+            try netlink.replaceRoute(
+                NetlinkRoute(prefix: IPPrefix("10.2.0.0/28")!, kind: .throw, table: Self.table, metric: 100))
+            #expect(try netlink.lookup(inside).table == NetlinkRoute.mainTable)
+        }
+    }
+
+    // MARK: Neighbours and links
+
+    @Test("makes the kernel look for a neighbour, and forgets it")
+    func resolve() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0")
+            let netlink = try Netlink()
+            let link = try index(of: "wan0")
+            let address = IPv4Address("192.0.2.9")!
+            let far = try FramePort("far0")
+            try netlink.resolve(address, linkIndex: link)
+            // Who has 192.0.2.9? Tell 192.0.2.1.
+            let request = try far.receive { $0.count >= 42 && $0[12...13] == [8, 6] && $0[38..<42] == [192, 0, 2, 9] }
+            #expect(request != nil)
+            let entry = try #require(try netlink.neighbours().first { $0.address == address })
+            #expect(entry.isManaged && !entry.isUsable && entry.linkIndex == link)
+            // The answer.
+            try far.send(
+                Frame.portMAC + Frame.otherMAC + [8, 6, 0, 1, 8, 0, 6, 4, 0, 2] + Frame.otherMAC + [192, 0, 2, 9] + Frame.portMAC
+                    + [192, 0, 2, 1])
+            #expect(try eventually { try netlink.neighbours().contains { $0.address == address && $0.isUsable && $0.mac == Frame.otherMAC } })
+            try netlink.deleteNeighbour(address, linkIndex: link)
+            try netlink.deleteNeighbour(address, linkIndex: link)
+            #expect(try !netlink.neighbours().contains { $0.address == address && $0.isUsable })
+        }
+    }
+
+    @Test("leaves a permanent neighbour as the administrator made it")
+    func permanentNeighbour() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 dev wan0 nud permanent")
+            let netlink = try Netlink()
+            try netlink.resolve(IPv4Address("192.0.2.9")!, linkIndex: try index(of: "wan0"))
+            let entry = try #require(try netlink.neighbour(IPv4Address("192.0.2.9")!, linkIndex: try index(of: "wan0")))
+            #expect(entry.isUsable && entry.mac == Frame.otherMAC)
+            #expect(entry.state & 0x80 != 0)
+        }
+    }
+
+    @Test("sets links up and down, and their MTU")
+    func setLink() async throws {
+        try await withVethPair {
+            let netlink = try Netlink()
+            let link = try index(of: "wan0")
+            try netlink.setLink(index: link, up: false, mtu: 1300)
+            var wan = try #require(try netlink.link(named: "wan0"))
+            #expect(!wan.isUp && wan.mtu == 1300)
+            try netlink.setLink(index: link, up: true)
+            wan = try #require(try netlink.link(named: "wan0"))
+            #expect(wan.isUp && wan.mtu == 1300)
+        }
+    }
+
+    // MARK: The monitor
+
+    @Test("hears of links, addresses, routes and neighbours that come and go")
+    func monitor() async throws {
+        try await withVethPair {
+            let monitor = try NetlinkMonitor()
+            #expect(try monitor.read().isEmpty)
+            try shell(
+                """
+                ip addr add 192.0.2.1/24 dev wan0
+                ip route add 198.51.100.0/24 via 192.0.2.9
+                ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 dev wan0
+                ip neigh del 192.0.2.9 dev wan0
+                ip route del 198.51.100.0/24
+                ip addr del 192.0.2.1/24 dev wan0
+                ip link add name new0 type veth peer name new1
+                ip link del new0
+                """)
+            #expect(Poll.readable(monitor.descriptor, timeoutMilliseconds: 1_000))
+            var events: [NetlinkEvent] = []
+            while case let more = try monitor.read(), !more.isEmpty { events += more }
+            let link = try index(of: "wan0")
+            let address = NetlinkAddress(address: IPv4Address("192.0.2.1")!, prefixLength: 24, linkIndex: link)
+            #expect(events.contains(.address(address)) && events.contains(.addressRemoved(address)))
+            let route = { (event: NetlinkEvent, removed: Bool) -> Bool in
+                switch event {
+                case .route(let route): !removed && route.prefix == IPPrefix("198.51.100.0/24")
+                case .routeRemoved(let route): removed && route.prefix == IPPrefix("198.51.100.0/24")
+                default: false
+                }
+            }
+            #expect(events.contains { route($0, false) } && events.contains { route($0, true) })
+            #expect(events.contains { if case .neighbour(let entry) = $0 { entry.mac == Frame.otherMAC } else { false } })
+            #expect(events.contains { if case .link(let link) = $0 { link.name == "new0" } else { false } })
+            #expect(events.contains { if case .linkRemoved = $0 { true } else { false } })
+        }
+    }
+
+    @Test("says so when it could not hear everything")
+    func overrun() async throws {
+        try await withVethPair {
+            let monitor = try NetlinkMonitor()
+            var tiny: Int32 = 2_304
+            #expect(setsockopt(monitor.descriptor, SOL_SOCKET, SO_RCVBUF, &tiny, 4) == 0)
+            try shell("i=0; while [ $i -lt 200 ]; do echo \"neigh replace 192.0.2.9 lladdr 02:00:00:00:00:$((i % 90 + 10)) dev wan0\"; i=$((i + 1)); done | ip -batch -")
+            var events: [NetlinkEvent] = []
+            while case let more = try monitor.read(), !more.isEmpty { events += more }
+            #expect(events.contains(.overrun))
+            try shell("ip addr add 192.0.2.1/24 dev wan0")
+            #expect(try monitor.read().contains { if case .address = $0 { true } else { false } })
         }
     }
 }
