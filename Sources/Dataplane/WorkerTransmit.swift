@@ -127,7 +127,7 @@ extension Worker {
         var rounds = queues[queue].transmit.size / 16
         while rounds > 0 {
             rounds &-= 1
-            let error = sendto(queues[queue].descriptor, nil, 0, Int32(MSG_DONTWAIT), nil, 0) < 0 ? errno : 0
+            let error = culvert_xsk_kick(queues[queue].descriptor)
             if error == EAGAIN { continue }
             // ENOBUFS, EBUSY: the device is behind; the next round tries again. Anything else: the port is gone or down.
             queues[queue].broken = error != 0 && error != ENOBUFS && error != EBUSY

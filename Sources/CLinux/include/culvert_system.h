@@ -75,3 +75,6 @@ int culvert_set_dumpable(int dumpable);
 
 /* The name that ps and top show for the calling thread; at most 15 characters are kept. */
 void culvert_name_thread(const char *name);
+
+/* Tells the kernel to look at a socket's transmit ring. Returns 0 or an errno value: EAGAIN means that there is more to do. */
+static inline int culvert_xsk_kick(int fd) { return sendto(fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? errno : 0; }
