@@ -71,13 +71,13 @@ package final class EstablishedSA {
     /// When authenticated ESP last came: it keeps an unanswered request waiting longer.
     var lastTraffic: Instant?
     var nextKeepalive: Instant?
-    var children: [ChildRecord] = []
+    package var children: [ChildRecord] = []
     /// The lower of the two nonces that made it; decides which of two redundant SAs goes. RFC 7296 §2.8.
     let lowestNonce: [UInt8]
     /// Set when this one lost against a redundant SA: closed then by us.
-    var closeAt: Instant?
+    package var closeAt: Instant?
     /// The IKE SA that inherited our children. RFC 7296 §2.8.
-    var supersededBy: UInt64?
+    package var supersededBy: UInt64?
     /// The IKE SA to close once our children are installed.
     var replaces: UInt64?
     var temporaryFailures = 0

@@ -47,21 +47,21 @@ extension IKECore {
         connection.attempt = nil
     }
 
-    /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce goes, by the
-    /// end that initiated it, after a pause that lets both ends learn of both.
-    private func settleRedundancy(_ connection: ConnectionState, now: Instant) {
+    /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce goes, by
+    /// the end that initiated it, after a pause that lets both ends learn of both. Asked again whenever an SA is established or rekeyed.
+    func settleRedundancy(_ connection: ConnectionState, now: Instant) {
         let all = connection.sas.compactMap { sas[$0] }.filter {
             $0.established != nil && $0.established?.closeAt == nil && $0.established?.supersededBy == nil
         }
         for loser in all where loser.isInitiator {
-            guard let mine = loser.established else { continue }
-            let beaten = all.contains { other in
-                guard !other.isInitiator, let theirs = other.established, theirs.remoteIdentity == mine.remoteIdentity,
-                    theirs.replaces == nil, mine.replaces == nil
+            guard let mine = loser.established, mine.replaces == nil else { continue }
+            let isBeaten = all.contains { other in
+                guard other !== loser, let theirs = other.established, theirs.remoteIdentity == mine.remoteIdentity,
+                    theirs.replaces == nil
                 else { return false }
                 return mine.lowestNonce.lexicographicallyPrecedes(theirs.lowestNonce)
             }
-            if beaten {
+            if isBeaten {
                 mine.closeAt = now + Bounds.redundantSAWait
                 touch(loser)
             }

@@ -142,7 +142,10 @@ extension IKECore {
         from.supersededBy = new.localSPI
         for task in old.tasks where task != .rekeyIKE && task != .liveness { enqueue(task, on: new) }
         old.tasks = []
-        if let name = new.connection { log(.info, name, "The IKE SA was rekeyed.") }
+        if let connection = connection(of: new) {
+            log(.info, connection.plan.name, "The IKE SA was rekeyed.")
+            settleRedundancy(connection, now: now)
+        }
         touch(old)
         touch(new)
     }
