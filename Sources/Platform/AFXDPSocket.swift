@@ -86,6 +86,8 @@ public struct AFXDPStatistics: Sendable, Hashable {
     public var receiveRingFull: UInt64 = 0
     public var fillRingEmpty: UInt64 = 0
     public var transmitRingEmpty: UInt64 = 0
+
+    public init() {}
 }
 
 /// One AF_XDP socket bound to one queue of one interface, with its own four rings, over a UMEM shared by all sockets.
@@ -117,7 +119,8 @@ public struct AFXDPSocket: ~Copyable, @unchecked Sendable {
 
     /// Opens and binds. Errors worth telling apart: EBUSY (the queue has a socket already, or the last one is still being
     /// torn down: try again for a second), EOPNOTSUPP (no zero-copy here), EBADF (the shared socket is no longer bound),
-    /// ENETDOWN and ENODEV (the interface is down or gone), EINVAL (no such queue).
+    /// ENODEV (the interface is gone), EINVAL (no such queue). A driver may say ENETDOWN while its interface is down; newer
+    /// kernels bind then in copy mode all the same.
     public init(interfaceIndex: Int32, queue: UInt32, umem: UMEM, options: AFXDPOptions) throws(SystemError) {
         let number = Glibc.socket(AF_XDP, Int32(SOCK_RAW.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0)
         guard number >= 0 else {
@@ -222,10 +225,14 @@ public struct AFXDPSocket: ~Copyable, @unchecked Sendable {
         var raw = xdp_statistics()
         // Kernels before 5.9 fill only the first three counters; the rest stay zero.
         _ = try SocketOption.get(number, CULVERT_SOL_XDP, XDP_STATISTICS, &raw, "XDP_STATISTICS")
-        return AFXDPStatistics(
-            receiveDropped: raw.rx_dropped, receiveInvalidDescriptors: raw.rx_invalid_descs,
-            transmitInvalidDescriptors: raw.tx_invalid_descs, receiveRingFull: raw.rx_ring_full,
-            fillRingEmpty: raw.rx_fill_ring_empty_descs, transmitRingEmpty: raw.tx_ring_empty_descs)
+        var result = AFXDPStatistics()
+        result.receiveDropped = raw.rx_dropped
+        result.receiveInvalidDescriptors = raw.rx_invalid_descs
+        result.transmitInvalidDescriptors = raw.tx_invalid_descs
+        result.receiveRingFull = raw.rx_ring_full
+        result.fillRingEmpty = raw.rx_fill_ring_empty_descs
+        result.transmitRingEmpty = raw.tx_ring_empty_descs
+        return result
     }
 
     /// Lets the application's system calls drive the NIC (SO_PREFER_BUSY_POLL, Linux 5.11), `budget` packets at a time.
