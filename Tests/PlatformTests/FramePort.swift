@@ -24,6 +24,15 @@ final class FramePort {
         guard bound == 0 else { throw LaboratoryError(description: "bind(AF_PACKET) to \(interface): \(errno)") }
     }
 
+    /// The kernel's stack looks at the header checksum; the XDP program, which `Frame` is for, does not.
+    static func checksummed(_ frame: [UInt8]) -> [UInt8] {
+        var frame = frame
+        var sum = stride(from: 14, to: 34, by: 2).reduce(UInt32(0)) { $0 + UInt32(frame[$1]) << 8 + UInt32(frame[$1 + 1]) }
+        while sum > 0xFFFF { sum = sum >> 16 + sum & 0xFFFF }
+        (frame[24], frame[25]) = (UInt8(~sum >> 8 & 0xFF), UInt8(~sum & 0xFF))
+        return frame
+    }
+
     func send(_ frame: [UInt8]) throws { _ = try descriptor.write(frame) }
 
     /// The next frame that satisfies `condition`; nil when none comes within two seconds.
