@@ -28,14 +28,22 @@ public final class Netlink {
         return try socket.dump(message, "addresses").compactMap(NetlinkAddress.init)
     }
 
-    /// IPv4 routes of one table, or of all.
+    /// IPv4 routes of one table, or of all. A table that is not there has none.
     public func routes(table: UInt32? = NetlinkRoute.mainTable) throws(SystemError) -> [NetlinkRoute] {
         var message = NetlinkMessage(type: RTM_GETROUTE, flags: NLM_F_DUMP)
         var header = rtmsg()
         header.rtm_family = UInt8(AF_INET)
         message.append(header)
-        let routes = try socket.dump(message, "routes").compactMap { reply in NetlinkRoute(reply) }
+        if let table { message.attribute(RTA_TABLE.rawValue, u32: table) }
+        let routes: [NetlinkRoute]
+        do throws(SystemError) {
+            routes = try socket.dump(message, "routes").compactMap { reply in NetlinkRoute(reply) }
+        } catch {
+            guard error.code == ENOENT else { throw error }
+            return []
+        }
         guard let table else { return routes }
+        // Kernels before 4.20 send all tables whatever they are asked.
         return routes.filter { $0.table == table }
     }
 

@@ -24,6 +24,8 @@ final class NetlinkSocket {
         var one: Int32 = 1
         _ = setsockopt(fd, Int32(CULVERT_SOL_NETLINK), NETLINK_EXT_ACK, &one, 4)
         _ = setsockopt(fd, Int32(CULVERT_SOL_NETLINK), NETLINK_CAP_ACK, &one, 4)
+        // Dumps that the kernel filters itself (Linux 4.20), such as the routes of one table.
+        _ = setsockopt(fd, Int32(CULVERT_SOL_NETLINK), NETLINK_GET_STRICT_CHK, &one, 4)
         // Bursts of route changes (a BGP session that comes up) must fit.
         var buffer: Int32 = 4 << 20
         if setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, 4) != 0 { _ = setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, 4) }

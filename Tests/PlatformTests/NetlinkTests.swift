@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Testing
 import Wire
@@ -118,6 +119,23 @@ struct NetlinkTests {
                 | ip -batch -
                 """)
             #expect(try Netlink().routes().filter { $0.gateway != nil }.count == 4_000)
+        }
+    }
+
+    @Test("has the kernel send one table only, so that a full main table costs our own nothing")
+    func oneTable() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0; ip route add 10.8.0.0/16 table 77 via 192.0.2.9")
+            var message = NetlinkMessage(type: RTM_GETROUTE, flags: NLM_F_DUMP)
+            var header = rtmsg()
+            header.rtm_family = UInt8(AF_INET)
+            message.append(header)
+            message.attribute(RTA_TABLE.rawValue, u32: 77)
+            let replies = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "test").dump(message, "routes")
+            #expect(replies.count == 1)
+            #expect(try Netlink().routes(table: 78).isEmpty)
+            #expect(try Netlink().routes(table: nil).contains { $0.table == 77 })
+            #expect(try Netlink().routes(table: nil).contains { $0.table == 255 })
         }
     }
 
