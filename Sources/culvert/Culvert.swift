@@ -15,7 +15,7 @@ struct Culvert: AsyncParsableCommand {
         subcommands: [
             Run.self, Check.self, Status.self, Up.self, Down.self, Rekey.self, Reload.self, Bench.self, Doctor.self,
             Diagnose.self,
-            Version.self,
+            Version.self, Debug.self,
         ])
 }
 
