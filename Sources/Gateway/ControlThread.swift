@@ -26,6 +26,8 @@ final class ControlThread {
     static let hurriedTick: TimeAmount = .milliseconds(20)
     /// Packets taken from the TUN device before others have their turn.
     static let tunBurst = 64
+    /// Neighbours kept alive although nobody waits for them; each costs the link an ARP exchange every few seconds.
+    static let keptNeighboursLimit = 1024
     /// How long peers get to hear that the gateway goes.
     static let farewell: TimeAmount = .milliseconds(200)
 
@@ -141,6 +143,7 @@ final class ControlThread {
     func finish(release: Bool) {
         sockets.closeAll()
         surroundings.dataplane.stop()
+        surroundings.kernel.letGoOfNeighbours()
         if release { surroundings.kernel.release() }
         log(.info, "ended")
     }
@@ -196,9 +199,10 @@ final class ControlThread {
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
             publishForNewPeer()
         case .connectionEstablished(let connection):
-            log(.info, "established", connection: connection)
+            // The core has logged both, with more to say.
+            log(.debug, "connection established", connection: connection)
         case .connectionDown(let connection, let reason):
-            log(.warning, reason, connection: connection)
+            log(.debug, "connection down: \(reason)", connection: connection)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
@@ -295,6 +299,7 @@ final class ControlThread {
         applyKernelPlans()
         _ = ports.synchronize(now: now)
         do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
+        keepNeighbours()
         sockets.want(localAddresses)
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         findLocalProblems()
@@ -325,6 +330,16 @@ final class ControlThread {
         if steering != applied.steering {
             try surroundings.dataplane.steer(steering)
             applied.steering = steering
+        }
+    }
+
+    /// Neighbours on our ports that the kernel found for its own ends: the workers use them too, and the kernel does not see it.
+    private func keepNeighbours() {
+        let links = Set(ports.attached.map(\.linkIndex))
+        let neighbours = surroundings.kernel.view.neighbours.filter { links.contains($0.linkIndex) }
+        let room = Self.keptNeighboursLimit - neighbours.count { $0.isKept }
+        for neighbour in neighbours.filter({ !$0.isKept }).prefix(max(0, room)) {
+            surroundings.kernel.resolve(neighbour.address, linkIndex: neighbour.linkIndex)
         }
     }
 
@@ -380,6 +395,7 @@ final class ControlThread {
         for remote in pathMTUs.expire(now: now) {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
+        surroundings.kernel.forgetLostNeighbours(now: now)
         if let retry = ports.nextRetry, retry <= now { followKernel() }
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()

@@ -1,3 +1,4 @@
+import IKE
 import Wire
 
 /// Everything the control thread asks of the kernel, apart from sockets; a protocol so that it is tested without root.
@@ -18,12 +19,16 @@ protocol KernelControlling: AnyObject {
     func apply(_ plan: FilterPlan) -> String?
     /// Makes the kernel find the neighbour, and keep it found.
     func resolve(_ address: IPv4Address, linkIndex: Int)
+    /// Forgets neighbours that were kept for us and have not answered for `LinuxKernel.lostPatience`; called now and then.
+    func forgetLostNeighbours(now: Instant)
     /// A packet that the kernel routed into the TUN device; nil when none waits.
     func readTunnelPacket() -> [UInt8]?
     /// False when the device refused it.
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool
     /// Receive queues of an interface, at least 1.
     func queueCount(_ name: String) -> Int
+    /// Stops keeping neighbours: the workers have ended.
+    func letGoOfNeighbours()
     /// Removes every route, rule, filter and device of ours: nothing is protected after this.
     func release()
 }

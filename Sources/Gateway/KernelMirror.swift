@@ -20,7 +20,7 @@ struct KernelMirror {
         var prefix: IPPrefix
         var metric: UInt32
     }
-    private struct NeighbourKey: Hashable {
+    struct NeighbourKey: Hashable {
         var address: IPv4Address
         var linkIndex: Int
     }
@@ -29,6 +29,8 @@ struct KernelMirror {
     private var addresses: [NetlinkAddress] = []
     private var routes: [RouteKey: NetlinkRoute] = [:]
     private var neighbours: [NeighbourKey: NetlinkNeighbour] = [:]
+    /// Kept by the kernel on our behalf, and not answering: it asks for them for ever unless they are forgotten.
+    private(set) var lost: Set<NeighbourKey> = []
 
     init() {}
 
@@ -61,6 +63,7 @@ struct KernelMirror {
         case .neighbour(let neighbour): return take(neighbour)
         case .neighbourRemoved(let neighbour):
             let key = NeighbourKey(address: neighbour.address, linkIndex: neighbour.linkIndex)
+            lost.remove(key)
             return neighbours.removeValue(forKey: key) == nil ? .nothing : .view
         case .overrun: return .everything
         }
@@ -85,13 +88,15 @@ struct KernelMirror {
     private mutating func take(_ neighbour: NetlinkNeighbour) -> Effect {
         let key = NeighbourKey(address: neighbour.address, linkIndex: neighbour.linkIndex)
         let known = neighbours[key]
+        let isLost = neighbour.hasFailed && neighbour.isManaged
+        if isLost { lost.insert(key) } else { lost.remove(key) }
         guard neighbour.isUsable else {
             neighbours[key] = nil
             return known == nil ? .nothing : .view
         }
         neighbours[key] = neighbour
         // Reachable, stale, probing: all the same to those who send.
-        return known?.mac == neighbour.mac ? .nothing : .view
+        return known?.mac == neighbour.mac && known?.isManaged == neighbour.isManaged ? .nothing : .view
     }
 
     private static func decides(_ route: NetlinkRoute) -> Bool {
@@ -116,7 +121,9 @@ struct KernelMirror {
                 prefix: route.prefix, gateway: route.gateway, linkIndex: route.kind == .unicast ? route.linkIndex : nil,
                 metric: route.metric)
         }
-        view.neighbours = neighbours.values.map { .init(address: $0.address, linkIndex: $0.linkIndex, mac: $0.mac) }
+        view.neighbours = neighbours.values.map {
+            .init(address: $0.address, linkIndex: $0.linkIndex, mac: $0.mac, isKept: $0.isManaged)
+        }
         return view
     }
 }

@@ -17,6 +17,8 @@ struct KernelView: Hashable, Sendable {
         var address: IPv4Address
         var prefixLength: Int
         var linkIndex: Int
+        /// 127.0.0.0/8, which never leaves the machine.
+        var isLoopback: Bool { address.bits >> 24 == 127 }
         /// The connected prefix; nil for a host address.
         var connected: IPPrefix? { prefixLength < 32 ? IPPrefix(.v4(address), length: prefixLength) : nil }
     }
@@ -31,6 +33,8 @@ struct KernelView: Hashable, Sendable {
         var address: IPv4Address
         var linkIndex: Int
         var mac: [UInt8]
+        /// The kernel keeps it fresh by itself, although it does not see the traffic that uses it.
+        var isKept = false
     }
 
     var links: [Int: Link] = [:]

@@ -1,3 +1,4 @@
+import IKE
 import Platform
 import Wire
 
@@ -6,6 +7,8 @@ final class LinuxKernel: KernelControlling {
     static let tunName = "culvert0"
     /// Room for ESP in UDP inside 1500 octets: what the gateway itself sends fits at once. The workers tell others.
     static let tunMTU = 1400
+    /// How long a neighbour that does not answer is asked for: as long as somebody may still wait for it.
+    static let lostPatience: Duration = .seconds(60)
 
     private(set) var view = KernelView()
     let tunLinkIndex: Int?
@@ -22,6 +25,9 @@ final class LinuxKernel: KernelControlling {
     private var ownStateIsSuspect = true
     private var applied: RoutingPlan?
     private var receiveQueues: [String: Int] = [:]
+    /// Neighbours that the kernel keeps for us.
+    private var kept: Set<KernelMirror.NeighbourKey> = []
+    private var lostSince: [KernelMirror.NeighbourKey: Instant] = [:]
 
     /// Opens everything and reads the kernel's state. The TUN device that an earlier run left is adopted.
     init() throws(GatewayStartError) {
@@ -175,14 +181,33 @@ final class LinuxKernel: KernelControlling {
             try filter.install(interfaces: plan.interfaces, accept: pairs(plan.accept), drop: pairs(plan.drop))
             return nil
         } catch {
-            return
-                "The packet filter against clear inbound packets cannot be set: \(error). XDP still drops them while it is attached."
+            return "The packet filter against clear inbound packets cannot be set: \(error). XDP drops them while attached."
         }
     }
 
     func resolve(_ address: IPv4Address, linkIndex: Int) {
+        kept.insert(.init(address: address, linkIndex: linkIndex))
         // A failure is a next hop that stays unknown: counted by the workers as no-neighbour.
         try? netlink.resolve(address, linkIndex: linkIndex)
+    }
+
+    func forgetLostNeighbours(now: Instant) {
+        lostSince = lostSince.filter { mirror.lost.contains($0.key) }
+        for key in mirror.lost {
+            let since = lostSince[key] ?? now
+            lostSince[key] = since
+            if since + Self.lostPatience <= now { forget(key) }
+        }
+    }
+
+    func letGoOfNeighbours() {
+        for key in kept { forget(key) }
+    }
+
+    private func forget(_ key: KernelMirror.NeighbourKey) {
+        kept.remove(key)
+        lostSince[key] = nil
+        try? netlink.deleteNeighbour(key.address, linkIndex: key.linkIndex)
     }
 
     func readTunnelPacket() -> [UInt8]? { (try? tun?.read()) ?? nil }

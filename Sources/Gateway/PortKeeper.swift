@@ -98,10 +98,7 @@ final class PortKeeper {
             let done = try dataplane.attach(port)
             known[interface.name] = Known(portIndex: done.index, link: link)
             retryAt[interface.name] = nil
-            log(
-                .info,
-                "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode), queues: \(queues)"
-            )
+            log(.debug, "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode)")
             return nil
         } catch {
             retryAt[interface.name] = now + Self.retryInterval

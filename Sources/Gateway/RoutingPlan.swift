@@ -65,7 +65,7 @@ struct RoutingPlan: Hashable, Sendable {
             }
         }
         // An address inside a child's local subnets is a tunnel's: its answers must go through the tunnel.
-        for address in view.addresses where !policy.isProtectedSource(address.address) {
+        for address in view.addresses where !policy.isProtectedSource(address.address) && !address.isLoopback {
             addRule(
                 .init(
                     priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32), destination: nil,

@@ -202,5 +202,7 @@ final class FakeKernel: KernelControlling {
         return true
     }
     func queueCount(_ name: String) -> Int { 1 }
+    func forgetLostNeighbours(now: Instant) {}
+    func letGoOfNeighbours() {}
     func release() { isReleased = true }
 }
