@@ -12,7 +12,8 @@ struct Debug: ParsableCommand {
 /// `culvert debug esp`
 struct DebugESP: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "esp", abstract: "Seal and open single packets through the worker: one JSON object per line, one line for each.")
+        commandName: "esp",
+        abstract: "Seal and open single packets through the worker: one JSON object per line, one line for each.")
 
     @Option(help: "openssl or ipsec-mb.")
     var engine = EngineKind.openssl
@@ -76,7 +77,9 @@ private struct DebugRequest: Decodable {
     }
 
     func request() throws -> ESPDebug.Request {
-        guard let operation = ESPDebug.Operation(rawValue: op), let number = operation == .seal ? seq : highest else { throw Malformed() }
+        guard let operation = ESPDebug.Operation(rawValue: op), let number = operation == .seal ? seq : highest else {
+            throw Malformed()
+        }
         let (key, salt) = (try octets(key), try octets(salt))
         guard Self.keyBytes.contains(key.count), salt.count == Self.saltBytes else { throw Malformed() }
         return ESPDebug.Request(
@@ -85,7 +88,7 @@ private struct DebugRequest: Decodable {
     }
 
     private func octets(_ text: String) throws -> [UInt8] {
-        let digits = text.utf8.compactMap { UnicodeScalar($0).properties.isASCIIHexDigit ? Character(UnicodeScalar($0)).hexDigitValue : nil }
+        let digits = text.utf8.compactMap { $0 < 0x80 ? Character(UnicodeScalar($0)).hexDigitValue : nil }
         guard digits.count == text.utf8.count, digits.count.isMultiple(of: 2) else { throw Malformed() }
         return stride(from: 0, to: digits.count, by: 2).map { UInt8(digits[$0] << 4 | digits[$0 + 1]) }
     }
