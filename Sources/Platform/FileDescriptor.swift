@@ -46,7 +46,9 @@ public struct FileDescriptor: ~Copyable, Sendable {
         repeat { put = bytes.withUnsafeBytes { Glibc.write(number, $0.baseAddress, $0.count) } } while put < 0 && errno == EINTR
         if put < 0, errno == EAGAIN { return false }
         guard put >= 0 else { throw SystemError(call: "write") }
-        guard put == bytes.count else { throw SystemError(call: "write", code: EIO, detail: "only \(put) of \(bytes.count) bytes") }
+        guard put == bytes.count else {
+            throw SystemError(call: "write", code: EIO, detail: "only \(put) of \(bytes.count) bytes")
+        }
         return true
     }
 }

@@ -111,6 +111,9 @@ public final class KernelFilter {
         list += interfaces.map { rule(Self.prerouting, [.interface($0), .jump(Self.inbound)]) }
         let local: [FilterExpression] = fibIsMissing ? [] : [.localDestination]
         let udp = local + [.layer4(17)]
+        let addresses = { (pair: PrefixPair) in
+            FilterExpression.source(pair.source) + FilterExpression.destination(pair.destination)
+        }
         list += [
             rule(Self.inbound, local + [.layer4(50), .accept]), rule(Self.inbound, local + [.layer4(51), .accept]),
             rule(Self.inbound, udp + [.destinationPort(500), .accept]),
@@ -121,10 +124,10 @@ public final class KernelFilter {
                 udp + [.header(network: true, offset: 6, equals: [0, 0], mask: [0x1F, 0xFF], inverted: true), .accept]),
         ]
         list += accept.map {
-            rule(Self.inbound, FilterExpression.source($0.source) + FilterExpression.destination($0.destination) + [.accept])
+            rule(Self.inbound, addresses($0) + [.accept])
         }
         list += drop.map {
-            rule(Self.inbound, FilterExpression.source($0.source) + FilterExpression.destination($0.destination) + [.count, .drop])
+            rule(Self.inbound, addresses($0) + [.count, .drop])
         }
         return list
     }

@@ -67,7 +67,9 @@ public final class Netlink {
 
     /// The route the kernel would take to one destination, with the table it was found in. Throws ENETUNREACH or EHOSTUNREACH
     /// where there is none, EINVAL for a blackhole, EACCES for prohibit.
-    public func lookup(_ destination: IPv4Address, source: IPv4Address? = nil, mark: UInt32 = 0) throws(SystemError) -> NetlinkRoute {
+    public func lookup(
+        _ destination: IPv4Address, source: IPv4Address? = nil, mark: UInt32 = 0
+    ) throws(SystemError) -> NetlinkRoute {
         var message = NetlinkMessage(type: RTM_GETROUTE, flags: 0)
         var header = rtmsg()
         header.rtm_family = UInt8(AF_INET)
@@ -170,7 +172,8 @@ public final class Netlink {
     /// Makes the kernel find the neighbour's link-layer address now and keep it fresh while the entry exists (NTF_EXT_MANAGED,
     /// Linux 5.16). Older kernels find it once: ask again while it is in use.
     ///
-    /// An entry that the administrator made permanent, or one that needs no resolving, is left as it is: the kernel would forget it.
+    /// An entry that the administrator made permanent, or one that needs no resolving, is left as it is: the kernel would
+    /// forget it.
     public func resolve(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
         if let entry = try neighbour(address, linkIndex: linkIndex), entry.state & Self.fixedStates != 0 { return }
         do throws(SystemError) {

@@ -17,7 +17,8 @@ public enum ProcessHardening {
     /// memory the process will ever have.
     public static func lockAllMemory() throws(SystemError) {
         guard mlockall(MCL_CURRENT | MCL_FUTURE) == 0 else {
-            throw SystemError(call: "mlockall", remedy: "run with CAP_IPC_LOCK or lift the locked-memory limit (ulimit -l unlimited)")
+            throw SystemError(
+                call: "mlockall", remedy: "run with CAP_IPC_LOCK or lift the locked-memory limit (ulimit -l unlimited)")
         }
     }
 }

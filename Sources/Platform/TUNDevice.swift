@@ -46,7 +46,9 @@ public struct TUNDevice: ~Copyable, Sendable {
 
     /// Takes the device away, and the kernel every route through it.
     public consuming func remove() throws(SystemError) {
-        guard culvert_tun_set_persistent(descriptor.number, 0) == 0 else { throw SystemError(call: "TUNSETPERSIST", subject: name) }
+        guard culvert_tun_set_persistent(descriptor.number, 0) == 0 else {
+            throw SystemError(call: "TUNSETPERSIST", subject: name)
+        }
     }
 
     /// Takes away a device that an earlier run left. One that is not there is no error.

@@ -230,7 +230,8 @@ public final class XDPProgram: @unchecked Sendable {
     public func setPrefixes(_ table: [(prefix: IPPrefix, policy: PrefixPolicy)]) throws(SystemError) {
         try locked { (entries: inout Entries) throws(SystemError) in
             let wanted = Dictionary(table.filter { $0.prefix.address.isIPv4 }.map { ($0.prefix, $0.policy) }) { _, last in last }
-            for (prefix, policy) in wanted.sorted(by: { $0.key.length > $1.key.length }) where entries.prefixes[prefix] != policy {
+            let longestFirst = wanted.sorted { $0.key.length > $1.key.length }
+            for (prefix, policy) in longestFirst where entries.prefixes[prefix] != policy {
                 guard var key = Self.prefixKey(prefix) else { continue }
                 var value = culvert_prefix_policy()
                 value.steer = policy.steer
@@ -252,7 +253,8 @@ public final class XDPProgram: @unchecked Sendable {
     /// The same, as a tuple per prefix.
     public func setPrefixes(
         _ table: [(
-            prefix: IPPrefix, steer: UInt32, localSets: UInt64, remoteSets: UInt64, bypassSource: UInt64, bypassDestination: UInt64
+            prefix: IPPrefix, steer: UInt32, localSets: UInt64, remoteSets: UInt64, bypassSource: UInt64,
+            bypassDestination: UInt64
         )]
     ) throws(SystemError) {
         try setPrefixes(

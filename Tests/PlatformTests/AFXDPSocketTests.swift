@@ -15,10 +15,14 @@ import Wire
     }
 
     /// Frames 0 to 15 are for receiving on `to`; frame 16 is sent from `from`. Returns what arrived.
-    private static func send(_ frame: [UInt8], from: borrowing AFXDPSocket, to: borrowing AFXDPSocket, umem: borrowing Arena) -> [UInt8]? {
+    private static func send(
+        _ frame: [UInt8], from: borrowing AFXDPSocket, to: borrowing AFXDPSocket, umem: borrowing Arena
+    ) -> [UInt8]? {
         let sending = 16 * Sockets.frameBytes
         umem.base.advanced(by: sending).copyMemory(from: frame, byteCount: frame.count)
-        to.fill.produce({ ring, at in ring.storeBytes(of: UInt64(at % 16 * Sockets.frameBytes), toByteOffset: at * 8, as: UInt64.self) }, count: 16)
+        to.fill.produce(
+            { ring, at in ring.storeBytes(of: UInt64(at % 16 * Sockets.frameBytes), toByteOffset: at * 8, as: UInt64.self) },
+            count: 16)
         from.transmit.produce(
             { ring, at in
                 ring.storeBytes(

@@ -70,7 +70,9 @@ private struct Rig {
 @Suite struct XDPProgramTests {
     static let underlay: [Case] = [
         Case("ESP for us", "wan0", 4, .redirectedESP, Frame(protocolNumber: 50, payload: Frame.esp)),
-        Case("ESP for us behind IPv4 options", "wan0", 4, .redirectedESP, Frame(protocolNumber: 50, options: 8, payload: Frame.esp)),
+        Case(
+            "ESP for us behind IPv4 options", "wan0", 4, .redirectedESP,
+            Frame(protocolNumber: 50, options: 8, payload: Frame.esp)),
         Case("AH for us", "wan0", 4, .redirectedESP, Frame(protocolNumber: 51, payload: Frame.esp)),
         Case("ESP for another host", "wan0", 2, .passed, Frame(destination: "192.0.2.7", protocolNumber: 50, payload: Frame.esp)),
         Case("ESP in UDP", "wan0", 4, .redirectedUDPESP, Frame(payload: Frame.udp(to: 4500, Frame.esp))),
@@ -101,21 +103,27 @@ private struct Rig {
 
     static let clearInbound: [Case] = [
         Case("from remote to local subnets", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
-        Case("to an address of ours inside the local subnets", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.1")),
+        Case(
+            "to an address of ours inside the local subnets", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.1")),
         Case(
             "ESP to a host behind us", "wan0", 1, .droppedClearInbound,
             Frame(source: "10.2.0.5", destination: "10.1.0.5", protocolNumber: 50, payload: Frame.esp)),
         Case(
             "IKE to a host behind us", "wan0", 1, .droppedClearInbound,
             Frame(source: "10.2.0.5", destination: "10.1.0.5", payload: Frame.udp(to: 500, Frame.ikeHeader))),
-        Case("a fragment", "wan0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5", fragmentOffset: 8)),
+        Case(
+            "a fragment", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.2.0.5", destination: "10.1.0.5", fragmentOffset: 8)),
         Case(
             "a first fragment of UDP to an address of ours", "wan0", 1, .droppedClearInbound,
             Frame(source: "10.2.0.5", destination: "10.1.0.1", moreFragments: true, payload: Frame.udp(to: 53, Frame.esp))),
         Case(
             "UDP to us too short for its ports", "wan0", 1, .droppedClearInbound,
             Frame(source: "10.2.0.5", destination: "10.1.0.1", payload: [0, 1, 2])),
-        Case("with a priority tag", "wan0", 1, .droppedClearInbound, Frame(vlanTags: [0xE000], source: "10.2.0.5", destination: "10.1.0.5")),
+        Case(
+            "with a priority tag", "wan0", 1, .droppedClearInbound,
+            Frame(vlanTags: [0xE000], source: "10.2.0.5", destination: "10.1.0.5")),
         Case(
             "with two priority tags", "wan0", 1, .droppedClearInbound,
             Frame(vlanTags: [0, 0], source: "10.2.0.5", destination: "10.1.0.5")),
@@ -132,15 +140,23 @@ private struct Rig {
 
     static let protected: [Case] = [
         Case("to a protected prefix", "lan0", 4, .redirectedProtected, Frame(source: "10.1.0.5", destination: "10.2.0.5")),
-        Case("a fragment to one", "lan0", 4, .redirectedProtected, Frame(source: "10.1.0.5", destination: "10.2.0.5", fragmentOffset: 8)),
+        Case(
+            "a fragment to one", "lan0", 4, .redirectedProtected,
+            Frame(source: "10.1.0.5", destination: "10.2.0.5", fragmentOffset: 8)),
         Case("to an address of ours", "lan0", 2, .passedLocal, Frame(source: "10.1.0.5", destination: "10.1.0.1")),
         Case("to a neighbour", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "10.1.0.7")),
         Case("to the internet", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "198.51.100.1")),
         Case("by a bypass rule", "lan0", 2, .passedBypass, Frame(source: "10.1.0.5", destination: "10.2.9.5")),
-        Case("where the bypass rule names another source", "lan0", 4, .redirectedProtected, Frame(source: "10.8.0.5", destination: "10.2.9.5")),
+        Case(
+            "where the bypass rule names another source", "lan0", 4, .redirectedProtected,
+            Frame(source: "10.8.0.5", destination: "10.2.9.5")),
         Case("by multicast", "lan0", 2, .passed, Frame(source: "10.1.0.5", destination: "224.0.0.5")),
-        Case("by link-layer broadcast", "lan0", 2, .passed, Frame(destinationMAC: Frame.broadcast, source: "10.1.0.5", destination: "10.2.0.5")),
-        Case("for another host's MAC", "lan0", 2, .passedOtherHost, Frame(destinationMAC: Frame.otherMAC, source: "10.1.0.5", destination: "10.2.0.5")),
+        Case(
+            "by link-layer broadcast", "lan0", 2, .passed,
+            Frame(destinationMAC: Frame.broadcast, source: "10.1.0.5", destination: "10.2.0.5")),
+        Case(
+            "for another host's MAC", "lan0", 2, .passedOtherHost,
+            Frame(destinationMAC: Frame.otherMAC, source: "10.1.0.5", destination: "10.2.0.5")),
         Case("on a port without a socket", "arm0", 1, .droppedNoSocket, Frame(source: "10.1.0.5", destination: "10.2.0.5")),
         Case("ESP for us on a protected port", "lan0", 2, .passedLocal, Frame(protocolNumber: 50, payload: Frame.esp)),
         Case("ESP for us on a port without a socket", "arm0", 2, .passedNoSocket, Frame(protocolNumber: 50, payload: Frame.esp)),
