@@ -121,7 +121,7 @@ public final class XDPProgram: @unchecked Sendable {
                     ? "unload it (xdp-loader status; xdp-loader unload … --all)" : "detach it (ip link set … xdp off)")
         }
         if mode != .auto { return try attach(interfaceIndex, mode, replacing: present) }
-        // What an earlier run chose need not be asked of the driver again.
+        // Not every refusal of a driver is worth a second try: one that is gone or busy is gone or busy in any mode.
         do throws(SystemError) { return try attach(interfaceIndex, .native, replacing: present) } catch {
             guard [EOPNOTSUPP, EINVAL, ENOMEM, ENOSPC, ERANGE].contains(error.code) else { throw error }
             let left = try Self.attachment(interfaceIndex: interfaceIndex)
