@@ -41,6 +41,8 @@ struct OutboundSA {
     var owner: UInt8
     /// Our own number of the pair, for events.
     var inboundSPI: UInt32
+    var pairCount: UInt32
+    var pairs: UnsafeMutablePointer<SelectorPair>
 }
 
 /// A selector pair as the fast path compares it: IPv4, host order.

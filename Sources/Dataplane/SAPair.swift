@@ -58,7 +58,8 @@ final class SAPair {
                 spiWire: sa.outboundSPI.bigEndian, saltWire: Self.salt(sa.outboundKey), localWire: 0, remoteWire: 0, remote: 0,
                 udpPortsWire: 0, checksumBase: 0, mtuBytes: UInt16(clamping: mtu), largestPayloadBytes: 0, mssBytes: 0,
                 childIndex: UInt16(childIndex), engine: engine, keyIs256: sa.transform.keyBits == 256,
-                extended: sa.transform.extendedSequenceNumbers, udp: false, owner: UInt8(outboundOwner), inboundSPI: sa.inboundSPI))
+                extended: sa.transform.extendedSequenceNumbers, udp: false, owner: UInt8(outboundOwner), inboundSPI: sa.inboundSPI,
+                pairCount: UInt32(pairs.count), pairs: pairMemory))
         outbound.pointee.setPath(local: local.bits, remote: remote.bits, ports: sa.path.isUDPEncapsulated ? udpPorts : 0)
         inbound.initialize(
             to: InboundSA(

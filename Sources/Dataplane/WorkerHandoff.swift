@@ -133,7 +133,9 @@ extension Worker {
         pollSet[queueCount] = pollfd(fd: links.wakeups[index], events: Int16(POLLIN), revents: 0)
         // Held packets expire, and completions of the last packets are reaped, without an event.
         let timeoutMilliseconds: Int32 = inFlight ? 20 : (holdsInUse > 0 ? 100 : 1000)
-        _ = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
+        let ready = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
+        // A port that was down may be up again.
+        if ready == 0 { for queue in 0..<queueCount { queues[queue].broken = false } }
         culvert_store_relaxed_u32(links.sleeping + index, 0)
         counters.pointee.wakeups &+= 1
         if pollSet[queueCount].revents != 0 { EventSignal.clear(links.wakeups[index]) }

@@ -94,7 +94,12 @@ extension Worker {
         }
         let destination = load32(header + IPv4.destinationOffset)
         // RFC 4301 §5.2 step 4: the packet must match the selectors of the SA it came on.
-        guard fits(sa, header, headerBytes: headerBytes, total: total, destination: destination) else {
+        let source = load32(header + IPv4.sourceOffset)
+        guard
+            fits(
+                sa.pointee.pairs, sa.pointee.pairCount, header, headerBytes: headerBytes, total: total, remote: source, local: destination,
+                inbound: true)
+        else {
             sa.pointee.dropsSelector &+= 1
             drop(.selectorMismatch, header)
             return
@@ -123,31 +128,35 @@ extension Worker {
         send(header, length: total, hop: hop)
     }
 
-    /// The first pair nearly always decides.
+    /// Whether an inner packet is within one of an SA's pairs of selectors. The first pair nearly always decides.
     @inline(__always)
-    func fits(_ sa: UnsafeMutablePointer<InboundSA>, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int, destination: UInt32) -> Bool {
-        let source = load32(header + IPv4.sourceOffset)
+    func fits(
+        _ pairs: UnsafeMutablePointer<SelectorPair>, _ count: UInt32, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int,
+        remote: UInt32, local: UInt32, inbound: Bool
+    ) -> Bool {
         var index = 0
-        while index < Int(sa.pointee.pairCount) {
-            let pair = sa.pointee.pairs + index
+        while index < Int(count) {
+            let pair = pairs + index
             index &+= 1
-            guard source >= pair.pointee.remoteFirst, source <= pair.pointee.remoteLast, destination >= pair.pointee.localFirst,
-                destination <= pair.pointee.localLast
+            guard remote >= pair.pointee.remoteFirst, remote <= pair.pointee.remoteLast, local >= pair.pointee.localFirst,
+                local <= pair.pointee.localLast
             else { continue }
             if pair.pointee.protocolNumber == 0 { return true }
             guard pair.pointee.protocolNumber == load8(header, IPv4.protocolOffset) else { continue }
-            if pair.pointee.anyPort || portsFit(pair, header, headerBytes: headerBytes, total: total) { return true }
+            if pair.pointee.anyPort || portsFit(pair, header, headerBytes: headerBytes, total: total, inbound: inbound) { return true }
         }
         return false
     }
 
     @inline(never)
-    func portsFit(_ pair: UnsafeMutablePointer<SelectorPair>, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int) -> Bool {
+    func portsFit(
+        _ pair: UnsafeMutablePointer<SelectorPair>, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int, inbound: Bool
+    ) -> Bool {
         guard total >= headerBytes &+ 4, load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0 else { return false }
-        let source = load16(header + headerBytes)
-        let destination = load16(header + headerBytes + 2)
-        return source >= pair.pointee.remotePortFirst && source <= pair.pointee.remotePortLast
-            && destination >= pair.pointee.localPortFirst && destination <= pair.pointee.localPortLast
+        let (source, destination) = (load16(header + headerBytes), load16(header + headerBytes + 2))
+        let (remote, local) = inbound ? (source, destination) : (destination, source)
+        return remote >= pair.pointee.remotePortFirst && remote <= pair.pointee.remotePortLast && local >= pair.pointee.localPortFirst
+            && local <= pair.pointee.localPortLast
     }
 
     @inline(__always)

@@ -74,10 +74,19 @@ extension Worker {
 
     /// ESP in tunnel mode, in place. RFC 4303 §3.3.
     ///
-    /// 1. TTL; 2. MSS of a SYN; 3. does it fit; 4. sequence number, which is also the IV; 5. trailer; 6. ESP, UDP and outer IP
-    /// headers into the headroom; 7. seal; 8. next hop of the peer.
+    /// 1. selectors; 2. TTL; 3. MSS of a SYN; 4. does it fit; 5. sequence number, which is also the IV; 6. trailer; 7. ESP, UDP
+    /// and outer IP headers into the headroom; 8. seal; 9. next hop of the peer.
     @inline(never)
     mutating func encapsulate(_ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
+        // The peer may have narrowed what policy asked for (RFC 7296 §2.9); it would drop the rest.
+        guard
+            fits(
+                sa.pointee.pairs, sa.pointee.pairCount, header, headerBytes: Int(load8(header, 0) & 15) &* 4, total: total,
+                remote: load32(header + IPv4.destinationOffset), local: load32(header + IPv4.sourceOffset), inbound: false)
+        else {
+            drop(.selectorMismatch, header)
+            return
+        }
         guard decrementTTL(header) else {
             expired(header, total: total, ingress: ingress)
             return

@@ -85,12 +85,18 @@ import Wire
 
     @Test("an inner packet outside the selectors is dropped after decryption")
     func selectors() throws {
-        // The near end is told to protect more than the far end agreed to.
+        // The near end is told to protect more than the far end agreed to, and its SA to carry it.
         let ends = try TwoEnds(nearPlan: {
             $0.rules = [
                 .init(source: TrafficSelector(IPPrefix("0.0.0.0/0")!), destination: TrafficSelector(IPPrefix("0.0.0.0/0")!), action: .protect(childIndex: 0))
             ]
         })
+        #expect(ends.seal(inner(64, source: "10.9.0.2")).isEmpty, "the sender's own selectors hold it back")
+        #expect(ends.near.drops(.selectorMismatch) == 1)
+        ends.pair.near.outbound.pointee.pairs.pointee.localFirst = 0
+        ends.pair.near.outbound.pointee.pairs.pointee.localLast = .max
+        ends.pair.near.outbound.pointee.pairs.pointee.remoteFirst = 0
+        ends.pair.near.outbound.pointee.pairs.pointee.remoteLast = .max
         #expect(ends.open(ends.seal(inner(64, source: "10.9.0.2"))[0]).isEmpty)
         #expect(ends.open(ends.seal(inner(64, destination: "10.9.0.2"))[0]).isEmpty)
         #expect(ends.far.drops(.selectorMismatch) == 2)
