@@ -148,8 +148,8 @@ struct KernelFilterTests {
         try await Self.withFilter { filter, port in
             let frame = Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])
             try Self.expect(2, droppedOf: [frame, frame], filter, port)
-            try filter.install(
-                interfaces: ["wan0"], accept: [], drop: [.init(sources: [Self.remote], destinations: [IPPrefix("10.1.99.0/24")!])])
+            let elsewhere = KernelFilter.Pair(sources: [Self.remote], destinations: [IPPrefix("10.1.99.0/24")!])
+            try filter.install(interfaces: ["wan0"], accept: [], drop: [elsewhere])
             #expect(filter.droppedPackets() == 2)
             try Self.expect(0, droppedOf: [frame], filter, port)
             try filter.remove()

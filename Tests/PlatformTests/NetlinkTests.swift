@@ -115,8 +115,9 @@ struct NetlinkTests {
             try shell(
                 """
                 ip addr add 192.0.2.1/24 dev wan0
-                i=0; while [ $i -lt 4000 ]; do echo "route add 10.$((i / 250)).$((i % 250)).0/24 via 192.0.2.9"; i=$((i + 1)); done \
-                | ip -batch -
+                i=0; while [ $i -lt 4000 ]; do
+                    echo "route add 10.$((i / 250)).$((i % 250)).0/24 via 192.0.2.9"; i=$((i + 1))
+                done | ip -batch -
                 """)
             #expect(try Netlink().routes().filter { $0.gateway != nil }.count == 4_000)
         }

@@ -7,9 +7,10 @@ import Wire
 struct TUNDeviceTests {
     private static let name = "culvert0"
 
-    /// An ICMP echo request, or what is in a packet's place.
+    /// An IPv4 packet of an experimental protocol (RFC 3692).
     private static func packet(from source: String, to destination: String) -> [UInt8] {
-        Array(FramePort.checksummed(Frame(source: source, destination: destination, protocolNumber: 253, payload: [1, 2, 3]).bytes)[14...])
+        let frame = Frame(source: source, destination: destination, protocolNumber: 253, payload: [1, 2, 3])
+        return Array(FramePort.checksummed(frame.bytes)[14...])
     }
 
     /// Runs with the device made, up, with 10.1.0.1 and a route to 10.2.0.0/24 through it.
@@ -18,7 +19,8 @@ struct TUNDeviceTests {
             let device = try TUNDevice(name: name)
             let netlink = try Netlink()
             try netlink.setLink(index: device.linkIndex, up: true, mtu: 1400)
-            try netlink.addAddress(NetlinkAddress(address: IPv4Address("10.1.0.1")!, prefixLength: 32, linkIndex: device.linkIndex))
+            try netlink.addAddress(
+                NetlinkAddress(address: IPv4Address("10.1.0.1")!, prefixLength: 32, linkIndex: device.linkIndex))
             try netlink.replaceRoute(NetlinkRoute(prefix: IPPrefix("10.2.0.0/24")!, linkIndex: device.linkIndex))
             try body(device)
         }
@@ -103,7 +105,9 @@ struct TUNDeviceTests {
         }
     }
 
-    @Test("will not take a name that is too long or belongs to another kind of interface", arguments: ["a-name-too-long-for-it", "wan0", ""])
+    @Test(
+        "will not take a name that is too long or belongs to another kind of interface",
+        arguments: ["a-name-too-long-for-it", "wan0", ""])
     func names(name: String) async throws {
         try await withVethPair {
             let error = #expect(throws: SystemError.self) { _ = try TUNDevice(name: name) }

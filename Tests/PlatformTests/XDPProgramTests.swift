@@ -177,6 +177,33 @@ private struct Rig {
     @Test func `Clear packets that policy wants protected do not come in`() async throws { try await check(Self.clearInbound) }
     @Test func `What comes in on the protected side goes where it should`() async throws { try await check(Self.protected) }
 
+    /// One child from 10.1.0.0/24 to everywhere.
+    @Test func `A child for all destinations does not swallow the gateway, its networks or multicast`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            try rig.program.setPrefixes([
+                (prefix("0.0.0.0/0"), PrefixPolicy(steer: 2, remoteSets: 1)),
+                (prefix("10.1.0.0/24"), PrefixPolicy(steer: 1, localSets: 1, remoteSets: 1)),
+                (prefix("192.0.2.0/24"), PrefixPolicy(steer: 1, remoteSets: 1)),
+            ])
+            func expect(_ frame: Frame, on port: String, _ verdict: Verdict, _ counter: XDPCounter) throws {
+                #expect(try rig.run(frame.bytes, on: port) == (verdict, counter), "\(frame.source) to \(frame.destination)")
+            }
+            try expect(Frame(source: "10.1.0.5", destination: "198.51.100.1"), on: "lan0", .redirect, .redirectedProtected)
+            for multicast in ["224.0.0.5", "239.1.2.3", "255.255.255.255"] {
+                try expect(Frame(source: "10.1.0.5", destination: multicast), on: "lan0", .pass, .passed)
+            }
+            try expect(Frame(source: "10.1.0.5", destination: "10.1.0.7"), on: "lan0", .pass, .passed)
+            try expect(Frame(source: "10.1.0.5", destination: "192.0.2.7"), on: "lan0", .pass, .passed)
+            try expect(Frame(source: "10.1.0.5", destination: "10.1.0.1"), on: "lan0", .pass, .passedLocal)
+            try expect(Frame(protocolNumber: 50, payload: Frame.esp), on: "wan0", .redirect, .redirectedESP)
+            try expect(Frame(payload: Frame.udp(to: 500, Frame.ikeHeader)), on: "wan0", .pass, .passedIKE)
+            // SSH to the gateway's own address, which no child has among its local subnets.
+            try expect(Frame(protocolNumber: 6, payload: Frame.esp), on: "wan0", .pass, .passedLocal)
+            try expect(Frame(destination: "10.1.0.5"), on: "wan0", .drop, .droppedClearInbound)
+        }
+    }
+
     @Test func `Every length of a cut frame gets a verdict`() async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
