@@ -54,6 +54,7 @@ final class ControlThread {
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
     private var ticking: Scheduled<Void>?
+    private var retry: Scheduled<Void>?
     private var isPumping = false
     private(set) var isStopping = false
 
@@ -124,6 +125,7 @@ final class ControlThread {
         for connection in configuration.connections.indices { add(connection) }
         log(.info, "gateway \(configuration.name) \(CulvertVersion.current) is running, \(children.count) children configured")
         scheduleTick()
+        scheduleRetry()
         pump()
     }
 
@@ -135,7 +137,7 @@ final class ControlThread {
         pump()
         for request in waiting { request.reply(.refused("The gateway is ending.")) }
         waiting = []
-        for task in [settle, ticking, timer?.task] { task?.cancel() }
+        for task in [settle, ticking, retry, timer?.task] { task?.cancel() }
         return loop.scheduleTask(in: Self.farewell) {}.futureResult
     }
 
@@ -300,15 +302,22 @@ final class ControlThread {
         _ = ports.synchronize(now: now)
         do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
         keepNeighbours()
+        scheduleRetry()
         sockets.want(localAddresses)
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         findLocalProblems()
         pump()
     }
 
+    private var outside: OutsideLinks {
+        let names = configuration.interfaces.filter { $0.role == .underlay }.map(\.name)
+        let links = names.compactMap { surroundings.kernel.view.link(named: $0)?.index }
+        return OutsideLinks(tun: surroundings.kernel.tunLinkIndex, underlay: Set(links))
+    }
+
     private func applyKernelPlans() {
         let kernel = surroundings.kernel
-        let routing = RoutingPlan(policy, view: kernel.view, tunLinkIndex: kernel.tunLinkIndex)
+        let routing = RoutingPlan(policy, view: kernel.view, outside: outside)
         // Also when the plan is as before: the kernel drops routes by itself when an address or link goes.
         let problems = kernel.apply(routing)
         for problem in problems { complain(problem) }
@@ -321,7 +330,7 @@ final class ControlThread {
 
     private func publishPlans() throws(DataplaneError) {
         let view = surroundings.kernel.view
-        let steering = Steering.steeringPlan(policy, view: view, tunLinkIndex: surroundings.kernel.tunLinkIndex)
+        let steering = Steering.steeringPlan(policy, view: view, outside: outside)
         let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached, peers: peers)
         if forwarding != applied.forwarding {
             surroundings.dataplane.publish(forwarding)
@@ -387,6 +396,15 @@ final class ControlThread {
         }
     }
 
+    /// A port that could not be attached, or was just detached, has its time to be tried again.
+    private func scheduleRetry() {
+        guard let due = ports.nextRetry, retry == nil, !isStopping else { return }
+        retry = loop.assumeIsolated().scheduleTask(deadline: .uptimeNanoseconds(due.nanoseconds)) { [self] in
+            retry = nil
+            followKernel()
+        }
+    }
+
     private func tickNow() {
         for connection in lifecycle.poll(now: now).sorted() { core.inboundTraffic(connection: connection, now: now) }
         for (spi, limit) in lifecycle.limitsReached(lifetime) {
@@ -396,7 +414,6 @@ final class ControlThread {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
-        if let retry = ports.nextRetry, retry <= now { followKernel() }
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()
     }

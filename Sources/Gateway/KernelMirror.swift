@@ -65,6 +65,9 @@ struct KernelMirror {
             let key = NeighbourKey(address: neighbour.address, linkIndex: neighbour.linkIndex)
             lost.remove(key)
             return neighbours.removeValue(forKey: key) == nil ? .nothing : .view
+        // As with routes of ours: `apply` compares again.
+        case .ruleRemoved(let rule): return RoutingPlan.priorities.contains(rule.priority) ? .routes : .nothing
+        case .rule: return .nothing
         case .overrun: return .everything
         }
     }

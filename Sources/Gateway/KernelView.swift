@@ -51,9 +51,19 @@ struct KernelView: Hashable, Sendable {
     /// Addresses of one link, in the order the kernel keeps them: the primary one first.
     func addresses(of linkIndex: Int) -> [IPv4Address] { addresses.filter { $0.linkIndex == linkIndex }.map(\.address) }
 
-    /// Prefixes on link, except those of `excluded` (the TUN device).
-    func connectedPrefixes(excludingLink excluded: Int?) -> [IPPrefix] {
+    /// Prefixes on link, of the links that `isMeant`, each once.
+    func connectedPrefixes(_ isMeant: (Int) -> Bool) -> [IPPrefix] {
         var seen: Set<IPPrefix> = []
-        return addresses.filter { $0.linkIndex != excluded }.compactMap(\.connected).filter { seen.insert($0).inserted }
+        return addresses.filter { isMeant($0.linkIndex) }.compactMap(\.connected).filter { seen.insert($0).inserted }
     }
+}
+
+/// Interfaces that are no local networks: their connected prefixes are no exception to `0.0.0.0/0`.
+struct OutsideLinks: Hashable, Sendable {
+    var tun: Int?
+    /// Those with the role `underlay` alone: a host behind the gateway that talks to the gateway's neighbours out there talks to
+    /// the far side.
+    var underlay: Set<Int>
+
+    func isLocalNetwork(_ linkIndex: Int) -> Bool { linkIndex != tun && !underlay.contains(linkIndex) }
 }

@@ -6,6 +6,8 @@ import IKE
 final class PortKeeper {
     /// Pause between attempts to attach an interface that refused.
     static let retryInterval: Duration = .seconds(2)
+    /// Until workers and kernel have let go of the sockets of an interface that was detached.
+    static let releaseTime: Duration = .milliseconds(100)
 
     private struct Known {
         var portIndex: Int
@@ -55,7 +57,7 @@ final class PortKeeper {
             {
                 dataplane.detach(portIndex: known.portIndex)
                 self.known[interface.name] = nil
-                retryAt[interface.name] = nil
+                retryAt[interface.name] = now + Self.releaseTime
                 log(
                     .warning,
                     link == nil
@@ -80,7 +82,11 @@ final class PortKeeper {
     }
 
     /// The next time `synchronize` has something to try again.
-    var nextRetry: Instant? { retryAt.values.min() }
+    var nextRetry: Instant? {
+        interfaces.compactMap { interface in
+            kernel.view.link(named: interface.name)?.isUp == true ? retryAt[interface.name] : nil
+        }.min()
+    }
 
     func detachAll() {
         for port in known.values { dataplane.detach(portIndex: port.portIndex) }

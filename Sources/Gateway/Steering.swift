@@ -21,8 +21,8 @@ enum Steering {
 
     /// What the XDP program decides by. Its longest-prefix match sees one entry only, so each entry carries the sets of every
     /// prefix that covers it.
-    static func steeringPlan(_ policy: PolicySet, view: KernelView, tunLinkIndex: Int?) -> SteeringPlan {
-        let connected = view.connectedPrefixes(excludingLink: tunLinkIndex) + NeverProtected.prefixes
+    static func steeringPlan(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) -> SteeringPlan {
+        let connected = view.connectedPrefixes(outside.isLocalNetwork) + NeverProtected.prefixes
         let discards = policy.policies.filter { $0.action == .discard }.flatMap(\.destination.prefixes).filter(\.address.isIPv4)
         // Those beyond the last bit are obeyed by the workers alone. Answers have the addresses swapped; the program knows.
         let bypasses = policy.addressOnlyBypasses.prefix(setBits)

@@ -4,6 +4,8 @@ import IPsec
 import Testing
 import Wire
 
+private let outside = OutsideLinks(tun: 9, underlay: [2])
+
 @Suite("Steering: what the XDP program decides by")
 struct SteeringTests {
     /// What the program would find for a destination: the entry of the longest prefix.
@@ -12,17 +14,18 @@ struct SteeringTests {
     }
 
     @Test func `packets for a remote subnet go to the workers, others to the kernel`() {
-        let plan = Steering.steeringPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24"])]), view: eastView(), tunLinkIndex: 9)
+        let plan = Steering.steeringPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24"])]), view: eastView(), outside: outside)
         #expect(entry(plan, "10.2.0.9")?.steer == .protect)
         #expect(entry(plan, "10.3.0.9") == nil)
         #expect(plan.localAddresses.contains(v4("192.0.2.1")))
     }
 
     @Test func `zero slash zero leaves connected networks and multicast to the kernel`() {
-        let plan = Steering.steeringPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: eastView(), tunLinkIndex: 9)
+        let plan = Steering.steeringPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: eastView(), outside: outside)
         #expect(entry(plan, "8.8.8.8")?.steer == .protect)
         #expect(entry(plan, "10.1.0.77")?.steer == .pass)
-        #expect(entry(plan, "192.0.2.2")?.steer == .pass)
+        #expect(
+            entry(plan, "192.0.2.2")?.steer == .protect, "hosts behind the gateway reach the outside through the tunnel alone")
         #expect(entry(plan, "224.0.0.5")?.steer == .pass)
         #expect(entry(plan, "255.255.255.255")?.steer == .pass)
     }
@@ -30,7 +33,7 @@ struct SteeringTests {
     @Test func `a protected prefix inside a connected one, or equal to it, is protected`() {
         let plan = Steering.steeringPlan(
             policy([(["10.1.0.0/24"], ["192.0.2.128/25"]), (["192.0.2.0/24"], ["10.1.0.0/24"])]), view: eastView(),
-            tunLinkIndex: 9)
+            outside: outside)
         #expect(entry(plan, "192.0.2.200")?.steer == .protect)
         #expect(entry(plan, "192.0.2.9")?.steer != .protect)
         #expect(entry(plan, "10.1.0.5")?.steer == .protect)
@@ -38,7 +41,7 @@ struct SteeringTests {
 
     @Test func `every entry carries the sets of all prefixes that cover it`() {
         let set = policy([(["10.1.0.0/16"], ["10.2.0.0/16"]), (["10.1.5.0/24"], ["10.2.5.0/24"])])
-        let plan = Steering.steeringPlan(set, view: eastView(), tunLinkIndex: 9)
+        let plan = Steering.steeringPlan(set, view: eastView(), outside: outside)
         #expect(entry(plan, "10.2.5.1")?.remoteSets == 0b11)
         #expect(entry(plan, "10.2.6.1")?.remoteSets == 0b01)
         #expect(entry(plan, "10.1.5.1")?.localSets == 0b11)
@@ -47,7 +50,7 @@ struct SteeringTests {
 
     @Test func `more children than bits share bits and none is without`() {
         let pairs = (0..<100).map { (local: ["10.1.0.0/24"], remote: ["10.2.\($0).0/24"]) }
-        let plan = Steering.steeringPlan(policy(pairs), view: eastView(), tunLinkIndex: 9)
+        let plan = Steering.steeringPlan(policy(pairs), view: eastView(), outside: outside)
         for index in 0..<100 {
             let found = entry(plan, "10.2.\(index).1")
             #expect(found?.remoteSets == 1 << UInt64(index % 64))
@@ -61,7 +64,7 @@ struct SteeringTests {
             action: .bypass, source: selector("10.1.0.0/24"), destination: selector("10.2.8.0/24", ipProtocol: 17, ports: 53...53)
         )
         let set = policy([(["10.1.0.0/24"], ["10.2.0.0/16"])], [open, dns])
-        let plan = Steering.steeringPlan(set, view: eastView(), tunLinkIndex: 9)
+        let plan = Steering.steeringPlan(set, view: eastView(), outside: outside)
         #expect(entry(plan, "10.1.0.5")?.bypassSource == 0b01 && entry(plan, "10.2.9.1")?.bypassDestination == 0b01)
         #expect(entry(plan, "10.2.9.1")?.bypassSource == 0 && entry(plan, "10.1.0.5")?.bypassDestination == 0)
         #expect(entry(plan, "10.2.8.1")?.bypassDestination == 0)
@@ -154,7 +157,7 @@ struct RoutingPlanTests {
     }
 
     @Test func `each protected prefix has a route into the TUN device with a fitting source, and a blackhole behind it`() {
-        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24", "10.3.0.0/24"])]), view: eastView(), tunLinkIndex: 9)
+        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24", "10.3.0.0/24"])]), view: eastView(), outside: outside)
         #expect(routes(plan, "10.2.0.0/24") == [.tunnel(source: v4("10.1.0.1")), .blackhole])
         #expect(routes(plan, "10.3.0.0/24") == [.tunnel(source: v4("10.1.0.1")), .blackhole])
         #expect(plan.routes.filter { $0.kind == .throw }.isEmpty)
@@ -162,8 +165,9 @@ struct RoutingPlanTests {
     }
 
     @Test func `zero slash zero excepts connected networks, and answers from the underlay address go by the main table`() {
-        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: eastView(), tunLinkIndex: 9)
-        #expect(routes(plan, "192.0.2.0/24") == [.throw])
+        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: eastView(), outside: outside)
+        #expect(routes(plan, "192.0.2.0/24").isEmpty)
+        #expect(plan.rules.contains { $0.source == prefix("0.0.0.0/32") && $0.destination == prefix("192.0.2.0/24") })
         #expect(routes(plan, "10.1.0.0/24") == [.throw])
         #expect(routes(plan, "224.0.0.0/4") == [.throw])
         let sources = plan.rules.filter { $0.priority == RoutingPlan.localSourcePriority }.map(\.source)
@@ -177,15 +181,14 @@ struct RoutingPlanTests {
     }
 
     @Test func `a connected network that is itself protected is not excepted`() {
-        let plan = RoutingPlan(policy([(["192.0.2.0/24"], ["0.0.0.0/0", "10.1.0.0/24"])]), view: eastView(), tunLinkIndex: 9)
+        let plan = RoutingPlan(policy([(["192.0.2.0/24"], ["0.0.0.0/0", "10.1.0.0/24"])]), view: eastView(), outside: outside)
         #expect(!routes(plan, "10.1.0.0/24").contains(.throw))
-        #expect(routes(plan, "192.0.2.0/24") == [.throw])
     }
 
     @Test func `the TUN device's own addresses are no exception`() {
         var view = eastView()
         view.addresses.append(.init(address: v4("10.9.0.1"), prefixLength: 24, linkIndex: 9))
-        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: view, tunLinkIndex: 9)
+        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: view, outside: outside)
         #expect(routes(plan, "10.9.0.0/24").isEmpty)
     }
 
@@ -193,7 +196,7 @@ struct RoutingPlanTests {
         let open = SecurityPolicy(action: .bypass, source: selector("10.1.0.0/24"), destination: selector("10.2.9.0/24"))
         let dns = SecurityPolicy(
             action: .bypass, source: selector("10.1.0.0/24"), destination: selector("10.2.8.0/24", ipProtocol: 17))
-        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/16"])], [open, dns]), view: eastView(), tunLinkIndex: 9)
+        let plan = RoutingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/16"])], [open, dns]), view: eastView(), outside: outside)
         let bypasses = plan.rules.filter { $0.priority == RoutingPlan.bypassPriority }
         #expect(bypasses.map(\.destination) == [prefix("10.2.9.0/24")])
         #expect(bypasses.first?.source == prefix("10.1.0.0/24"))
@@ -201,7 +204,7 @@ struct RoutingPlanTests {
     }
 
     @Test func `without protected prefixes nothing is installed`() {
-        let plan = RoutingPlan(policy([]), view: eastView(), tunLinkIndex: 9)
+        let plan = RoutingPlan(policy([]), view: eastView(), outside: outside)
         #expect(plan.rules.isEmpty && plan.routes.isEmpty)
     }
 
