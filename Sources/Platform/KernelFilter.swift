@@ -83,6 +83,17 @@ public final class KernelFilter {
         droppedBefore &+= before
     }
 
+    /// True while the kernel has the table. Others may take it away (`nft flush ruleset`), and nobody tells us: look from time
+    /// to time and `install` again.
+    public func isInPlace() throws(SystemError) -> Bool {
+        var message = NetlinkMessage(nftables: NFT_MSG_GETTABLE.rawValue)
+        message.attribute(NFTA_TABLE_NAME.rawValue, text: table)
+        do throws(SystemError) { return try socket.get(message, "the table ip \(table)") != nil } catch {
+            guard error.code == ENOENT else { throw Self.explained(error) }
+            return false
+        }
+    }
+
     /// Packets dropped since this object was made, over all replacements, and by what it found in place.
     public func droppedPackets() -> UInt64 { droppedBefore &+ ((try? currentDrops()) ?? 0) }
 

@@ -265,7 +265,7 @@ public final class Netlink {
     }
 }
 
-/// Hears of every change of links, IPv4 addresses, IPv4 routes and neighbours. Make it before the first reading by `Netlink`, so
+/// Hears of every change of links and of IPv4 addresses, routes, rules and neighbours. Make it before the first reading by `Netlink`, so
 /// that no change falls between.
 ///
 /// Of routes the kernel tells less than it does: those that go with an address or a link are not announced, and a new route may
@@ -274,7 +274,7 @@ public final class NetlinkMonitor {
     private let socket: NetlinkSocket
 
     public init() throws(SystemError) {
-        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE
+        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
         socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink monitor", groups: UInt32(groups))
     }
 
@@ -307,6 +307,8 @@ public final class NetlinkMonitor {
         case Int(RTM_DELADDR): NetlinkAddress(reply).map { .addressRemoved($0) }
         case Int(RTM_NEWROUTE): NetlinkRoute(reply).map { .route($0) }
         case Int(RTM_DELROUTE): NetlinkRoute(reply).map { .routeRemoved($0) }
+        case Int(RTM_NEWRULE): NetlinkRule(reply).map { .rule($0) }
+        case Int(RTM_DELRULE): NetlinkRule(reply).map { .ruleRemoved($0) }
         case Int(RTM_NEWNEIGH): NetlinkNeighbour(reply).map { .neighbour($0) }
         case Int(RTM_DELNEIGH): NetlinkNeighbour(reply).map { .neighbourRemoved($0) }
         default: nil

@@ -122,6 +122,8 @@ public enum NetlinkEvent: Hashable, Sendable {
     case addressRemoved(NetlinkAddress)
     case route(NetlinkRoute)
     case routeRemoved(NetlinkRoute)
+    case rule(NetlinkRule)
+    case ruleRemoved(NetlinkRule)
     case neighbour(NetlinkNeighbour)
     case neighbourRemoved(NetlinkNeighbour)
     /// The kernel had more to tell than the socket could hold: read everything again.

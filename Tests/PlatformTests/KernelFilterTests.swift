@@ -160,6 +160,19 @@ struct KernelFilterTests {
         }
     }
 
+    @Test("notices that somebody flushed it, and comes back")
+    func flushed() async throws {
+        try await Self.withFilter { filter, port in
+            #expect(try filter.isInPlace())
+            try shell("nft flush ruleset")
+            #expect(try !filter.isInPlace())
+            try filter.install(
+                interfaces: ["wan0"], accept: [], drop: [.init(sources: [Self.remote], destinations: [Self.local])])
+            #expect(try filter.isInPlace())
+            try Self.expect(1, droppedOf: [Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])], filter, port)
+        }
+    }
+
     @Test("leaves other people's tables alone")
     func otherTables() async throws {
         try await withVethPair {

@@ -294,7 +294,7 @@ struct NetlinkTests {
 
     // MARK: The monitor
 
-    @Test("hears of links, addresses, routes and neighbours that come and go")
+    @Test("hears of links, addresses, routes, rules and neighbours that come and go")
     func monitor() async throws {
         try await withVethPair {
             let monitor = try NetlinkMonitor()
@@ -306,6 +306,8 @@ struct NetlinkTests {
                 ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 dev wan0
                 ip neigh del 192.0.2.9 dev wan0
                 ip route del 198.51.100.0/24
+                ip rule add priority 22000 not fwmark 0xc017e7 lookup 22000
+                ip rule del priority 22000
                 ip addr del 192.0.2.1/24 dev wan0
                 ip link add name new0 type veth peer name new1
                 ip link del new0
@@ -324,6 +326,8 @@ struct NetlinkTests {
                 }
             }
             #expect(events.contains { route($0, false) } && events.contains { route($0, true) })
+            let rule = NetlinkRule(priority: 22_000, table: Self.table, mark: 0xC017E7, isInverted: true)
+            #expect(events.contains(.rule(rule)) && events.contains(.ruleRemoved(rule)))
             #expect(events.contains { if case .neighbour(let entry) = $0 { entry.mac == Frame.otherMAC } else { false } })
             #expect(events.contains { if case .link(let link) = $0 { link.name == "new0" } else { false } })
             #expect(events.contains { if case .linkRemoved = $0 { true } else { false } })
