@@ -98,6 +98,9 @@ struct Worker: ~Copyable {
     let frameBytes: Int
     let frameMask: UInt64
     let framesPerWorker: Int
+    /// The UMEM octets of our own pool.
+    let poolFirst: UInt64
+    let poolBytes: UInt64
     let engineManager: UnsafeMutableRawPointer?
     let busyPoll: Bool
 
@@ -137,6 +140,8 @@ struct Worker: ~Copyable {
         frameBytes = parts.frameBytes
         frameMask = ~UInt64(parts.frameBytes - 1)
         framesPerWorker = parts.framesPerWorker
+        poolFirst = UInt64(parts.index * parts.framesPerWorker * parts.frameBytes)
+        poolBytes = UInt64(parts.framesPerWorker * parts.frameBytes)
         engineManager = parts.engineManager
         busyPoll = parts.busyPoll
         links = parts.links
@@ -166,8 +171,7 @@ struct Worker: ~Copyable {
         scratch = .allocate(byteCount: 64, alignment: 64)
         pollSet = .allocate(capacity: Self.queueLimit + 1)
         // Frames of this worker's pool, the first to be used last on the stack.
-        let base = UInt64(parts.index * parts.framesPerWorker * parts.frameBytes)
-        for frame in 0..<parts.framesPerWorker { pool[frame] = base + UInt64(frame * parts.frameBytes) }
+        for frame in 0..<parts.framesPerWorker { pool[frame] = poolFirst + UInt64(frame * parts.frameBytes) }
         poolCount = parts.framesPerWorker
     }
 

@@ -86,7 +86,8 @@ extension Worker {
 
     /// The ring holds every frame of the receiver's pool, so it cannot be full.
     @inline(never)
-    mutating func returnFrame(_ frame: UInt64, to home: Int) {
+    mutating func returnFrame(_ frame: UInt64) {
+        let home = Int(truncatingIfNeeded: frame / poolBytes)
         guard home < workerCount, let slot = links.returnsOut[home].reserve() else { return }
         slot.storeBytes(of: frame, as: UInt64.self)
         links.returnsOut[home].commit()

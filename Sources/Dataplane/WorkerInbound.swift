@@ -164,14 +164,12 @@ extension Worker {
         -> Bool
     {
         // The nonce is the salt and the IV as it came. RFC 4106 §4.
-        scratch.storeBytes(of: sa.pointee.saltWire, as: UInt32.self)
-        scratch.storeBytes(of: (esp + 8).loadUnaligned(as: UInt64.self), toByteOffset: 4, as: UInt64.self)
+        writeTwelve(sa.pointee.saltWire, (esp + 8).loadUnaligned(as: UInt64.self), to: scratch)
         var aad = esp
         var aadBytes = ESPLayout.headerBytes
         if sa.pointee.extended {
             aad = scratch + 16
-            aad.storeBytes(of: esp.loadUnaligned(as: UInt32.self), as: UInt32.self)
-            aad.storeBytes(of: sequence.bigEndian, toByteOffset: 4, as: UInt64.self)
+            writeTwelve(esp.loadUnaligned(as: UInt32.self), sequence.bigEndian, to: aad)
             aadBytes = 12
         }
         return PacketEngine.open(

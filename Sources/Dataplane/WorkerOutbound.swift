@@ -125,8 +125,7 @@ extension Worker {
         esp.storeBytes(of: sa.pointee.spiWire, as: UInt32.self)
         store32(UInt32(truncatingIfNeeded: sequence), esp + 4)
         esp.storeBytes(of: sequence.bigEndian, toByteOffset: 8, as: UInt64.self)
-        scratch.storeBytes(of: sa.pointee.saltWire, as: UInt32.self)
-        scratch.storeBytes(of: sequence.bigEndian, toByteOffset: 4, as: UInt64.self)
+        writeTwelve(sa.pointee.saltWire, sequence.bigEndian, to: scratch)
 
         let outer = buildOuter(sa, esp, payloadBytes: ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ sealedBytes &+ ESPLayout.icvBytes, tos: tos, udp: udp)
         guard seal(sa, esp, data: header, length: sealedBytes, sequence: sequence) else {
@@ -172,13 +171,25 @@ extension Worker {
         var aadBytes = ESPLayout.headerBytes
         if sa.pointee.extended {
             aad = scratch + 16
-            aad.storeBytes(of: sa.pointee.spiWire, as: UInt32.self)
-            aad.storeBytes(of: sequence.bigEndian, toByteOffset: 4, as: UInt64.self)
+            writeTwelve(sa.pointee.spiWire, sequence.bigEndian, to: aad)
             aadBytes = 12
         }
         return PacketEngine.seal(
             sa.pointee.engine, keyIs256: sa.pointee.keyIs256, handle: sa.pointee.handle, manager: engineManager, nonce: scratch, aad: aad,
             aadBytes: aadBytes, data: data, length: length, tag: data + length)
+    }
+
+    /// 4 and 8 octets, already in the order of the wire, as stores of 8 and 4: engines load them so, and a load that spans two
+    /// stores waits for both to retire.
+    @inline(__always)
+    func writeTwelve(_ first: UInt32, _ second: UInt64, to place: UnsafeMutableRawPointer) {
+        #if _endian(little)
+        place.storeBytes(of: UInt64(first) | second << 32, as: UInt64.self)
+        place.storeBytes(of: UInt32(truncatingIfNeeded: second >> 32), toByteOffset: 8, as: UInt32.self)
+        #else
+        place.storeBytes(of: first, as: UInt32.self)
+        place.storeBytes(of: second, toByteOffset: 4, as: UInt64.self)
+        #endif
     }
 
     /// RFC 791: a router takes one off; false when none is left. The checksum follows by RFC 1141's increment.

@@ -188,12 +188,9 @@ extension Worker {
     @inline(__always)
     mutating func release(_ address: UInt64) {
         let frame = address & frameMask
-        if workerCount > 1 {
-            let home = Int(truncatingIfNeeded: frame) / (framesPerWorker &* frameBytes)
-            if home != index {
-                returnFrame(frame, to: home)
-                return
-            }
+        guard frame &- poolFirst < poolBytes else {
+            returnFrame(frame)
+            return
         }
         pool[poolCount] = frame
         poolCount &+= 1
