@@ -5,8 +5,14 @@ import json
 import re
 import signal
 import subprocess
+import time
 
 from .shell import LabError, eventually, run
+
+
+# iperf3's server serves one client at a time and resets the next while it tidies up after the last.
+SERVER_STILL_BUSY = re.compile("server is busy|Connection reset by peer|Connection refused")
+SERVER_TRIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +77,15 @@ def iperf(lab, client, server_address, *, seconds=3, udp_mbps=None, streams=1, r
         words += ["-u", "-b", f"{udp_mbps}M", "-l", str(payload_bytes)]
     if reverse:
         words.append("-R")
-    done = lab.execute(client, words, check=False, timeout=seconds + 40)
-    try:
-        result = json.loads(done.stdout)
-    except ValueError as error:
-        raise LabError(f"iperf3 from {client} gave no result: {(done.stderr or done.stdout).strip()[-300:]}") from error
+    for _ in range(SERVER_TRIES):
+        done = lab.execute(client, words, check=False, timeout=seconds + 40)
+        try:
+            result = json.loads(done.stdout)
+        except ValueError as error:
+            raise LabError(f"iperf3 from {client} gave no result: {(done.stderr or done.stdout).strip()[-300:]}") from error
+        if not SERVER_STILL_BUSY.search(result.get("error", "")):
+            break
+        time.sleep(0.5)
     if "error" in result:
         raise LabError(f"iperf3 from {client} to {server_address}: {result['error']}")
     end = result["end"]
