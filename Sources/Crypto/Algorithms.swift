@@ -83,18 +83,8 @@ struct Algorithms: @unchecked Sendable {
     private static func hmacTemplate(_ hash: HashFunction) -> OpaquePointer? {
         guard let mac = EVP_MAC_fetch(nil, "HMAC", nil) else { return nil }
         defer { EVP_MAC_free(mac) }
-        guard let context = EVP_MAC_CTX_new(mac) else { return nil }
         let zeros = [UInt8](repeating: 0, count: hash.outputBytes)
-        var name = Array(hash.name.utf8CString)
-        let initialised = name.withUnsafeMutableBufferPointer { name in
-            let parameters = [
-                OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name.baseAddress, 0), OSSL_PARAM_construct_end(),
-            ]
-            return EVP_MAC_init(context, zeros, zeros.count, parameters)
-        }
-        if initialised == 1 { return context }
-        EVP_MAC_CTX_free(context)
-        return nil
+        return culvert_hmac_context(mac, hash.name, zeros, zeros.count)
     }
 
     /// libcrypto's names of the RFC 3526 and RFC 5903 groups.

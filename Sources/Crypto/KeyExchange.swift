@@ -1,11 +1,11 @@
 internal import COpenSSL
-internal import IKE
-internal import IPsec
+package import IKE
+package import IPsec
 
 /// Our half of one Diffie-Hellman exchange. libcrypto keeps the private value in its secure heap and wipes it on release.
-final class OpenSSLKeyExchange: KeyExchange, @unchecked Sendable {
-    let method: KeyExchangeMethod
-    let publicValue: [UInt8]
+package final class OpenSSLKeyExchange: KeyExchange, @unchecked Sendable {
+    package let method: KeyExchangeMethod
+    package let publicValue: [UInt8]
     /// EVP_PKEY, not changed after `init`.
     private let key: OpaquePointer
 
@@ -20,7 +20,7 @@ final class OpenSSLKeyExchange: KeyExchange, @unchecked Sendable {
         (self.method, self.key) = (method, key)
     }
 
-    /// Takes over `key`; for tests that know the private value.
+    /// Takes over `key`, an EVP_PKEY with both halves: for vectors whose private value is known.
     package init(adopting key: OpaquePointer, _ method: KeyExchangeMethod) throws(IKECryptoError) {
         do throws(IKECryptoError) {
             publicValue = try Self.publicValue(of: key, method)
@@ -33,7 +33,7 @@ final class OpenSSLKeyExchange: KeyExchange, @unchecked Sendable {
 
     deinit { EVP_PKEY_free(key) }
 
-    func sharedSecret(peerPublicValue: [UInt8]) throws(IKECryptoError) -> Secret {
+    package func sharedSecret(peerPublicValue: [UInt8]) throws(IKECryptoError) -> Secret {
         let peer = try peerKey(peerPublicValue)
         defer { EVP_PKEY_free(peer) }
         guard let context = EVP_PKEY_CTX_new_from_pkey(nil, key, nil) else { throw libraryError("key agreement") }

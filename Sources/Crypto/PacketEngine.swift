@@ -63,19 +63,26 @@ public struct AEADContext: ~Copyable {
     /// For `PacketEngine`: an `EVP_CIPHER_CTX`, or an expanded key of ipsec-mb in locked memory that stays out of core dumps.
     public let handle: UnsafeMutableRawPointer
     private let engine: EngineKind
+    private let arena: SecureArena
 
     /// - Parameters:
     ///   - key: 16 or 32 octets, without the salt.
     ///   - keyBits: 128 or 256.
     public init(engine: EngineKind, key: Secret, keyBits: Int, direction: Direction) throws(EngineError) {
-        guard keyBits == 128 || keyBits == 256, key.count == keyBits / 8 else { throw .keyBits(key.count * 8) }
-        handle = try Self.makeHandle(engine, key, keyBits: keyBits, direction)
-        self.engine = engine
+        try self.init(engine: engine, key: key, keyBits: keyBits, direction: direction, arena: .shared)
     }
 
-    private static func makeHandle(_ engine: EngineKind, _ key: Secret, keyBits: Int, _ direction: Direction) throws(EngineError)
-        -> UnsafeMutableRawPointer
-    {
+    /// `arena` is where ipsec-mb's expanded key goes, for example one whose pages are bound to the worker's NUMA node.
+    /// libcrypto keeps its contexts in its own heap, wherever the calling thread runs.
+    package init(engine: EngineKind, key: Secret, keyBits: Int, direction: Direction, arena: SecureArena) throws(EngineError) {
+        guard keyBits == 128 || keyBits == 256, key.count == keyBits / 8 else { throw .keyBits(key.count * 8) }
+        handle = try Self.makeHandle(engine, key, keyBits: keyBits, direction, arena)
+        (self.engine, self.arena) = (engine, arena)
+    }
+
+    private static func makeHandle(
+        _ engine: EngineKind, _ key: Secret, keyBits: Int, _ direction: Direction, _ arena: SecureArena
+    ) throws(EngineError) -> UnsafeMutableRawPointer {
         switch engine {
         case .openssl:
             guard let cipher = try? Algorithms.shared.gcm(keyBits: keyBits) else { throw .keyBits(keyBits) }
@@ -88,10 +95,10 @@ public struct AEADContext: ~Copyable {
             return UnsafeMutableRawPointer(context)
         case .ipsecMB:
             #if arch(x86_64)
-            guard let memory = SecureArena.shared.allocate(bytes: Int(CULVERT_MB_KEY_BYTES)) else { throw .outOfMemory }
+            guard let memory = arena.allocate(bytes: Int(CULVERT_MB_KEY_BYTES)) else { throw .outOfMemory }
             let manager = EngineManager(.ipsecMB)
             guard let functions = manager.handle else {
-                SecureArena.shared.release(memory, bytes: Int(CULVERT_MB_KEY_BYTES))
+                arena.release(memory, bytes: Int(CULVERT_MB_KEY_BYTES))
                 throw .outOfMemory
             }
             key.withBytes { bytes in
@@ -114,7 +121,7 @@ public struct AEADContext: ~Copyable {
         case .openssl: EVP_CIPHER_CTX_free(OpaquePointer(handle))
         case .ipsecMB:
             #if arch(x86_64)
-            SecureArena.shared.release(handle, bytes: Int(CULVERT_MB_KEY_BYTES))
+            arena.release(handle, bytes: Int(CULVERT_MB_KEY_BYTES))
             #endif
         }
     }

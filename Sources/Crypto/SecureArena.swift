@@ -23,8 +23,10 @@ package final class SecureArena: Sendable {
         var lockedBytes = 0
     }
     private let state = Mutex(State())
+    private let place: @Sendable (UnsafeMutableRawPointer, Int) -> Void
 
-    package init() {}
+    /// - Parameter place: is given each new mapping and its octets before it is touched, to bind it to a NUMA node.
+    package init(place: @escaping @Sendable (UnsafeMutableRawPointer, Int) -> Void = { _, _ in }) { self.place = place }
 
     /// Octets mapped from the system, and how many of them the kernel locked (RLIMIT_MEMLOCK may refuse).
     package var mapped: (bytes: Int, lockedBytes: Int) { state.withLock { ($0.mappedBytes, $0.lockedBytes) } }
@@ -34,7 +36,7 @@ package final class SecureArena: Sendable {
         let size = Self.slotBytes(bytes)
         // The pointer crosses the lock as an address: a raw pointer is not Sendable.
         let address: UInt? = state.withLock { state in
-            let slot = size > Self.largestSlotBytes ? Self.map(size, &state) : Self.take(size, &state)
+            let slot = size > Self.largestSlotBytes ? map(size, &state) : take(size, &state)
             return slot.map { UInt(bitPattern: $0) }
         }
         return address.flatMap { UnsafeMutableRawPointer(bitPattern: $0) }
@@ -61,15 +63,15 @@ package final class SecureArena: Sendable {
         return (max(bytes, 1) + unit - 1) / unit * unit
     }
 
-    private static func take(_ size: Int, _ state: inout State) -> UnsafeMutableRawPointer? {
-        if let slot = state.free[size / slotAlignment].popLast() { return slot }
-        if state.chunk == nil || state.chunkUsedBytes + size > chunkBytes {
+    private func take(_ size: Int, _ state: inout State) -> UnsafeMutableRawPointer? {
+        if let slot = state.free[size / Self.slotAlignment].popLast() { return slot }
+        if state.chunk == nil || state.chunkUsedBytes + size > Self.chunkBytes {
             // What is left of the old chunk (less than one slot of this size) becomes a slot of its own size.
-            if let old = state.chunk, state.chunkUsedBytes < chunkBytes {
-                let rest = min(chunkBytes - state.chunkUsedBytes, largestSlotBytes)
-                state.free[rest / slotAlignment].append(old + state.chunkUsedBytes)
+            if let old = state.chunk, state.chunkUsedBytes < Self.chunkBytes {
+                let rest = min(Self.chunkBytes - state.chunkUsedBytes, Self.largestSlotBytes)
+                state.free[rest / Self.slotAlignment].append(old + state.chunkUsedBytes)
             }
-            guard let chunk = map(chunkBytes, &state) else {
+            guard let chunk = map(Self.chunkBytes, &state) else {
                 state.chunk = nil
                 return nil
             }
@@ -80,11 +82,11 @@ package final class SecureArena: Sendable {
         return chunk + state.chunkUsedBytes
     }
 
-    private static func map(_ bytes: Int, _ state: inout State) -> UnsafeMutableRawPointer? {
-        var locked: Int32 = 0
-        guard let pages = culvert_secret_pages_map(bytes, &locked) else { return nil }
+    private func map(_ bytes: Int, _ state: inout State) -> UnsafeMutableRawPointer? {
+        guard let pages = culvert_secret_pages_map(bytes) else { return nil }
+        place(pages, bytes)
         state.mappedBytes += bytes
-        if locked != 0 { state.lockedBytes += bytes }
+        if culvert_secret_pages_lock(pages, bytes) == 1 { state.lockedBytes += bytes }
         return pages
     }
 }

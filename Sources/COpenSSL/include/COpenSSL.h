@@ -9,6 +9,7 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
+#include <openssl/param_build.h>
 #include <openssl/rand.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,18 +21,20 @@
 #define MADV_DONTDUMP 16
 #endif
 
-/// Anonymous pages for secrets: left out of core dumps, and locked when the limits allow it.
-/// Returns NULL when there is no memory or the pages cannot be left out of dumps. *locked tells whether mlock succeeded.
-static inline void *_Nullable culvert_secret_pages_map(size_t bytes, int *_Nonnull locked) {
+/// Anonymous pages for secrets, left out of core dumps. Not touched yet, so that they can still be bound to a NUMA node.
+/// Returns NULL when there is no memory or the pages cannot be left out of dumps.
+static inline void *_Nullable culvert_secret_pages_map(size_t bytes) {
     void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) return NULL;
     if (madvise(pages, bytes, MADV_DONTDUMP) != 0) {
         munmap(pages, bytes);
         return NULL;
     }
-    *locked = mlock(pages, bytes) == 0;
     return pages;
 }
+
+/// Locks the pages in memory. 1: locked; 0: RLIMIT_MEMLOCK does not allow it.
+static inline int culvert_secret_pages_lock(const void *_Nonnull pages, size_t bytes) { return mlock(pages, bytes) == 0; }
 
 /// Wipes and unmaps what culvert_secret_pages_map returned.
 static inline void culvert_secret_pages_unmap(void *_Nonnull pages, size_t bytes) {
@@ -48,3 +51,18 @@ static inline void culvert_secure_clear_free(void *_Nonnull memory, size_t bytes
 
 /// Frees what libcrypto allocated for its caller, for example by EVP_PKEY_get1_encoded_public_key.
 static inline void culvert_openssl_free(void *_Nullable memory) { CRYPTO_free(memory, "culvert", 0); }
+
+/// A context of the fetched HMAC with its hash and a key set, or NULL. Made here because parameters keep pointers to their names,
+/// which Swift's string literals do not outlive.
+static inline EVP_MAC_CTX *_Nullable culvert_hmac_context(
+    EVP_MAC *_Nonnull mac, const char *_Nonnull hash, const uint8_t *_Nonnull key, size_t keyLength) {
+    EVP_MAC_CTX *context = EVP_MAC_CTX_new(mac);
+    if (context == NULL) return NULL;
+    OSSL_PARAM parameters[2] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, (char *)hash, 0), OSSL_PARAM_construct_end()};
+    if (EVP_MAC_init(context, key, keyLength, parameters) != 1) {
+        EVP_MAC_CTX_free(context);
+        return NULL;
+    }
+    return context;
+}
