@@ -73,6 +73,13 @@ let package = Package(
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
         .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),
-        .testTarget(name: "GatewayTests", dependencies: ["Gateway", "Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),
+        .testTarget(
+            name: "GatewayTests",
+            dependencies: [
+                "Gateway", "Configuration", "Dataplane", "Platform", "Crypto", "IKE", "IPsec", "Wire",
+                .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: systems),
     ] + engineTargets
 )
