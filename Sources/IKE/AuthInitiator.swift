@@ -6,7 +6,8 @@ import IPsec
 //                                        <-- HDR(A,B), SK {IDr, AUTH, SAr2, TSi, TSr}
 extension IKECore {
     func beginAuth(
-        _ sa: IKESA, _ initiation: InitiatingSA, responderNonce: [UInt8], responderMessage: [UInt8], _ plan: ConnectionPlan, now: Instant
+        _ sa: IKESA, _ initiation: InitiatingSA, responderNonce: [UInt8], responderMessage: [UInt8], _ plan: ConnectionPlan,
+        now: Instant
     ) {
         guard let state = connections[plan.name], let suite = sa.suite, let keys = sa.keys,
             let childPlan = state.wantedChildren.first ?? plan.children.first
@@ -24,7 +25,8 @@ extension IKECore {
             payloads += childPayloads(offer)
             sa.phase = .authenticating(
                 AuthenticatingSA(
-                    initiatorNonce: initiation.nonce, responderNonce: responderNonce, responderMessage: responderMessage, child: offer,
+                    initiatorNonce: initiation.nonce, responderNonce: responderNonce, responderMessage: responderMessage,
+                    child: offer,
                     replaces: initiation.replaces))
             sa.nextRequestID = 1
             send(.authenticate, .ikeAuth, payloads, on: sa, now: now)
@@ -59,8 +61,9 @@ extension IKECore {
             return
         }
         guard let authentication = payloads.authentication, let identity = payloads.identityResponder else {
-            let reason = payloads.firstError.map { Reasons.authRefused($0, plan: plan, remote: sa.path.remote) }
-                ?? "The answer of \(sa.path.remote) to IKE_AUTH has no AUTH payload: it may want EAP, which this connection does not use."
+            let reason =
+                payloads.firstError.map { Reasons.authRefused($0, plan: plan, remote: sa.path.remote) }
+                ?? "The answer of \(sa.path.remote) to IKE_AUTH has no AUTH payload: it may want EAP, which we do not speak."
             drop(sa, reason: reason, failed: true, now: now)
             return
         }
@@ -83,8 +86,7 @@ extension IKECore {
         _ authentication: (method: UInt8, data: [UInt8])
     ) -> String? {
         if let wanted = plan.remoteIdentity, identity.identity != wanted {
-            return "The peer \(sa.path.remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id "
-                + "\(wanted): change remote.id here or local.id there."
+            return Reasons.wrongResponder(identity, wanted: wanted, plan: plan, remote: sa.path.remote)
         }
         guard identity.identity != nil else {
             return "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand."
@@ -102,8 +104,8 @@ extension IKECore {
         return nil
     }
 
-    /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with no
-    /// other payloads." (§2.21.2)
+    /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with
+    /// no other payloads." (§2.21.2)
     private func refuseAuthenticated(_ sa: IKESA, reason: String, now: Instant) {
         leave(sa, reason: reason, failed: true, now: now)
         sa.phase = .closing
@@ -111,16 +113,18 @@ extension IKECore {
         send(.deleteIKE, .informational, [.notify(Notify(.authenticationFailed))], on: sa, now: now)
     }
 
-    /// "This failure does not automatically cause the IKE SA to be deleted … and the initiator MUST NOT fail the authentication because
-    /// of this." (§2.21.2)
+    /// "This failure does not automatically cause the IKE SA to be deleted … and the initiator MUST NOT fail the authentication
+    /// because of this." (§2.21.2)
     private func finishFirstChild(
-        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: AuthenticatingSA, _ payloads: PayloadList,
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: AuthenticatingSA,
+        _ payloads: PayloadList,
         now: Instant
     ) {
         let name = state.child.name
         guard payloads.proposals != nil else {
             let error = payloads.firstError ?? Notify(.noProposalChosen)
-            childFailed(connection, name, reason: Reasons.childRefused(error, offer: state.child, plan: connection.plan), now: now)
+            childFailed(
+                connection, name, reason: Reasons.childRefused(error, offer: state.child, plan: connection.plan), now: now)
             return
         }
         do throws(IKEFault) {
@@ -130,7 +134,9 @@ extension IKECore {
             install(made, on: sa, established, now: now)
         } catch {
             childFailed(connection, name, reason: "The peer's answer for child \(name) is unusable: \(error.sentence).", now: now)
-            if let spi = payloads.proposals?.first?.spi, spi.count == 4 { deleteUnusable(state.child.inboundSPI, on: sa, now: now) }
+            if let spi = payloads.proposals?.first?.spi, spi.count == 4 {
+                deleteUnusable(state.child.inboundSPI, on: sa, now: now)
+            }
         }
     }
 

@@ -15,9 +15,7 @@ extension IKECore {
             guard connection.plan.proposals.contains(where: { Negotiation.choose([$0], from: offerOf(sa)) != nil }) else {
                 throw Refusal(
                     connection: connection.plan.name, notify: .noProposalChosen,
-                    reason: "The peer \(path.remote) settled on \(sa.suite?.keywords ?? "a suite") before it named itself \(identity.sentence)"
-                        + ", but connection \(connection.plan.name) accepts only "
-                        + connection.plan.proposals.map(\.keywords).joined(separator: ", ") + ": make their ike_proposals equal.")
+                    reason: Reasons.wrongSuite(sa.suite, identity: identity, plan: connection.plan, remote: path.remote))
             }
             admit(sa, state, payloads, identity, connection, path: path, now: now)
         } catch {
@@ -43,18 +41,22 @@ extension IKECore {
 
     /// The connection that the peer means and may use: by address (the candidates), by identities, by the secret.
     private func identify(
-        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ candidates: [ConnectionState], path: Path
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ candidates: [ConnectionState],
+        path: Path
     ) throws(Refusal) -> ConnectionState {
+        // "If the IDr proposed by the initiator is not acceptable to the responder, the responder might use some other IDr to
+        // finish the exchange." (§3.5) So it is a preference: the initiator then says itself what it minds, naming both.
         let wanted = payloads.identityResponder
-        let matching = candidates.filter { candidate in
+        let known = candidates.filter { candidate in
             guard let theirs = identity.identity else { return false }
-            guard candidate.plan.remoteIdentity == nil || candidate.plan.remoteIdentity == theirs else { return false }
-            return wanted == nil || wanted?.identity == candidate.plan.localIdentity
+            return candidate.plan.remoteIdentity == nil || candidate.plan.remoteIdentity == theirs
         }
+        let meant = known.filter { $0.plan.localIdentity == wanted?.identity }
+        let matching = meant + known.filter { other in !meant.contains { $0 === other } }
         guard let first = matching.first else {
             throw Refusal(
                 connection: candidates.first?.plan.name, notify: .authenticationFailed,
-                reason: Reasons.wrongIdentity(identity, wanted: wanted, candidates: candidates.map(\.plan), remote: path.remote))
+                reason: Reasons.wrongIdentity(identity, candidates: candidates.map(\.plan), remote: path.remote))
         }
         guard let authentication = payloads.authentication else {
             throw Refusal(
@@ -75,7 +77,9 @@ extension IKECore {
         return proven
     }
 
-    private func proves(_ sa: IKESA, _ state: HalfOpenSA, _ identity: WireIdentity, _ value: [UInt8], _ plan: ConnectionPlan) -> Bool {
+    private func proves(_ sa: IKESA, _ state: HalfOpenSA, _ identity: WireIdentity, _ value: [UInt8], _ plan: ConnectionPlan)
+        -> Bool
+    {
         guard let suite = sa.suite, let keys = sa.keys else { return false }
         let expected = try? KeySchedule(crypto: crypto).authentication(
             prf: suite.prf, presharedKey: plan.presharedKey, message: state.initiatorMessage, nonce: state.responderNonce,
@@ -86,7 +90,8 @@ extension IKECore {
 
     /// The peer is who it says: the IKE SA is up, whatever becomes of the child.
     private func admit(
-        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ connection: ConnectionState, path: Path,
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ connection: ConnectionState,
+        path: Path,
         now: Instant
     ) {
         let plan = connection.plan
@@ -101,10 +106,12 @@ extension IKECore {
             return
         }
         sa.connection = plan.name
+        sa.requestedIdentity = payloads.identityResponder
         connection.sas.append(sa.localSPI)
         if payloads.notify(.initialContact) != nil { dropPredecessors(of: sa, plan, remoteIdentity, now: now) }
         let established = establish(
-            sa, connection, remoteIdentity: remoteIdentity, lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce), now: now)
+            sa, connection, remoteIdentity: remoteIdentity, lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce),
+            now: now)
         noteWindow(sa, payloads)
         let head: [Payload] = [
             .identityResponder(ours), .authentication(method: AuthenticationMethod.sharedKey, data: authentication),
@@ -112,12 +119,13 @@ extension IKECore {
         answerFirstChild(sa, established, connection, state, payloads, head: head, path: path, now: now)
     }
 
-    /// "the recipient MAY use this information to delete any other IKE SAs it has to the same authenticated identity without waiting
-    /// for a timeout" (§2.4). Only those that were up before this one began: one that came up since is the other half of a
-    /// simultaneous initiation, which the peer could not know of when it wrote the notify.
+    /// "the recipient MAY use this information to delete any other IKE SAs it has to the same authenticated identity without
+    /// waiting for a timeout" (§2.4). Only those that were up before this one began: one that came up since is the other half of
+    /// a simultaneous initiation, which the peer could not know of when it wrote the notify.
     private func dropPredecessors(of sa: IKESA, _ plan: ConnectionPlan, _ remoteIdentity: Identity, now: Instant) {
         for other in sas.values.sorted(by: { $0.localSPI < $1.localSPI }) where other !== sa {
-            guard let state = other.established, state.remoteIdentity == remoteIdentity, state.localIdentity == plan.localIdentity,
+            guard let state = other.established, state.remoteIdentity == remoteIdentity,
+                state.localIdentity == plan.localIdentity,
                 state.establishedAt < sa.createdAt
             else { continue }
             log(.info, other.connection, "The peer \(remoteIdentity) started anew (INITIAL_CONTACT): its old IKE SA is dropped.")
@@ -136,15 +144,16 @@ extension IKECore {
         }
         do throws(IKEFault) {
             let request = ChildRequest(
-                payloads: payloads, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce, withMethods: false,
+                payloads: payloads, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce,
+                withMethods: false,
                 rekeyed: nil)
             let made = try acceptChild(sa, established, connection, request, now: now)
             withhold(
                 made, on: sa, established, exchange: .ikeAuth, payloads: head + made.payloads,
                 failure: head + [.notify(Notify(.temporaryFailure))], path: path, now: now)
         } catch {
-            // "a responder may include all the payloads associated with authentication … while sending error notifications for the
-            // piggybacked exchanges" (§2.21.2).
+            // "a responder may include all the payloads associated with authentication … while sending error notifications for
+            // the piggybacked exchanges" (§2.21.2).
             respond(sa, .ikeAuth, head + [.notify(error.notify)], path: path)
         }
     }

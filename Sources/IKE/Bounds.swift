@@ -17,7 +17,8 @@ package enum Bounds {
     package static let cookieBytes = 1...64
 
     // Exchanges.
-    /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie exchanges".
+    /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie
+    /// exchanges".
     package static let initRetries = 8
     /// A responder forgets an initiator that does not authenticate.
     package static let halfOpenLifetime: Duration = .seconds(30)
@@ -61,6 +62,12 @@ extension Bounds {
 }
 
 extension Bounds {
+    /// How long after we created a child the peer's request for the same one counts as having crossed ours.
+    static let crossingTime: Duration = .seconds(60)
     /// How long a replaced child still receives what was under way when it was deleted.
     static let drain: Duration = .seconds(2)
+    /// Between the end of one attempt and the beginning of the next, whatever the settings say.
+    static let shortestPause: Duration = .milliseconds(100)
+    /// Refusals of IKE_SA_INIT (INVALID_KE_PAYLOAD, NO_PROPOSAL_CHOSEN) per second: each is shorter than what it answers.
+    static let initRefusalsPerSecond = 1000
 }

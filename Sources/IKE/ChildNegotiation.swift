@@ -11,7 +11,8 @@ struct ChildRequest {
     var rekeyed: ChildRecord?
 }
 
-/// A child that both ends agreed on: the record that stays here, the SA that goes to be installed, and the payloads of our answer.
+/// A child that both ends agreed on: the record that stays here, the SA that goes to be installed, and the payloads of our
+/// answer.
 struct MadeChild {
     var record: ChildRecord
     var sa: ChildSA
@@ -22,8 +23,8 @@ struct MadeChild {
 extension IKECore {
     // MARK: Initiator
 
-    /// - Parameter selectors: those of the child that is replaced: "the proposed Traffic Selectors SHOULD be either the same as, or a
-    ///   superset of, the Traffic Selectors used in the old Child SA" (§2.9.2). Nil: as configured.
+    /// - Parameter selectors: those of the child that is replaced: "the proposed Traffic Selectors SHOULD be either the same as,
+    ///   or a superset of, the Traffic Selectors used in the old Child SA" (§2.9.2). Nil: as configured.
     func makeOffer(
         _ plan: ChildPlan, selectors: (local: [TrafficSelector], remote: [TrafficSelector])?, withMethods: Bool
     ) -> ChildOffer {
@@ -56,11 +57,13 @@ extension IKECore {
         _ sa: IKESA, _ connection: ConnectionState, _ offer: ChildOffer, _ payloads: PayloadList,
         nonces: (initiator: [UInt8], responder: [UInt8]), shared: Secret?, now: Instant
     ) throws(IKEFault) -> MadeChild {
-        guard let answer = payloads.proposals, let initiator = payloads.selectorsInitiator, let responder = payloads.selectorsResponder
+        guard let answer = payloads.proposals, let initiator = payloads.selectorsInitiator,
+            let responder = payloads.selectorsResponder
         else { throw .peerMisbehaved("it lacks SA, TSi or TSr") }
         let choice = try Negotiation.verifyESP(answer, offered: offer.proposals)
         guard !initiator.selectors.isEmpty, !responder.selectors.isEmpty,
-            Narrowing.covers(offer.localSelectors, initiator.selectors), Narrowing.covers(offer.remoteSelectors, responder.selectors)
+            Narrowing.covers(offer.localSelectors, initiator.selectors),
+            Narrowing.covers(offer.remoteSelectors, responder.selectors)
         else { throw .peerMisbehaved("its traffic selectors are not among those proposed") }
         guard let plan = connection.childPlan(offer.name), let keys = sa.keys, let suite = sa.suite else {
             throw .ours("the child is no longer configured")
@@ -69,7 +72,8 @@ extension IKECore {
             prf: suite.prf, derivation: keys.derivation, shared: shared, initiatorNonce: nonces.initiator,
             responderNonce: nonces.responder, transform: choice.suite.transform)
         return make(
-            sa, connection, plan, inboundSPI: offer.inboundSPI, outboundSPI: UInt32(truncatingIfNeeded: choice.spi.bigEndianValue),
+            sa, connection, plan, inboundSPI: offer.inboundSPI,
+            outboundSPI: UInt32(truncatingIfNeeded: choice.spi.bigEndianValue),
             suite: choice.suite, inboundKey: material.fromResponder, outboundKey: material.fromInitiator,
             local: initiator.selectors, remote: responder.selectors, weInitiated: true,
             lowestNonce: lowerNonce(nonces.initiator, nonces.responder), now: now)
@@ -77,8 +81,8 @@ extension IKECore {
 
     // MARK: Responder
 
-    /// Chooses child, selectors and suite for a request, and derives the keys. Throws the notify to answer with, after the reason is
-    /// noted where the operator looks for it.
+    /// Chooses child, selectors and suite for a request, and derives the keys. Throws the notify to answer with, after the reason
+    /// is noted where the operator looks for it.
     func acceptChild(
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ request: ChildRequest, now: Instant
     ) throws(IKEFault) -> MadeChild {
@@ -95,7 +99,8 @@ extension IKECore {
         else {
             counters.proposalsRefused &+= 1
             let reason = NegotiationReport.esp(
-                ours: plan.proposals, offer: offer, withMethods: request.withMethods, connection: connection.plan.name, child: plan.name)
+                ours: plan.proposals, offer: offer, withMethods: request.withMethods, connection: connection.plan.name,
+                child: plan.name)
             childRefused(connection, plan.name, reason: reason)
             throw .incompatible(.noProposalChosen, data: [], reason)
         }
@@ -173,7 +178,8 @@ extension IKECore {
     }
 
     /// Our half of the key exchange of a CREATE_CHILD_SA request, or INVALID_KE_PAYLOAD when it brought another group.
-    func exchange(_ method: KeyExchangeMethod, _ payloads: PayloadList) throws(IKEFault) -> (shared: Secret, publicValue: [UInt8]) {
+    func exchange(_ method: KeyExchangeMethod, _ payloads: PayloadList) throws(IKEFault) -> (shared: Secret, publicValue: [UInt8])
+    {
         guard let offered = payloads.keyExchange, offered.method == method.rawValue else {
             var data: [UInt8] = []
             data.append(u16: method.rawValue)

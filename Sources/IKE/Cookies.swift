@@ -25,7 +25,8 @@ package struct CookieJar {
 
     package mutating func verify(_ cookie: [UInt8], nonce: [UInt8], address: IPAddress, spi: UInt64, now: Instant) -> Bool {
         rotate(now)
-        guard let version = cookie.first, let generation = [current, previous].compactMap({ $0 }).first(where: { $0.version == version }),
+        guard let version = cookie.first,
+            let generation = [current, previous].compactMap({ $0 }).first(where: { $0.version == version }),
             let expected = try? self.cookie(generation, nonce, address, spi)
         else { return false }
         return crypto.constantTimeEqual(expected, cookie)
@@ -33,12 +34,17 @@ package struct CookieJar {
 
     private mutating func rotate(_ now: Instant) {
         if let current, now < current.since + Bounds.cookieSecretLifetime { return }
-        if let current, now < current.since + Bounds.cookieSecretLifetime + Bounds.cookieSecretLifetime { previous = current }
-        else { previous = nil }
+        if let current, now < current.since + Bounds.cookieSecretLifetime + Bounds.cookieSecretLifetime {
+            previous = current
+        } else {
+            previous = nil
+        }
         current = Generation(version: (current?.version ?? 0) &+ 1, secret: crypto.secret(random.bytes(32)), since: now)
     }
 
-    private func cookie(_ generation: Generation, _ nonce: [UInt8], _ address: IPAddress, _ spi: UInt64) throws(IKEFault) -> [UInt8] {
+    private func cookie(_ generation: Generation, _ nonce: [UInt8], _ address: IPAddress, _ spi: UInt64) throws(IKEFault)
+        -> [UInt8]
+    {
         do throws(IKECryptoError) {
             return [generation.version]
                 + (try crypto.prf(.hmacSHA256, key: generation.secret, data: nonce + address.bytes + [UInt8](u64: spi)))

@@ -16,7 +16,8 @@ extension IKECore {
             let plan = connection(of: sa)?.childPlan(record.name)
         else { return }
         requestChild(
-            plan, on: sa, selectors: (record.localSelectors, record.remoteSelectors), rekeys: spi, method: nil, retries: 0, now: now)
+            plan, on: sa, selectors: (record.localSelectors, record.remoteSelectors), rekeys: spi, method: nil, retries: 0,
+            now: now)
     }
 
     private func requestChild(
@@ -37,8 +38,8 @@ extension IKECore {
         }
         var payloads: [Payload] = []
         if let rekeys {
-            // "The Protocol ID field of the REKEY_SA notification is set to match the protocol of the SA we are rekeying … the SPI field
-            // … the SPI which the exchange initiator would expect in inbound ESP packets" (§1.3.3).
+            // "The Protocol ID field of the REKEY_SA notification is set to match the protocol of the SA we are rekeying … the
+            // SPI field … the SPI which the exchange initiator would expect in inbound ESP packets" (§1.3.3).
             payloads.append(.notify(Notify(.rekeySA, protocolID: ProtocolID.esp, spi: [UInt8](u32: rekeys))))
         }
         payloads += [.securityAssociation(offer.proposals), .nonce(nonce)]
@@ -48,7 +49,9 @@ extension IKECore {
         send(.child(state), .createChildSA, payloads, on: sa, now: now)
     }
 
-    func finishCreateChild(_ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant) {
+    func finishCreateChild(
+        _ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
+    ) {
         guard let connection = connection(of: sa) else { return }
         connection.slots[state.offer.name]?.isCreating = false
         touch(connection: connection.plan.name)
@@ -67,7 +70,9 @@ extension IKECore {
         install(made, on: sa, established, now: now)
     }
 
-    func finishRekeyChild(_ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant) {
+    func finishRekeyChild(
+        _ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
+    ) {
         guard let connection = connection(of: sa), let rekeys = state.rekeys else { return }
         touch(connection: connection.plan.name)
         let old = established.child(inbound: rekeys)
@@ -81,8 +86,8 @@ extension IKECore {
         if let old, let theirs = old.replacedBy, let winner = established.child(inbound: theirs),
             made.record.lowestNonce.lexicographicallyPrecedes(winner.lowestNonce)
         {
-            // "the SA created with the lowest of the four nonces used in the two exchanges SHOULD be closed by the endpoint that created
-            // it." (§2.8.1) Ours is it; the peer deletes the old one.
+            // "the SA created with the lowest of the four nonces used in the two exchanges SHOULD be closed by the endpoint that
+            // created it." (§2.8.1) Ours is it; the peer deletes the old one.
             made.record.isRedundant = true
         } else {
             old?.replacedBy = made.record.inboundSPI
@@ -103,7 +108,8 @@ extension IKECore {
                 else { throw .peerMisbehaved("its key exchange is not of the group that it chose") }
                 shared = try agree(ours, theirs.data)
             }
-            return try completeChild(sa, connection, state.offer, payloads, nonces: (state.nonce, nonce), shared: shared, now: now)
+            return try completeChild(
+                sa, connection, state.offer, payloads, nonces: (state.nonce, nonce), shared: shared, now: now)
         } catch {
             let reason = "The peer's answer for child \(state.offer.name) is unusable: \(error.sentence)."
             childFailed(connection, state.offer.name, reason: reason, now: now)
@@ -112,7 +118,8 @@ extension IKECore {
         }
     }
 
-    /// "Such errors … should still cause the recipient to clean up the IKE state (for example, by sending a Delete for a bad SA)."
+    /// "Such errors … should still cause the recipient to clean up the IKE state (for example, by sending a Delete for a bad
+    /// SA)."
     func deleteUnusable(_ spi: UInt32, on sa: IKESA, now: Instant) { enqueue(.deleteChild(inboundSPI: spi), on: sa) }
 
     private func refusedChild(
@@ -128,8 +135,9 @@ extension IKECore {
             waitAfterTemporaryFailure(sa, established, connection, state, old, now: now)
             return
         case .childSANotFound:
-            // "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists) and send
-            // a request to create a new Child SA from scratch" (§2.25); after a simultaneous rekey it is no news (§2.8.1).
+            // "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists)
+            // and send a request to create a new Child SA from scratch" (§2.25); after a simultaneous rekey it is no news
+            // (§2.8.1).
             if let old, old.replacedBy == nil { remove(old, of: sa, established) }
             return
         case .noAdditionalSAs where old != nil:
@@ -163,15 +171,16 @@ extension IKECore {
     }
 
     private func waitAfterTemporaryFailure(
-        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: CreatingChild, _ old: ChildRecord?, now: Instant
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: CreatingChild, _ old: ChildRecord?,
+        now: Instant
     ) {
         guard countTemporaryFailure(sa, established, now: now) else { return }
         let again = now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait)
         if let old { old.rekeyAt = again } else if state.rekeys == nil { connection.slots[state.offer.name]?.nextAttempt = again }
     }
 
-    /// "If a peer continues to receive TEMPORARY_FAILURE on the same IKE SA after several minutes, it SHOULD conclude that the state
-    /// information is out of sync and close the IKE SA." (§2.25)
+    /// "If a peer continues to receive TEMPORARY_FAILURE on the same IKE SA after several minutes, it SHOULD conclude that the
+    /// state information is out of sync and close the IKE SA." (§2.25)
     func countTemporaryFailure(_ sa: IKESA, _ established: EstablishedSA, now: Instant) -> Bool {
         established.temporaryFailures += 1
         guard established.temporaryFailures > Bounds.temporaryFailures else { return true }

@@ -13,8 +13,8 @@ extension IKECore {
             return
         }
         guard let connection = connection(of: sa), established.supersededBy == nil, !isRekeyingIKE(sa) else {
-            // "If a peer receives a request to create or rekey a Child SA when it is currently rekeying the IKE SA, it SHOULD reply with
-            // TEMPORARY_FAILURE." (§2.25.2)
+            // "If a peer receives a request to create or rekey a Child SA when it is currently rekeying the IKE SA, it SHOULD
+            // reply with TEMPORARY_FAILURE." (§2.25.2)
             respond(sa, .createChildSA, [.notify(Notify(.temporaryFailure))], path: path)
             return
         }
@@ -28,6 +28,8 @@ extension IKECore {
                 made.record.replaces = old.inboundSPI
                 old.replacedBy = made.record.inboundSPI
                 connection.slots[old.name]?.rekeys += 1
+            } else {
+                made.record.ousts = crossed(established, made.record, now: now)?.inboundSPI
             }
             withhold(
                 made, on: sa, established, exchange: .createChildSA, payloads: made.payloads,
@@ -35,13 +37,25 @@ extension IKECore {
         } catch {
             respond(sa, .createChildSA, [.notify(childNotify(error, payloads))], path: path)
             if case .malformed = error {
-                finishClosed(sa, reason: "The peer's CREATE_CHILD_SA request is unusable: \(error.sentence).", failed: true, now: now)
+                finishClosed(
+                    sa, reason: "The peer's CREATE_CHILD_SA request is unusable: \(error.sentence).", failed: true, now: now)
             }
         }
     }
 
-    /// "The SA that the initiator attempted to rekey is indicated by the SPI field in the Notify payload, which is copied from the SPI
-    /// field in the REKEY_SA notification." (§2.25)
+    /// A child that we created moments ago and that the peer, not knowing, asks for now: of the two the one with the lowest nonce
+    /// goes, by its creator, as after simultaneous rekeying (§2.8.1). Older children are left alone: a peer may want parallel
+    /// ones (§2.8).
+    private func crossed(_ established: EstablishedSA, _ new: ChildRecord, now: Instant) -> ChildRecord? {
+        established.children.last { mine in
+            mine.name == new.name && mine.weInitiated && mine.isLive && mine.replacedBy == nil
+                && now < mine.createdAt + Bounds.crossingTime && mine.localSelectors == new.localSelectors
+                && mine.remoteSelectors == new.remoteSelectors && mine.lowestNonce.lexicographicallyPrecedes(new.lowestNonce)
+        }
+    }
+
+    /// "The SA that the initiator attempted to rekey is indicated by the SPI field in the Notify payload, which is copied from
+    /// the SPI field in the REKEY_SA notification." (§2.25)
     private func childNotify(_ fault: IKEFault, _ payloads: PayloadList) -> Notify {
         var notify = fault.notify
         if notify.type == .childSANotFound, let rekey = payloads.notify(.rekeySA) {
@@ -50,7 +64,8 @@ extension IKECore {
         return notify
     }
 
-    /// Payloads that the exchange cannot do without are missing: the message "is malformed … (rather than just bad payload contents)".
+    /// Payloads that the exchange cannot do without are missing: the message "is malformed … (rather than just bad payload
+    /// contents)".
     private func answerMissing(_ sa: IKESA, path: Path, now: Instant) {
         counters.malformed &+= 1
         respond(sa, .createChildSA, [.notify(Notify(.invalidSyntax))], path: path)
@@ -65,12 +80,14 @@ extension IKECore {
     private func childToRekey(_ established: EstablishedSA, _ payloads: PayloadList) throws(IKEFault) -> ChildRecord? {
         guard let notify = payloads.notify(.rekeySA) else { return nil }
         let notFound = IKEFault.incompatible(.childSANotFound, data: [], "the child to rekey does not exist")
-        guard notify.spi.count == 4, let record = established.child(outbound: UInt32(truncatingIfNeeded: notify.spi.bigEndianValue))
+        guard notify.spi.count == 4,
+            let record = established.child(outbound: UInt32(truncatingIfNeeded: notify.spi.bigEndianValue))
         else { throw notFound }
         switch record.state {
         case .draining: throw notFound
         case .deleting:
-            // "a request to rekey a Child SA that it is currently trying to close, it SHOULD reply with TEMPORARY_FAILURE" (§2.25.1).
+            // "a request to rekey a Child SA that it is currently trying to close, it SHOULD reply with TEMPORARY_FAILURE"
+            // (§2.25.1).
             throw .incompatible(.temporaryFailure, data: [], "the child to rekey is being deleted")
         case .installing, .installed:
             // Replaced already, so on its way out.

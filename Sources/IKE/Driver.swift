@@ -12,8 +12,7 @@ extension IKECore {
         }
         for plan in state.wantedChildren where needsCreating(plan.name, state, established) {
             guard let due = creationDue(plan.name, state, sa, established), due <= now else { continue }
-            state.slots[plan.name]?.isCreating = true
-            enqueue(.createChild(plan.name), on: sa)
+            state.slots[plan.name]?.isCreating = enqueue(.createChild(plan.name), on: sa)
         }
     }
 
@@ -53,7 +52,8 @@ extension IKECore {
             // The peer closed it, so it is there and meant it: a pause before it is asked again.
             earliest = now + settings.reconnectInterval
         } else {
-            earliest = max(now, (state.attemptStarted.map { $0 + settings.reconnectInterval }) ?? now)
+            let soonest = now + Bounds.shortestPause
+            earliest = max(soonest, (state.attemptStarted.map { $0 + settings.reconnectInterval }) ?? soonest)
         }
         state.nextAttempt = earliest + jitter(.milliseconds(500))
         log(.warning, state.plan.name, reason)

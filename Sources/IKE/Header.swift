@@ -17,7 +17,8 @@ package struct IKEHeader: Hashable, Sendable {
     package var length: UInt32
 
     package init(
-        initiatorSPI: UInt64, responderSPI: UInt64, exchange: ExchangeType, isFromInitiator: Bool, isResponse: Bool, messageID: UInt32
+        initiatorSPI: UInt64, responderSPI: UInt64, exchange: ExchangeType, isFromInitiator: Bool, isResponse: Bool,
+        messageID: UInt32
     ) {
         (self.initiatorSPI, self.responderSPI, self.exchange) = (initiatorSPI, responderSPI, exchange)
         (self.isFromInitiator, self.isResponse, self.messageID) = (isFromInitiator, isResponse, messageID)

@@ -6,8 +6,8 @@ import Wire
 /// events and the next deadline come out. One instance serves all connections of a gateway. It is not thread-safe.
 ///
 /// Exchanges, one file each: `InitInitiator`, `InitResponder`, `AuthInitiator`, `AuthResponder`, `CreateChildInitiator`,
-/// `CreateChildResponder`, `RekeyIKEInitiator`, `RekeyIKEResponder`, `Informational`. `Receive` brings datagrams to them, `Requests`
-/// keeps message ids and retransmissions, `Lifecycle` and `Driver` decide what to ask for.
+/// `CreateChildResponder`, `RekeyIKEInitiator`, `RekeyIKEResponder`, `Informational`. `Receive` brings datagrams to them,
+/// `Requests` keeps message ids and retransmissions, `Lifecycle` and `Driver` decide what to ask for.
 public final class IKECore {
     let settings: CoreSettings
     let crypto: any IKECrypto
@@ -25,6 +25,7 @@ public final class IKECore {
     var installs: [UInt64: UInt32] = [:]
     var nextToken: UInt64 = 1
     var cookies: CookieJar
+    var initRefusals = RateLimiter(perSecond: Bounds.initRefusalsPerSecond)
     var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)
 
     private var transmits: Deque<Transmit> = []
@@ -140,7 +141,8 @@ public final class IKECore {
         settle(now)
     }
 
-    /// The address is gone or the interface is down. RFC 7296 §2.4: routing information is a reason to suspect, never to conclude.
+    /// The address is gone or the interface is down. RFC 7296 §2.4: routing information is a reason to suspect, never to
+    /// conclude.
     public func localPathBroken(connection: String, reason: String, now: Instant) {
         guard let state = connections[connection] else { return }
         log(.warning, connection, "The local path is broken: \(reason)")
@@ -201,8 +203,11 @@ public final class IKECore {
         guard let spi = childIndex[inboundSPI], let sa = sas[spi], let record = sa.established?.child(inbound: inboundSPI),
             record.isLive
         else { return }
-        if hard { expire(record, of: sa, now: now) }
-        else if record.replacedBy == nil { enqueue(.rekeyChild(inboundSPI: inboundSPI), on: sa) }
+        if hard {
+            expire(record, of: sa, now: now)
+        } else if record.replacedBy == nil {
+            enqueue(.rekeyChild(inboundSPI: inboundSPI), on: sa)
+        }
         settle(now)
     }
 

@@ -50,10 +50,14 @@ package final class IKESA {
 
     /// Key of the table that recognises retransmissions of the first message. RFC 7296 §2.1.
     package var initKey: InitKey?
+    /// The identity that the initiator wanted us to have (IDr of its request), for the sentence when it minds ours.
+    package var requestedIdentity: WireIdentity?
     package var lastHint: Instant?
     package var lastInvalidMessageID: Instant?
 
-    package init(localSPI: UInt64, initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, path: Path, phase: Phase, now: Instant) {
+    package init(
+        localSPI: UInt64, initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, path: Path, phase: Phase, now: Instant
+    ) {
         (self.localSPI, self.initiatorSPI, self.responderSPI) = (localSPI, initiatorSPI, responderSPI)
         (self.isInitiator, self.path, self.phase, createdAt) = (isInitiator, path, phase, now)
     }
@@ -125,7 +129,8 @@ package enum SATask: Hashable, Sendable {
 }
 
 /// The response to a request, kept back until the child's inbound SA is installed: it lets the peer send on it.
-/// "The responder … MUST be prepared to accept messages on an SA before sending its response to the creation request." RFC 7296 §2.8.
+/// "The responder … MUST be prepared to accept messages on an SA before sending its response to the creation request." RFC 7296
+/// §2.8.
 package struct WithheldResponse {
     package var token: UInt64
     package var inboundSPI: UInt32

@@ -7,7 +7,8 @@ package final class InitiatingSA {
     var keyExchange: any KeyExchange
     var cookie: [UInt8]?
     var retries = 0
-    /// The digest that pretends a NAT (`nat_traversal: force`); the same in every retry, which may change nothing but cookie and KE.
+    /// The digest that pretends a NAT (`nat_traversal: force`); the same in every retry, which may change nothing but cookie and
+    /// KE.
     let forgedDigest: [UInt8]?
     /// The latest version of our message: that is the one AUTH signs. RFC 7296 §2.15.
     var message: [UInt8] = []
@@ -116,6 +117,8 @@ package final class ChildRecord {
     /// The inbound SPI of the child that this one replaces, and of the one that replaces this.
     var replaces: UInt32?
     var replacedBy: UInt32?
+    /// The inbound SPI of a child of ours that the peer's request for the same one crossed, and that lost against it.
+    var ousts: UInt32?
     /// Set when ours is the redundant one of a collision: deleted as soon as it is installed.
     var isRedundant = false
 
@@ -174,7 +177,9 @@ package final class RekeyingIKE {
     var collision: UInt64?
 
     init(localSPI: UInt64, offered: [WireProposal], nonce: [UInt8], keyExchange: any KeyExchange, retries: Int) {
-        (self.localSPI, self.offered, self.nonce, self.keyExchange, self.retries) = (localSPI, offered, nonce, keyExchange, retries)
+        (self.localSPI, self.offered, self.nonce, self.keyExchange, self.retries) = (
+            localSPI, offered, nonce, keyExchange, retries
+        )
     }
 }
 

@@ -9,13 +9,18 @@ extension IKECore {
             answerDeleteIKE(sa, path: path, now: now)
             return
         }
-        // "UNSUPPORTED_CRITICAL_PAYLOAD, INVALID_SYNTAX, and AUTHENTICATION_FAILED notifications are the only ones to cause the IKE SA to be
-        // deleted … without a Delete payload", in the INFORMATIONAL exchange that immediately follows IKE_AUTH (§2.21.2).
+        // "UNSUPPORTED_CRITICAL_PAYLOAD, INVALID_SYNTAX, and AUTHENTICATION_FAILED notifications are the only ones to cause the
+        // IKE SA to be deleted … without a Delete payload", in the INFORMATIONAL exchange that immediately follows IKE_AUTH
+        // (§2.21.2).
         let fatal: Set<NotifyType> = [.authenticationFailed, .invalidSyntax, .unsupportedCriticalPayload]
         if sa.expectedRequestID == 2, !sa.isInitiator, let notify = payloads.notifies.first(where: { fatal.contains($0.type) }) {
             respond(sa, .informational, [], path: path)
-            let reason = plan(of: sa).map { Reasons.initiatorRefusedUs(notify, plan: $0, remote: sa.path.remote) }
+            let connection = connection(of: sa)
+            let reason = connection.map {
+                Reasons.initiatorRefusedUs(notify, wanted: sa.requestedIdentity, plan: $0.plan, remote: sa.path.remote)
+            }
             finishClosed(sa, reason: reason, failed: true, now: now)
+            if let connection, let reason { connection.refusal = (reason, now) }
             return
         }
         for notify in payloads.notifies where notify.type.isError {
@@ -30,15 +35,20 @@ extension IKECore {
         respond(sa, .informational, [], path: path)
         guard let established = sa.established else { finishClosed(sa, reason: nil, failed: false, now: now); return }
         if case .rekeyIKE(let ours) = sa.outstanding?.kind, let rival = ours.collision.flatMap({ sas[$0] }) {
-            // "it knows that the other peer did not detect the simultaneous rekey, and the first peer can forget its own rekey attempt."
+            // "it knows that the other peer did not detect the simultaneous rekey, and the first peer can forget its own rekey
+            // attempt."
             inherit(from: sa, to: rival, now: now)
         }
-        if established.supersededBy != nil { finishClosed(sa, reason: nil, failed: false, now: now) }
-        else { finishClosed(sa, reason: "The peer \(sa.path.remote) deleted the IKE SA.", failed: false, now: now) }
+        if established.supersededBy != nil {
+            finishClosed(sa, reason: nil, failed: false, now: now)
+        } else {
+            finishClosed(sa, reason: "The peer \(sa.path.remote) deleted the IKE SA.", failed: false, now: now)
+        }
     }
 
     /// "Normally, the response in the INFORMATIONAL exchange will contain Delete payloads for the paired SAs going in the other
-    /// direction." When both ends delete the same pair at once, "the responses MUST NOT include Delete payloads for the deleted SAs".
+    /// direction." When both ends delete the same pair at once, "the responses MUST NOT include Delete payloads for the deleted
+    /// SAs".
     private func deleteChildren(_ sa: IKESA, _ payloads: PayloadList, now: Instant) -> [Payload] {
         guard let established = sa.established else { return [] }
         var ours: [UInt32] = []
@@ -79,8 +89,8 @@ extension IKECore {
             .deleteChildren([spi]), .informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [spi]))], on: sa, now: now)
     }
 
-    /// Whatever the peer answered, our inbound SA is gone now: "it MUST delete the outgoing SAs while processing the request and the
-    /// incoming SAs while processing the response" (§1.4.1).
+    /// Whatever the peer answered, our inbound SA is gone now: "it MUST delete the outgoing SAs while processing the request and
+    /// the incoming SAs while processing the response" (§1.4.1).
     func finishDeleteChildren(_ sa: IKESA, _ established: EstablishedSA, _ spis: [UInt32], now: Instant) {
         for spi in spis {
             if let record = established.child(inbound: spi) { retire(record, of: sa, established, now: now) }

@@ -18,7 +18,8 @@ extension IKECore {
             return
         }
         let methods = plan.proposals.flatMap(\.methods)
-        guard let method = state.preferredMethod.flatMap({ methods.contains($0) ? $0 : nil }) ?? methods.first, !plan.children.isEmpty
+        guard let method = state.preferredMethod.flatMap({ methods.contains($0) ? $0 : nil }) ?? methods.first,
+            !plan.children.isEmpty
         else {
             attemptFailed(state, reason: "Connection \(plan.name) has no ike_proposals or no children.", now: now)
             return
@@ -31,7 +32,8 @@ extension IKECore {
                 nonce: random.bytes(Bounds.ourNonceBytes), offered: Offer.ike(plan.proposals), keyExchange: keyExchange,
                 forgedDigest: plan.natTraversal == .force ? random.bytes(20) : nil, replaces: replaces)
             let sa = IKESA(
-                localSPI: spi, initiatorSPI: spi, responderSPI: 0, isInitiator: true, path: path, phase: .initiating(initiating), now: now)
+                localSPI: spi, initiatorSPI: spi, responderSPI: 0, isInitiator: true, path: path, phase: .initiating(initiating),
+                now: now)
             sa.connection = plan.name
             sas[spi] = sa
             state.sas.append(spi)
@@ -42,12 +44,12 @@ extension IKECore {
         }
     }
 
-    /// Sends, or with a cookie or another group sends again, the first message. Its id stays zero "including retries of the message
-    /// due to responses such as COOKIE and INVALID_KE_PAYLOAD" (§2.2).
+    /// Sends, or with a cookie or another group sends again, the first message. Its id stays zero "including retries of the
+    /// message due to responses such as COOKIE and INVALID_KE_PAYLOAD" (§2.2).
     private func sendInit(_ sa: IKESA, _ state: InitiatingSA, _ plan: ConnectionPlan, now: Instant) {
         var payloads: [Payload] = []
-        // "include the COOKIE notification containing the received data as the first payload, and all other payloads unchanged" (§2.6);
-        // it stays in later retries too, which saves a round trip (§2.6.1).
+        // "include the COOKIE notification containing the received data as the first payload, and all other payloads unchanged"
+        // (§2.6); it stays in later retries too, which saves a round trip (§2.6.1).
         if let cookie = state.cookie { payloads.append(.notify(Notify(.cookie, data: cookie))) }
         payloads.append(.securityAssociation(state.offered))
         payloads.append(.keyExchange(method: state.keyExchange.method.rawValue, data: state.keyExchange.publicValue))
@@ -61,8 +63,8 @@ extension IKECore {
         launch(.initiate, .ikeSAInit, state.message, on: sa, now: now)
     }
 
-    /// Takes a response to IKE_SA_INIT. Nothing in it is authentic yet, so what is not usable is ignored, and a refusal is only believed
-    /// when it is still the only answer after a while.
+    /// Takes a response to IKE_SA_INIT. Nothing in it is authentic yet, so what is not usable is ignored, and a refusal is only
+    /// believed when it is still the only answer after a while.
     func finishInit(_ sa: IKESA, _ state: InitiatingSA, _ message: WireMessage, _ bytes: [UInt8], path: Path, now: Instant) {
         guard let plan = plan(of: sa) else { return }
         let payloads = message.payloads
@@ -78,7 +80,8 @@ extension IKECore {
     }
 
     private func retryWithCookie(_ sa: IKESA, _ state: InitiatingSA, _ notify: Notify, _ plan: ConnectionPlan, now: Instant) {
-        guard Bounds.cookieBytes.contains(notify.data.count), notify.data != state.cookie, state.retries < Bounds.initRetries else {
+        guard Bounds.cookieBytes.contains(notify.data.count), notify.data != state.cookie, state.retries < Bounds.initRetries
+        else {
             counters.unexpected &+= 1
             return
         }
@@ -87,8 +90,8 @@ extension IKECore {
         sendInit(sa, state, plan, now: now)
     }
 
-    /// "the initiator MUST retry the IKE_SA_INIT with the corrected Diffie-Hellman group. The initiator MUST again propose its full set
-    /// of acceptable cryptographic suites because the rejection message was unauthenticated" (§1.2).
+    /// "the initiator MUST retry the IKE_SA_INIT with the corrected Diffie-Hellman group. The initiator MUST again propose its
+    /// full set of acceptable cryptographic suites because the rejection message was unauthenticated" (§1.2).
     private func retryWithMethod(_ sa: IKESA, _ state: InitiatingSA, _ notify: Notify, _ plan: ConnectionPlan, now: Instant) {
         guard notify.data.count == 2, let method = KeyExchangeMethod(rawValue: UInt16(notify.data.bigEndianValue)),
             plan.proposals.contains(where: { $0.methods.contains(method) })
@@ -113,7 +116,8 @@ extension IKECore {
     }
 
     private func acceptInit(
-        _ sa: IKESA, _ state: InitiatingSA, _ message: WireMessage, _ bytes: [UInt8], _ plan: ConnectionPlan, path: Path, now: Instant
+        _ sa: IKESA, _ state: InitiatingSA, _ message: WireMessage, _ bytes: [UInt8], _ plan: ConnectionPlan, path: Path,
+        now: Instant
     ) {
         let payloads = message.payloads
         guard message.header.responderSPI != 0, let answer = payloads.proposals, let keyExchange = payloads.keyExchange,
@@ -143,9 +147,9 @@ extension IKECore {
         beginAuth(sa, state, responderNonce: nonce, responderMessage: bytes, plan, now: now)
     }
 
-    /// "The IKE initiator MUST check the NAT_DETECTION_SOURCE_IP or NAT_DETECTION_DESTINATION_IP payloads if present, and if they do not
-    /// match the addresses in the outer packet, MUST tunnel all future IKE and ESP packets associated with this IKE SA over UDP port
-    /// 4500." (§2.23)
+    /// "The IKE initiator MUST check the NAT_DETECTION_SOURCE_IP or NAT_DETECTION_DESTINATION_IP payloads if present, and if they
+    /// do not match the addresses in the outer packet, MUST tunnel all future IKE and ESP packets associated with this IKE SA
+    /// over UDP port 4500." (§2.23)
     private func detectNAT(_ sa: IKESA, _ payloads: PayloadList, _ plan: ConnectionPlan, path: Path) {
         guard plan.natTraversal != .off else { return }
         let finding = NATDetection(crypto: crypto).examine(
@@ -160,7 +164,9 @@ extension IKECore {
     /// The shared secret, with the peer's faults told from ours.
     func agree(_ keyExchange: any KeyExchange, _ peerPublicValue: [UInt8]) throws(IKEFault) -> Secret {
         do throws(IKECryptoError) { return try keyExchange.sharedSecret(peerPublicValue: peerPublicValue) } catch {
-            if case .invalidPublicValue = error { throw .peerMisbehaved("the peer's key exchange value is not valid in its group") }
+            if case .invalidPublicValue = error {
+                throw .peerMisbehaved("the peer's key exchange value is not valid in its group")
+            }
             throw .ours("the key exchange failed: \(error)")
         }
     }

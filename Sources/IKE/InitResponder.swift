@@ -3,8 +3,8 @@ import Wire
 
 // IKE_SA_INIT as responder. RFC 7296 §1.2, §2.6, §2.7, §2.21.1, §2.23.
 extension IKECore {
-    /// Cheapest checks first: 1. a retransmission gets its old answer; 2. bounds; 3. the cookie; 4. who could this be; 5. the suite;
-    /// 6. the group; and only then state and a key pair of our own.
+    /// Cheapest checks first: 1. a retransmission gets its old answer; 2. bounds; 3. the cookie; 4. who could this be; 5. the
+    /// suite; 6. the group; and only then state and a key pair of our own.
     func answerInit(_ message: WireMessage, _ bytes: [UInt8], path: Path, now: Instant) {
         let header = message.header
         guard header.messageID == 0, header.initiatorSPI != 0, let offer = message.payloads.proposals,
@@ -24,18 +24,19 @@ extension IKECore {
         }
         guard let chosen else {
             counters.proposalsRefused &+= 1
+            guard refuseInit(header, Notify(.noProposalChosen), path: path, now: now) else { return }
             let plan = candidates[0].plan
             let reason = NegotiationReport.ike(ours: plan.proposals, offer: offer, connection: plan.name)
             refused(candidates[0], reason: "Refused \(path.remote): \(reason)", now: now)
-            answerUnprotected(header, [Notify(.noProposalChosen)], path: path, now: now)
             return
         }
         let method = chosen.choice.suite.method
         guard keyExchange.method == method.rawValue else {
-            // "the responder … MUST reject the message with a Notify payload of type INVALID_KE_PAYLOAD … two-octet number" (§1.2, §3.10.1).
+            // "the responder … MUST reject the message with a Notify payload of type INVALID_KE_PAYLOAD … two-octet number"
+            // (§1.2, §3.10.1).
             var data: [UInt8] = []
             data.append(u16: method.rawValue)
-            answerUnprotected(header, [Notify(.invalidKEPayload, data: data)], path: path, now: now)
+            _ = refuseInit(header, Notify(.invalidKEPayload, data: data), path: path, now: now)
             return
         }
         guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
@@ -51,8 +52,8 @@ extension IKECore {
         transmit(state.responderMessage, path: path)
     }
 
-    /// "When one party receives an IKE_SA_INIT request containing a cookie whose contents do not match the value expected, that party
-    /// MUST ignore the cookie and process the message as if no cookie had been included" (§2.6).
+    /// "When one party receives an IKE_SA_INIT request containing a cookie whose contents do not match the value expected, that
+    /// party MUST ignore the cookie and process the message as if no cookie had been included" (§2.6).
     private func cookieSuffices(_ message: WireMessage, nonce: [UInt8], path: Path, now: Instant) -> Bool {
         guard halfOpenCount >= settings.cookieThreshold else { return true }
         let spi = message.header.initiatorSPI
@@ -74,12 +75,22 @@ extension IKECore {
         return here.filter { $0.plan.remoteAddress == path.remote.address } + here.filter { $0.plan.remoteAddress == nil }
     }
 
+    /// False when too many were refused this second: then nothing is said, here or there.
+    private func refuseInit(_ header: IKEHeader, _ notify: Notify, path: Path, now: Instant) -> Bool {
+        guard initRefusals.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return false }
+        counters.unprotectedAnswers &+= 1
+        transmit(WireMessage.encodeClear(header.response(), [.notify(notify)]), path: path)
+        return true
+    }
+
     private func refuseStranger(_ header: IKEHeader, path: Path, now: Instant) {
         counters.strangersRefused &+= 1
         guard unprotectedAnswers.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return }
         counters.unprotectedAnswers &+= 1
-        log(.warning, nil, "Refused \(path.remote): no connection has remote.address \(path.remote.address) (or any) and local.address "
-            + "\(path.local.address); add one, or correct the address of an existing one.")
+        log(
+            .warning, nil,
+            "Refused \(path.remote): no connection has remote.address \(path.remote.address) (or any) and local.address "
+                + "\(path.local.address); add one, or correct the address of an existing one.")
         transmit(WireMessage.encodeClear(header.response(), [.notify(Notify(.noProposalChosen))]), path: path)
     }
 

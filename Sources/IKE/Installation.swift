@@ -9,7 +9,8 @@ extension IKECore {
 
     /// As responder: the response waits for the installation.
     func withhold(
-        _ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, exchange: ExchangeType, payloads: [Payload], failure: [Payload],
+        _ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, exchange: ExchangeType, payloads: [Payload],
+        failure: [Payload],
         path: Path, now: Instant
     ) {
         let token = adopt(made, on: sa, established)
@@ -49,11 +50,18 @@ extension IKECore {
         connection.slots[record.name]?.retryWait = nil
         connection.slots[record.name]?.nextAttempt = nil
         connection.slots[record.name]?.isCreating = false
-        log(.info, name, "Child \(record.name) is up: \(record.localSelectors.sentence) <-> \(record.remoteSelectors.sentence), "
-            + "\(record.suite.transform.keyword).")
-        if record.isRedundant { enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa) }
+        log(
+            .info, name,
+            "Child \(record.name) is up: \(record.localSelectors.sentence) <-> \(record.remoteSelectors.sentence), "
+                + "\(record.suite.transform.keyword).")
+        if record.isRedundant {
+            enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
+        }
         // "when the new one is established, delete the old one" (§2.8): whoever initiated the exchange does it.
-        else if record.weInitiated, let old = record.replaces { enqueue(.deleteChild(inboundSPI: old), on: sa) }
+        else if record.weInitiated, let old = record.replaces {
+            enqueue(.deleteChild(inboundSPI: old), on: sa)
+        }
+        if let loser = record.ousts { enqueue(.deleteChild(inboundSPI: loser), on: sa) }
         if let old = established.replaces, let predecessor = sas[old] {
             established.replaces = nil
             close(predecessor, reason: "Replaced by a new IKE SA.", now: now)
@@ -84,17 +92,21 @@ extension IKECore {
         guard childIndex.removeValue(forKey: record.inboundSPI) != nil else { return }
         for (token, spi) in installs where spi == record.inboundSPI { installs[token] = nil }
         for other in established.children where other.replacedBy == record.inboundSPI { other.replacedBy = nil }
-        emit(.removeChild(
-            connection: sa.connection ?? "", child: record.name, inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI))
+        emit(
+            .removeChild(
+                connection: sa.connection ?? "", child: record.name, inboundSPI: record.inboundSPI,
+                outboundSPI: record.outboundSPI))
         if let name = sa.connection { touch(connection: name) }
     }
 
     /// A child that was replaced stays a moment longer: packets that the peer sent on it are still under way.
     func retire(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, now: Instant) {
         if case .draining = record.state { return }
-        let hasSuccessor = record.replacedBy != nil || established.children.contains {
-            $0 !== record && $0.name == record.name && $0.isInstalled
-        }
+        let hasSuccessor =
+            record.replacedBy != nil
+            || established.children.contains {
+                $0 !== record && $0.name == record.name && $0.isInstalled
+            }
         guard hasSuccessor else { remove(record, of: sa, established); return }
         record.state = .draining(until: now + Bounds.drain)
         touch(sa)

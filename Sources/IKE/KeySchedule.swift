@@ -28,13 +28,15 @@ package struct KeySchedule {
         oldPRF: PseudoRandomFunction, oldDerivation: Secret, shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8]
     ) throws(IKEFault) -> Secret {
         do throws(IKECryptoError) {
-            return try crypto.prfSecret(oldPRF, key: oldDerivation, data: [.secret(shared), .bytes(initiatorNonce + responderNonce)])
+            return try crypto.prfSecret(
+                oldPRF, key: oldDerivation, data: [.secret(shared), .bytes(initiatorNonce + responderNonce)])
         } catch { throw .ours("deriving SKEYSEED failed: \(error)") }
     }
 
     /// `{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+ (SKEYSEED, Ni | Nr | SPIi | SPIr)`. RFC 7296 §2.14.
     package func keys(
-        suite: IKESuite, seed: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], initiatorSPI: UInt64, responderSPI: UInt64
+        suite: IKESuite, seed: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], initiatorSPI: UInt64,
+        responderSPI: UInt64
     ) throws(IKEFault) -> IKEKeys {
         let prfBytes = suite.prf.outputBytes
         let integrityBytes = suite.cipher.integrityKeyBytes
@@ -63,8 +65,8 @@ package struct KeySchedule {
         } catch { throw .ours("deriving keys failed: \(error)") }
     }
 
-    /// `KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)`; "All keys for SAs carrying data from the initiator to the responder are taken
-    /// before SAs going from the responder to the initiator." The initiator is that of the exchange. RFC 7296 §2.17.
+    /// `KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)`; "All keys for SAs carrying data from the initiator to the responder are
+    /// taken before SAs going from the responder to the initiator." The initiator is that of the exchange. RFC 7296 §2.17.
     package func childKeys(
         prf: PseudoRandomFunction, derivation: Secret, shared: Secret?, initiatorNonce: [UInt8], responderNonce: [UInt8],
         transform: ESPTransform
@@ -85,7 +87,8 @@ package struct KeySchedule {
     ///   - identity: the signer's ID payload without the generic header.
     ///   - authenticationKey: SK_pi or SK_pr of the signer.
     package func authentication(
-        prf: PseudoRandomFunction, presharedKey: Secret, message: [UInt8], nonce: [UInt8], identity: [UInt8], authenticationKey: Secret
+        prf: PseudoRandomFunction, presharedKey: Secret, message: [UInt8], nonce: [UInt8], identity: [UInt8],
+        authenticationKey: Secret
     ) throws(IKEFault) -> [UInt8] {
         do throws(IKECryptoError) {
             let macedIdentity = try crypto.prf(prf, key: authenticationKey, data: identity)

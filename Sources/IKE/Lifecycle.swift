@@ -40,15 +40,17 @@ extension IKECore {
 
     /// The peer's initiation came through first: ours, if it has not got past its first message, is not needed any more.
     private func abandonOwnAttempt(_ connection: ConnectionState, besides sa: IKESA, now: Instant) {
-        guard let spi = connection.attempt, spi != sa.localSPI, let attempt = sas[spi], case .initiating(let state) = attempt.phase,
+        guard let spi = connection.attempt, spi != sa.localSPI, let attempt = sas[spi],
+            case .initiating(let state) = attempt.phase,
             state.replaces == nil
         else { return }
         forget(attempt)
         connection.attempt = nil
     }
 
-    /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce goes, by
-    /// the end that initiated it, after a pause that lets both ends learn of both. Asked again whenever an SA is established or rekeyed.
+    /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce
+    /// goes, by the end that initiated it, after a pause that lets both ends learn of both. Asked again whenever an SA is
+    /// established or rekeyed.
     func settleRedundancy(_ connection: ConnectionState, now: Instant) {
         let all = connection.sas.compactMap { sas[$0] }.filter {
             $0.established != nil && $0.established?.closeAt == nil && $0.established?.supersededBy == nil
@@ -70,7 +72,8 @@ extension IKECore {
 
     /// Closes a redundant SA once the surviving one has all its children; if that one died meanwhile, this one stays.
     private func closeRedundant(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
-        guard let connection = connection(of: sa), let winner = current(connection), winner !== sa, let survivor = winner.established
+        guard let connection = connection(of: sa), let winner = current(connection), winner !== sa,
+            let survivor = winner.established
         else { established.closeAt = nil; return }
         let names = Set(established.children.filter(\.isLive).map(\.name))
         let isCovered = names.allSatisfy { survivor.current($0)?.isInstalled == true }
@@ -108,7 +111,8 @@ extension IKECore {
         checkLiveness(sa, established, now: now)
     }
 
-    /// "that system SHOULD start sending keepalive packets as defined in [UDPENCAPS]": one octet 0xFF, without the marker. RFC 3948 §2.3.
+    /// "that system SHOULD start sending keepalive packets as defined in [UDPENCAPS]": one octet 0xFF, without the marker. RFC
+    /// 3948 §2.3.
     private func keepAlive(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let next = established.nextKeepalive, next <= now else { return }
         established.nextKeepalive = now + settings.natKeepaliveInterval
@@ -147,12 +151,13 @@ extension IKECore {
         remove(record, of: sa, established)
         if wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) {
             childWentDown(
-                connection, record.name, reason: "Child \(record.name) reached the end of its lifetime before it was rekeyed.", retryAt: now)
+                connection, record.name, reason: "Child \(record.name) reached the end of its lifetime before it was rekeyed.",
+                retryAt: now)
         }
     }
 
-    /// "If no cryptographically protected messages have been received on an IKE SA or any of its Child SAs recently, the system needs to
-    /// perform a liveness check in order to prevent sending messages to a dead peer." (§2.4)
+    /// "If no cryptographically protected messages have been received on an IKE SA or any of its Child SAs recently, the system
+    /// needs to perform a liveness check in order to prevent sending messages to a dead peer." (§2.4)
     private func checkLiveness(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let due = livenessDue(sa, established), due <= now else { return }
         enqueue(.liveness, on: sa)
@@ -175,8 +180,11 @@ extension IKECore {
             deadlines += [established.rekeyAt, established.expiresAt]
             deadlines += [established.closeAt, established.nextKeepalive, livenessDue(sa, established)].compactMap { $0 }
             for record in established.children {
-                if case .draining(let until) = record.state { deadlines.append(until) }
-                else { deadlines.append(min(record.rekeyAt, record.expiresAt)) }
+                if case .draining(let until) = record.state {
+                    deadlines.append(until)
+                } else {
+                    deadlines.append(min(record.rekeyAt, record.expiresAt))
+                }
             }
         case .initiating, .authenticating, .closing: break
         }

@@ -8,9 +8,13 @@ public struct Instant: Hashable, Comparable, Sendable {
     public static func < (a: Self, b: Self) -> Bool { a.nanoseconds < b.nanoseconds }
     public static func + (a: Self, b: Duration) -> Self {
         let c = b.components
-        return Self(nanoseconds: a.nanoseconds &+ UInt64(clamping: c.seconds) &* 1_000_000_000 &+ UInt64(clamping: c.attoseconds / 1_000_000_000))
+        return Self(
+            nanoseconds: a.nanoseconds &+ UInt64(clamping: c.seconds) &* 1_000_000_000
+                &+ UInt64(clamping: c.attoseconds / 1_000_000_000))
     }
-    public static func - (a: Self, b: Self) -> Duration { .nanoseconds(Int64(clamping: a.nanoseconds) - Int64(clamping: b.nanoseconds)) }
+    public static func - (a: Self, b: Self) -> Duration {
+        .nanoseconds(Int64(clamping: a.nanoseconds) - Int64(clamping: b.nanoseconds))
+    }
 }
 
 public struct Endpoint: Hashable, Sendable, CustomStringConvertible {
@@ -36,11 +40,11 @@ public struct Transmit: Sendable {
 
 /// RFC 7296 §3.5. The `any` of a remote identity in configuration is nil in `ConnectionPlan.remoteIdentity`.
 public enum Identity: Hashable, Sendable, CustomStringConvertible {
-    case address(IPAddress)          // ID_IPV4_ADDR 1, ID_IPV6_ADDR 5
-    case fqdn(String)                // 2
-    case email(String)               // ID_RFC822_ADDR 3
+    case address(IPAddress)  // ID_IPV4_ADDR 1, ID_IPV6_ADDR 5
+    case fqdn(String)  // 2
+    case email(String)  // ID_RFC822_ADDR 3
     case distinguishedName([UInt8])  // ID_DER_ASN1_DN 9
-    case keyID([UInt8])              // ID_KEY_ID 11
+    case keyID([UInt8])  // ID_KEY_ID 11
 
     public var description: String {
         switch self {
@@ -71,7 +75,9 @@ public struct ChildPlan: Sendable {
         lifetime: Duration = .seconds(3600), lifetimeBytes: UInt64 = 0, lifetimePackets: UInt64 = 0,
         replayWindowPackets: Int = 4096, start: StartAction = .immediately
     ) {
-        (self.name, self.localSelectors, self.remoteSelectors, self.proposals) = (name, localSelectors, remoteSelectors, proposals)
+        (self.name, self.localSelectors, self.remoteSelectors, self.proposals) = (
+            name, localSelectors, remoteSelectors, proposals
+        )
         (self.lifetime, self.lifetimeBytes, self.lifetimePackets) = (lifetime, lifetimeBytes, lifetimePackets)
         (self.replayWindowPackets, self.start) = (replayWindowPackets, start)
     }
@@ -94,7 +100,8 @@ public struct ConnectionPlan: Sendable {
     public var children: [ChildPlan]
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
-        presharedKey: Secret, proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600), dpdInterval: Duration = .seconds(10),
+        presharedKey: Secret, proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600),
+        dpdInterval: Duration = .seconds(10),
         natTraversal: NATTraversal = .auto, children: [ChildPlan]
     ) {
         (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
@@ -153,7 +160,8 @@ public struct ConnectionStatus: Sendable {
         public var localIdentity: Identity, remoteIdentity: Identity
         public var path: Path
         public init(
-            initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, proposal: String, establishedAt: Instant, rekeyAt: Instant?,
+            initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, proposal: String, establishedAt: Instant,
+            rekeyAt: Instant?,
             localNAT: Bool, remoteNAT: Bool, localIdentity: Identity, remoteIdentity: Identity, path: Path
         ) {
             (self.initiatorSPI, self.responderSPI, self.isInitiator) = (initiatorSPI, responderSPI, isInitiator)
@@ -174,13 +182,16 @@ public struct ConnectionStatus: Sendable {
         public var rekeys: Int
         public var rekeyAt: Instant?
         public init(
-            name: String, state: State, reason: String?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0, transform: ESPTransform? = nil,
+            name: String, state: State, reason: String?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0,
+            transform: ESPTransform? = nil,
             path: TunnelPath? = nil, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector], rekeys: Int = 0,
             rekeyAt: Instant? = nil
         ) {
             (self.name, self.state, self.reason) = (name, state, reason)
             (self.inboundSPI, self.outboundSPI, self.transform, self.path) = (inboundSPI, outboundSPI, transform, path)
-            (self.localSelectors, self.remoteSelectors, self.rekeys, self.rekeyAt) = (localSelectors, remoteSelectors, rekeys, rekeyAt)
+            (self.localSelectors, self.remoteSelectors, self.rekeys, self.rekeyAt) = (
+                localSelectors, remoteSelectors, rekeys, rekeyAt
+            )
         }
     }
     public var name: String

@@ -11,8 +11,8 @@ package struct NATDetection {
     }
 
     /// The two notifies of a message that travels `path`.
-    /// - Parameter forged: a digest that fits no address, sent as the source's so that the peer encapsulates in UDP although there is
-    ///   no NAT (`nat_traversal: force`).
+    /// - Parameter forged: a digest that fits no address, sent as the source's so that the peer encapsulates in UDP although
+    ///   there is no NAT (`nat_traversal: force`).
     package func notifies(initiatorSPI: UInt64, responderSPI: UInt64, path: Path, forged: [UInt8]?) -> [Payload] {
         let source = forged ?? hash(initiatorSPI: initiatorSPI, responderSPI: responderSPI, endpoint: path.local)
         let destination = hash(initiatorSPI: initiatorSPI, responderSPI: responderSPI, endpoint: path.remote)
@@ -34,7 +34,8 @@ package struct NATDetection {
         guard !sources.isEmpty, !destinations.isEmpty else { return Finding() }
         let remote = hash(initiatorSPI: initiatorSPI, responderSPI: responderSPI, endpoint: path.remote)
         let local = hash(initiatorSPI: initiatorSPI, responderSPI: responderSPI, endpoint: path.local)
-        // "If none of the NAT_DETECTION_SOURCE_IP payload(s) received matches … the system sending those payloads is behind a NAT".
+        // "If none of the NAT_DETECTION_SOURCE_IP payload(s) received matches … the system sending those payloads is behind a
+        // NAT".
         return Finding(
             localNAT: !destinations.contains { $0.data == local }, remoteNAT: !sources.contains { $0.data == remote },
             isSupportedByPeer: true)

@@ -22,8 +22,10 @@ package enum Narrowing {
 
     /// All that both lists allow, without selectors that another one contains; bounded like a payload.
     package static func intersect(_ a: [TrafficSelector], _ b: [TrafficSelector]) -> [TrafficSelector] {
-        let all = a.prefix(Bounds.selectorsPerPayload).flatMap { x in b.prefix(Bounds.selectorsPerPayload).compactMap { x.intersection($0) } }
-            .uniqued
+        let all = a.prefix(Bounds.selectorsPerPayload).flatMap { x in
+            b.prefix(Bounds.selectorsPerPayload).compactMap { x.intersection($0) }
+        }
+        .uniqued
         let maximal = all.filter { one in !all.contains { $0 != one && $0.contains(one) } }
         return Array(maximal.prefix(Bounds.selectorsPerPayload))
     }
@@ -43,14 +45,19 @@ package enum Narrowing {
         for plan in children {
             let policyI = weInitiate ? plan.localSelectors : plan.remoteSelectors
             let policyR = weInitiate ? plan.remoteSelectors : plan.localSelectors
-            guard let result = narrow(
-                offeredInitiator: offeredInitiator, offeredResponder: offeredResponder, policyInitiator: policyI,
-                policyResponder: policyR)
+            guard
+                let result = narrow(
+                    offeredInitiator: offeredInitiator, offeredResponder: offeredResponder, policyInitiator: policyI,
+                    policyResponder: policyR)
             else { continue }
             var score = 1
-            if Set(offeredInitiator) == Set(policyI), Set(offeredResponder) == Set(policyR) { score = 4 }
-            else if covers(policyI, offeredInitiator), covers(policyR, offeredResponder) { score = 3 }
-            else if covers(policyI, Array(offeredInitiator.prefix(1))), covers(policyR, Array(offeredResponder.prefix(1))) { score = 2 }
+            if Set(offeredInitiator) == Set(policyI), Set(offeredResponder) == Set(policyR) {
+                score = 4
+            } else if covers(policyI, offeredInitiator), covers(policyR, offeredResponder) {
+                score = 3
+            } else if covers(policyI, Array(offeredInitiator.prefix(1))), covers(policyR, Array(offeredResponder.prefix(1))) {
+                score = 2
+            }
             let total = score * 2 + (isFree(plan.name) ? 1 : 0)
             if total > (best?.score ?? 0) { best = (total, plan, result) }
         }

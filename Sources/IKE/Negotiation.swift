@@ -43,7 +43,8 @@ package enum Negotiation {
                         method = agreed.method
                     }
                     let transform = ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended)
-                    return Choice(number: proposal.number, spi: proposal.spi, suite: ESPSuite(transform: transform, method: method))
+                    return Choice(
+                        number: proposal.number, spi: proposal.spi, suite: ESPSuite(transform: transform, method: method))
                 }
             }
         }
@@ -109,7 +110,8 @@ package enum Negotiation {
         switch (encryption.id, integrity) {
         case (EncryptionID.aesGCM16, nil):
             return Choice(
-                number: chosen.number, spi: chosen.spi, suite: IKESuite(cipher: .aesGCM16(keyBits: bits), prf: prf, method: method))
+                number: chosen.number, spi: chosen.spi,
+                suite: IKESuite(cipher: .aesGCM16(keyBits: bits), prf: prf, method: method))
         case (EncryptionID.aesCBC, let integrity?):
             return Choice(
                 number: chosen.number, spi: chosen.spi,
@@ -134,7 +136,9 @@ package enum Negotiation {
 
     /// One proposal, with a number that we offered, holding one of the offered transforms of every offered type and nothing else.
     private static func single(_ answer: [WireProposal], offered: [WireProposal]) throws(IKEFault) -> WireProposal {
-        guard answer.count == 1, let chosen = answer.first else { throw .peerMisbehaved("the peer did not choose a single proposal") }
+        guard answer.count == 1, let chosen = answer.first else {
+            throw .peerMisbehaved("the peer did not choose a single proposal")
+        }
         guard let offer = offered.first(where: { $0.number == chosen.number && $0.protocolID == chosen.protocolID }) else {
             throw .peerMisbehaved("the peer chose a proposal that was not offered")
         }

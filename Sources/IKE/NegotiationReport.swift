@@ -106,14 +106,17 @@ package enum NegotiationReport {
         switch transform.type {
         case TransformType.encryption:
             names = [
-                2: "des", 3: "3des", 11: "null", 12: "aes\(bits)", 13: "aes\(bits)ctr", 14: "aes\(bits)ccm8", 15: "aes\(bits)ccm12",
+                2: "des", 3: "3des", 11: "null", 12: "aes\(bits)", 13: "aes\(bits)ctr", 14: "aes\(bits)ccm8",
+                15: "aes\(bits)ccm12",
                 16: "aes\(bits)ccm16", 18: "aes\(bits)gcm8", 19: "aes\(bits)gcm12", 20: "aes\(bits)gcm16", 21: "aes\(bits)gmac",
                 23: "camellia\(bits)", 28: "chacha20poly1305",
             ]
         case TransformType.prf:
             names = [1: "prfmd5", 2: "prfsha1", 4: "prfaesxcbc", 5: "prfsha256", 6: "prfsha384", 7: "prfsha512", 8: "prfaescmac"]
         case TransformType.integrity:
-            names = [0: "no integrity", 1: "md5", 2: "sha1", 5: "aesxcbc", 8: "aescmac", 12: "sha256", 13: "sha384", 14: "sha512"]
+            names = [
+                0: "no integrity", 1: "md5", 2: "sha1", 5: "aesxcbc", 8: "aescmac", 12: "sha256", 13: "sha384", 14: "sha512",
+            ]
         case TransformType.keyExchange:
             names = [
                 0: "no group", 1: "modp768", 2: "modp1024", 5: "modp1536", 14: "modp2048", 15: "modp3072", 16: "modp4096",

@@ -107,7 +107,9 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
 
     public var isError: Bool { rawValue < 16384 }
 
-    public var description: String { Self.names[rawValue] ?? (isError ? "error notify \(rawValue)" : "status notify \(rawValue)") }
+    public var description: String {
+        Self.names[rawValue] ?? (isError ? "error notify \(rawValue)" : "status notify \(rawValue)")
+    }
 
     private static let names: [UInt16: String] = [
         1: "UNSUPPORTED_CRITICAL_PAYLOAD", 4: "INVALID_IKE_SPI", 5: "INVALID_MAJOR_VERSION", 7: "INVALID_SYNTAX",
@@ -119,6 +121,7 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         16384: "INITIAL_CONTACT", 16385: "SET_WINDOW_SIZE", 16386: "ADDITIONAL_TS_POSSIBLE", 16387: "IPCOMP_SUPPORTED",
         16388: "NAT_DETECTION_SOURCE_IP", 16389: "NAT_DETECTION_DESTINATION_IP", 16390: "COOKIE", 16391: "USE_TRANSPORT_MODE",
         16392: "HTTP_CERT_LOOKUP_SUPPORTED", 16393: "REKEY_SA", 16394: "ESP_TFC_PADDING_NOT_SUPPORTED",
-        16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED", 16404: "MULTIPLE_AUTH_SUPPORTED", 16406: "REDIRECT_SUPPORTED",
+        16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED", 16404: "MULTIPLE_AUTH_SUPPORTED",
+        16406: "REDIRECT_SUPPORTED",
     ]
 }

@@ -213,8 +213,11 @@ package struct WireSelectors: Hashable, Sendable {
             guard length >= 4 else { throw .malformed("TS: selector length") }
             let body = try reader.take(length - 4, "TS: selector")
             guard type == 7 || type == 8 else { ignored += 1; continue }
-            if let selector = try Self.parse(type: type, ipProtocol: ipProtocol, body: body) { selectors.append(selector) }
-            else { ignored += 1 }
+            if let selector = try Self.parse(type: type, ipProtocol: ipProtocol, body: body) {
+                selectors.append(selector)
+            } else {
+                ignored += 1
+            }
         }
         guard reader.isAtEnd else { throw .malformed("TS: octets after the selectors") }
     }

@@ -76,7 +76,8 @@ enum ProposalKeyword: Hashable {
     private static let weak: [String: String] = [
         "des": "DES has 56-bit keys; use aes256gcm16", "3des": "3DES has 64-bit blocks; use aes256gcm16",
         "blowfish": "Blowfish has 64-bit blocks; use aes256gcm16", "blowfish128": "Blowfish has 64-bit blocks; use aes256gcm16",
-        "blowfish192": "Blowfish has 64-bit blocks; use aes256gcm16", "blowfish256": "Blowfish has 64-bit blocks; use aes256gcm16",
+        "blowfish192": "Blowfish has 64-bit blocks; use aes256gcm16",
+        "blowfish256": "Blowfish has 64-bit blocks; use aes256gcm16",
         "cast128": "CAST-128 has 64-bit blocks; use aes256gcm16", "null": "NULL does not encrypt; use aes256gcm16",
         "md5": "MD5 is broken; use sha256", "md5_128": "MD5 is broken; use sha256", "prfmd5": "MD5 is broken; use prfsha256",
         "sha": "SHA-1 is broken; use sha256", "sha1": "SHA-1 is broken; use sha256", "sha1_160": "SHA-1 is broken; use sha256",
@@ -92,11 +93,14 @@ enum ProposalKeyword: Hashable {
     /// Known keywords that this version does not do, and what to write instead (empty: nothing near).
     private static let unsupported: [String: String] = [
         "chacha20poly1305": "aes256gcm16", "chacha20poly1305compat": "aes256gcm16", "aes192gcm16": "aes256gcm16",
-        "aes192gcm128": "aes256gcm16", "aesxcbc": "sha256", "aescmac": "sha256", "prfaesxcbc": "prfsha256", "prfaescmac": "prfsha256",
+        "aes192gcm128": "aes256gcm16", "aesxcbc": "sha256", "aescmac": "sha256", "prfaesxcbc": "prfsha256",
+        "prfaescmac": "prfsha256",
         "modp6144": "modp4096", "modp8192": "modp4096", "modp2048s224": "modp2048", "modp2048s256": "modp2048",
-        "x448": "ecp521", "curve448": "ecp521", "ecp224": "ecp256", "ecp224bp": "ecp256", "ecp256bp": "ecp256", "ecp384bp": "ecp384",
+        "x448": "ecp521", "curve448": "ecp521", "ecp224": "ecp256", "ecp224bp": "ecp256", "ecp256bp": "ecp256",
+        "ecp384bp": "ecp384",
         "ecp512bp": "ecp521", "aes128gmac": "aes128gcm16", "aes192gmac": "aes256gcm16", "aes256gmac": "aes256gcm16",
-        "mlkem512": "x25519", "mlkem768": "x25519", "mlkem1024": "x25519", "kyber1": "x25519", "kyber3": "x25519", "kyber5": "x25519",
+        "mlkem512": "x25519", "mlkem768": "x25519", "mlkem1024": "x25519", "kyber1": "x25519", "kyber3": "x25519",
+        "kyber5": "x25519",
         "aes128gcm8": "aes128gcm16", "aes128gcm64": "aes128gcm16", "aes128gcm12": "aes128gcm16", "aes128gcm96": "aes128gcm16",
         "aes192gcm8": "aes256gcm16", "aes192gcm12": "aes256gcm16", "aes256gcm8": "aes256gcm16", "aes256gcm64": "aes256gcm16",
         "aes256gcm12": "aes256gcm16", "aes256gcm96": "aes256gcm16", "default": "",
@@ -188,7 +192,8 @@ extension IKEProposal {
             throw ProposalKeywordError(token: keywords, reason: .missing("an encryption algorithm such as aes256gcm16"))
         }
         if !cbc.isEmpty, integrity.isEmpty {
-            throw ProposalKeywordError(token: keywords, reason: .missing("an integrity algorithm such as sha256, which AES-CBC needs"))
+            throw ProposalKeywordError(
+                token: keywords, reason: .missing("an integrity algorithm such as sha256, which AES-CBC needs"))
         }
         if prfs.isEmpty { prfs = integrity.map(\.prf) }
         guard !prfs.isEmpty else {
@@ -197,7 +202,8 @@ extension IKEProposal {
         guard !list.methods.isEmpty else {
             throw ProposalKeywordError(token: keywords, reason: .missing("a key exchange group such as x25519 or ecp384"))
         }
-        let ciphers = gcm.map { IKECipher.aesGCM16(keyBits: $0) }
+        let ciphers =
+            gcm.map { IKECipher.aesGCM16(keyBits: $0) }
             + cbc.flatMap { bits in integrity.map { IKECipher.aesCBC(keyBits: bits, $0) } }
         self.init(ciphers: ciphers, prfs: prfs, methods: list.methods)
     }
@@ -229,16 +235,19 @@ extension IKEProposal {
 }
 
 extension ESPProposal {
-    /// Reads strongSwan keywords: AES-GCM ciphers, optional key exchange methods (perfect forward secrecy on rekey), `esn`, `noesn`.
+    /// Reads strongSwan keywords: AES-GCM ciphers, optional key exchange methods (perfect forward secrecy on rekey), `esn`,
+    /// `noesn`.
     /// - Throws: `ProposalKeywordError` with the keyword at fault.
     public init(keywords: String) throws(ProposalKeywordError) {
         let list = try KeywordList(keywords)
         for (text, keyword) in list.tokens {
             switch keyword {
             case .cbc(let bits):
-                throw ProposalKeywordError(token: text, reason: .unsupported(instead: bits == 128 ? "aes128gcm16" : "aes256gcm16"))
+                throw ProposalKeywordError(
+                    token: text, reason: .unsupported(instead: bits == 128 ? "aes128gcm16" : "aes256gcm16"))
             case .integrity: throw ProposalKeywordError(token: text, reason: .misplaced("AES-GCM authenticates by itself"))
-            case .prf: throw ProposalKeywordError(token: text, reason: .misplaced("ESP uses the pseudo-random function of the IKE SA"))
+            case .prf:
+                throw ProposalKeywordError(token: text, reason: .misplaced("ESP uses the pseudo-random function of the IKE SA"))
             default: break
             }
         }

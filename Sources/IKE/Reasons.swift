@@ -7,19 +7,23 @@ enum Reasons {
     static func initRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
         switch notify.type {
         case .noProposalChosen:
-            "The peer \(remote) answered NO_PROPOSAL_CHOSEN to our ike_proposals \(plan.proposals.map(\.keywords).joined(separator: ", "))."
-                + " Candidate causes: the peer accepts none of them (make ike_proposals of both ends share one); the peer has no "
-                + "connection for our address \(plan.localAddress) (set remote.address there). The peer's status says which."
-        case .invalidMajorVersion: "The peer \(remote) answered INVALID_MAJOR_VERSION: it does not speak IKEv2; enable IKEv2 there."
+            "The peer \(remote) answered NO_PROPOSAL_CHOSEN to our ike_proposals \(plan.proposals.sentence). Candidate causes: "
+                + "the peer accepts none of them (make ike_proposals of both ends share one); the peer has no connection for our "
+                + "address \(plan.localAddress) (set remote.address there). The peer's status says which."
+        case .invalidMajorVersion:
+            "The peer \(remote) answered INVALID_MAJOR_VERSION: it does not speak IKEv2; enable IKEv2 there."
         default: "The peer \(remote) refused IKE_SA_INIT with \(notify.type). The peer's log and status say why."
         }
     }
 
     static func groupRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
-        let wanted = notify.data.count == 2
-            ? KeyExchangeMethod(rawValue: UInt16(notify.data.bigEndianValue))?.keyword ?? "group \(notify.data.bigEndianValue)" : "another group"
-        return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange group \(wanted), which is not in our ike_proposals "
-            + "\(plan.proposals.map(\.keywords).joined(separator: ", ")): add it there, or change the peer's."
+        var wanted = "another group"
+        if notify.data.count == 2 {
+            let number = UInt16(notify.data.bigEndianValue)
+            wanted = "group " + (KeyExchangeMethod(rawValue: number)?.keyword ?? "\(number)")
+        }
+        return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our ike_proposals "
+            + "\(plan.proposals.sentence): add it there, or change the peer's."
     }
 
     static func authRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
@@ -28,38 +32,44 @@ enum Reasons {
             return "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
                 + "The peer's log and status say why."
         }
-        return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate causes: the "
-            + "pre-shared keys differ (compare psk_file of both ends); the peer does not expect local.id \(plan.localIdentity) (see "
-            + "remote.id there); the peer's own id is not \(theirs) (see remote.id here). The peer's status says which."
+        return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
+            + "causes: the pre-shared keys differ (compare psk_file of both ends); the peer does not expect local.id "
+            + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here). The peer's "
+            + "status says which."
     }
 
     static func childRefused(_ notify: Notify, offer: ChildOffer, plan: ConnectionPlan) -> String {
-        let child = plan.children.first { $0.name == offer.name }
+        let name = offer.name
         switch notify.type {
         case .tsUnacceptable:
-            return "The peer answered TS_UNACCEPTABLE for child \(offer.name): we proposed local \(offer.localSelectors.sentence) and remote "
-                + "\(offer.remoteSelectors.sentence). Candidate causes: local_subnets here do not overlap remote_subnets there; "
-                + "remote_subnets here do not overlap local_subnets there. The peer's status shows both sides."
+            return "The peer answered TS_UNACCEPTABLE for child \(name): we proposed local \(offer.localSelectors.sentence) and "
+                + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here do not overlap remote_subnets "
+                + "there; remote_subnets here do not overlap local_subnets there. The peer's status shows both sides."
         case .noProposalChosen:
-            let ours = (child?.proposals ?? []).map(\.keywords).joined(separator: ", ")
-            return "The peer answered NO_PROPOSAL_CHOSEN for child \(offer.name): we offered esp_proposals \(ours). Make esp_proposals of "
-                + "both ends share one (cipher, key exchange group and extended sequence numbers). The peer's status shows both sides."
-        case .noAdditionalSAs: return "The peer answered NO_ADDITIONAL_SAS: it allows no further child such as \(offer.name) on this IKE SA."
-        default: return "The peer refused child \(offer.name) with \(notify.type). The peer's log and status say why."
+            let ours = plan.children.first { $0.name == name }?.proposals.map(\.keywords).joined(separator: ", ")
+            return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered esp_proposals \(ours ?? "none"). Make "
+                + "esp_proposals of both ends share one (cipher, key exchange group and extended sequence numbers). The peer's "
+                + "status shows both sides."
+        case .noAdditionalSAs:
+            return "The peer answered NO_ADDITIONAL_SAS: it allows no further child such as \(name) on this IKE SA."
+        default: return "The peer refused child \(name) with \(notify.type). The peer's log and status say why."
         }
     }
 
-    static func silence(_ exchange: ExchangeType, plan: ConnectionPlan?, remote: Endpoint, transmissions: Int, waited: Duration) -> String {
+    /// - Parameter waited: since the first transmission.
+    static func silence(
+        _ exchange: ExchangeType, plan: ConnectionPlan?, remote: Endpoint, transmissions: Int, waited: Duration
+    ) -> String {
         let seconds = Double(waited.components.seconds) + Double(waited.components.attoseconds) / 1e18
         let text = (seconds * 10).rounded() / 10
         let head = "No answer from \(remote) to \(exchange) after \(transmissions) transmissions in \(text) s."
         switch exchange {
         case .ikeSAInit:
-            return head + " Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the way; the "
-                + "peer does not answer our address \(plan?.localAddress.description ?? "")."
+            return head + " Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the "
+                + "way; the peer does not answer our address \(plan?.localAddress.description ?? "")."
         case .ikeAuth:
-            return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: UDP \(remote.port) is blocked on the way; the peer "
-                + "is overloaded."
+            return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: UDP \(remote.port) is blocked on the way; "
+                + "the peer is overloaded."
         default: return head + " The peer is down or the path to it is broken."
         }
     }
@@ -67,42 +77,56 @@ enum Reasons {
     // MARK: As responder, or about the peer's proof: both sides
 
     static func wrongSecret(plan: ConnectionPlan, remote: Endpoint, identity: WireIdentity) -> String {
-        "The peer \(remote) identifies as \(identity.sentence), which is right, but its proof does not fit our pre-shared key of connection "
-            + "\(plan.name): the pre-shared keys of the two ends differ; put the same secret into psk_file on both."
+        "The peer \(remote) identifies as \(identity.sentence), which is right, but its proof does not fit our pre-shared key of "
+            + "connection \(plan.name): the pre-shared keys of the two ends differ; put the same secret into psk_file on both."
     }
 
     static func wrongMethod(_ method: UInt8, plan: ConnectionPlan, remote: Endpoint) -> String {
         let names: [UInt8: String] = [
-            1: "an RSA signature", 3: "a DSS signature", 9: "an ECDSA signature", 10: "an ECDSA signature", 11: "an ECDSA signature",
-            13: "no authentication", 14: "a digital signature",
+            1: "an RSA signature", 3: "a DSS signature", 9: "an ECDSA signature", 10: "an ECDSA signature",
+            11: "an ECDSA signature", 13: "no authentication", 14: "a digital signature",
         ]
-        return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects a pre-shared "
-            + "key: set auth: psk on the peer."
+        return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects a "
+            + "pre-shared key: set auth: psk on the peer."
     }
 
-    static func wrongIdentity(_ identity: WireIdentity, wanted: WireIdentity?, candidates: [ConnectionPlan], remote: Endpoint) -> String {
-        let plans = candidates.prefix(4)
-        let expected = plans.map { "\($0.name) expects \($0.remoteIdentity?.description ?? "any")" }.joined(separator: "; connection ")
-        let fits = plans.contains { $0.remoteIdentity == nil || $0.remoteIdentity == identity.identity }
-        if fits, let wanted {
-            let ours = plans.map { "\($0.name) is \($0.localIdentity)" }.joined(separator: "; connection ")
-            return "The peer \(remote) (\(identity.sentence)) asks for us as \(wanted.sentence), but connection \(ours): change local.id "
-                + "here or remote.id there."
+    static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
+        let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remoteIdentity?.description ?? "any")" }
+        return "The peer \(remote) identifies as \(identity.sentence), but connection "
+            + "\(expected.joined(separator: "; connection ")): change remote.id here or local.id there."
+    }
+
+    /// The responder named itself otherwise than we expect.
+    static func wrongResponder(_ identity: WireIdentity, wanted: Identity, plan: ConnectionPlan, remote: Endpoint) -> String {
+        "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id \(wanted): change "
+            + "remote.id here or local.id there."
+    }
+
+    /// The initiator refused us after our IKE_AUTH response.
+    static func initiatorRefusedUs(
+        _ notify: Notify, wanted: WireIdentity?, plan: ConnectionPlan, remote: Endpoint
+    ) -> String {
+        if let wanted, wanted.identity != plan.localIdentity {
+            return "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
+                + "\(plan.localIdentity), so it answered \(notify.type): change local.id here or remote.id there."
         }
-        return "The peer \(remote) identifies as \(identity.sentence), but connection \(expected): change remote.id here or local.id there."
+        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with the pre-shared "
+            + "key of connection \(plan.name). Candidate causes: the peer expects another remote.id than \(plan.localIdentity); "
+            + "the pre-shared keys differ. The peer's status says which."
     }
 
-    static func initiatorRefusedUs(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with the pre-shared key of connection "
-            + "\(plan.name). Candidate causes: the peer expects another remote.id than \(plan.localIdentity); the pre-shared keys differ. "
-            + "The peer's status says which."
+    /// The peer settled on a suite before it named itself, and the connection that it means does not accept it.
+    static func wrongSuite(_ suite: IKESuite?, identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
+        "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but connection "
+            + "\(plan.name) accepts only \(plan.proposals.sentence): make ike_proposals of the connections with this address equal."
     }
 
     static func selectorsRefused(
         offeredInitiator: [TrafficSelector], offeredResponder: [TrafficSelector], plans: [ChildPlan], connection: String
     ) -> String {
         let ours = plans.prefix(4).map {
-            "child \(connection)/\($0.name) has remote_subnets \($0.remoteSelectors.sentence) and local_subnets \($0.localSelectors.sentence)"
+            "child \(connection)/\($0.name) has remote_subnets \($0.remoteSelectors.sentence) and local_subnets "
+                + $0.localSelectors.sentence
         }.joined(separator: "; ")
         return "Traffic selectors do not overlap: the peer proposed \(offeredInitiator.sentence) on its side and "
             + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets and "
@@ -110,15 +134,16 @@ enum Reasons {
     }
 }
 
+extension [IKEProposal] {
+    /// The keywords of each, in order of preference.
+    fileprivate var sentence: String { map(\.keywords).joined(separator: ", ") }
+}
+
 extension IKECore {
     /// What to say about a request that waits for its response.
     func silence(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) -> String {
         Reasons.silence(
-            request.exchange, plan: plan(of: sa), remote: sa.path.remote, transmissions: request.transmissions, waited: now - request.firstSent)
-    }
-
-    /// From the first retransmission on, an attempt's status tells that nobody answers.
-    func noteSilence(_ sa: IKESA) {
-        if let name = sa.connection { touch(connection: name) }
+            request.exchange, plan: plan(of: sa), remote: sa.path.remote, transmissions: request.transmissions,
+            waited: now - request.firstSent)
     }
 }

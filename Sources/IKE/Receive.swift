@@ -21,12 +21,15 @@ extension IKECore {
         }
         guard let sa = owner(of: header) else { refuseUnknown(header, path: path, now: now); return }
         touch(sa)
-        if header.isResponse { receiveResponse(message, bytes, sa, path: path, now: now) }
-        else { receiveRequest(message, sa, path: path, now: now) }
+        if header.isResponse {
+            receiveResponse(message, bytes, sa, path: path, now: now)
+        } else {
+            receiveRequest(message, sa, path: path, now: now)
+        }
     }
 
-    /// "an endpoint … must look at the Initiator flag in the header to determine whether it assigned the first or the second eight
-    /// octets" (§2.6).
+    /// "an endpoint … must look at the Initiator flag in the header to determine whether it assigned the first or the second
+    /// eight octets" (§2.6).
     private func owner(of header: IKEHeader) -> IKESA? {
         guard let sa = sas[header.isFromInitiator ? header.responderSPI : header.initiatorSPI] else { return nil }
         guard sa.isInitiator != header.isFromInitiator else { return nil }
@@ -65,8 +68,9 @@ extension IKECore {
         answerUnprotected(header, [fault.notify], path: path, now: now)
     }
 
-    /// "If the message is marked as a response, the node can audit the suspicious event but MUST NOT respond. … If a response is sent
-    /// [to a request], … with the same IKE SPIs and the Message ID copied … and MUST contain an INVALID_IKE_SPI Notify payload."
+    /// "If the message is marked as a response, the node can audit the suspicious event but MUST NOT respond. … If a response is
+    /// sent [to a request], … with the same IKE SPIs and the Message ID copied … and MUST contain an INVALID_IKE_SPI Notify
+    /// payload."
     private func refuseUnknown(_ header: IKEHeader, path: Path, now: Instant) {
         counters.unknownSPI &+= 1
         guard !header.isResponse, header.responderSPI != 0, header.initiatorSPI != 0 else { return }
@@ -89,7 +93,8 @@ extension IKECore {
             return
         }
         guard let encrypted = message.encrypted else { unprotectedHint(sa, message, now: now); return }
-        guard let request = sa.outstanding, request.id == message.header.messageID, request.exchange == message.header.exchange else {
+        guard let request = sa.outstanding, request.id == message.header.messageID, request.exchange == message.header.exchange
+        else {
             counters.unexpected &+= 1
             return
         }
@@ -108,8 +113,11 @@ extension IKECore {
         switch (request.kind, sa.phase) {
         case (.authenticate, .authenticating(let state)): finishAuth(sa, state, payloads, now: now)
         case (.child(let state), .established(let established)):
-            if state.rekeys == nil { finishCreateChild(sa, established, state, payloads, now: now) }
-            else { finishRekeyChild(sa, established, state, payloads, now: now) }
+            if state.rekeys == nil {
+                finishCreateChild(sa, established, state, payloads, now: now)
+            } else {
+                finishRekeyChild(sa, established, state, payloads, now: now)
+            }
         case (.rekeyIKE(let state), .established(let established)): finishRekeyIKE(sa, established, state, payloads, now: now)
         case (.deleteChildren(let spis), .established(let established)): finishDeleteChildren(sa, established, spis, now: now)
         case (.deleteIKE, _): drop(sa, reason: nil, failed: false, now: now)
@@ -117,7 +125,8 @@ extension IKECore {
         }
     }
 
-    /// "Such errors in parsing or processing response packets should still cause the recipient to clean up the IKE state" (§2.21).
+    /// "Such errors in parsing or processing response packets should still cause the recipient to clean up the IKE state"
+    /// (§2.21).
     private func finishUnreadable(_ sa: IKESA, _ request: OutstandingRequest, _ fault: IKEFault, now: Instant) {
         counters.malformed &+= 1
         let reason = "The peer's response to \(request.exchange) is unusable: \(fault.sentence)."
@@ -180,15 +189,17 @@ extension IKECore {
         enqueue(.notify(.invalidMessageID, [UInt8](u32: id)), on: sa)
     }
 
-    /// "If a peer parsing a request notices that it is badly formatted (after it has passed the message authentication code checks and
-    /// window checks) and it returns an INVALID_SYNTAX notification, then this error notification is considered fatal in both
-    /// peers, meaning that the IKE SA is deleted without needing an explicit Delete payload." (§2.21.3)
+    /// "If a peer parsing a request notices that it is badly formatted (after it has passed the message authentication code
+    /// checks and window checks) and it returns an INVALID_SYNTAX notification, then this error notification is considered fatal
+    /// in both peers, meaning that the IKE SA is deleted without needing an explicit Delete payload." (§2.21.3)
     private func answerUnreadable(_ sa: IKESA, _ exchange: ExchangeType, _ fault: IKEFault, path: Path, now: Instant) {
         counters.malformed &+= 1
         respond(sa, exchange, error: fault, path: path)
         let isFatal: Bool
         if case .unsupportedCriticalPayload = fault { isFatal = sa.established == nil && !sa.isClosing } else { isFatal = true }
-        if isFatal { finishClosed(sa, reason: "The peer's \(exchange) request is unusable: \(fault.sentence).", failed: true, now: now) }
+        if isFatal {
+            finishClosed(sa, reason: "The peer's \(exchange) request is unusable: \(fault.sentence).", failed: true, now: now)
+        }
     }
 
     // MARK: Common
@@ -220,8 +231,8 @@ extension IKECore {
         }
     }
 
-    /// "A peer receiving such an unprotected Notify payload MUST NOT respond and MUST NOT change the state of any existing SAs. … A
-    /// node should treat such a message … as a hint that there might be problems" (§2.21.4).
+    /// "A peer receiving such an unprotected Notify payload MUST NOT respond and MUST NOT change the state of any existing SAs. …
+    /// A node should treat such a message … as a hint that there might be problems" (§2.21.4).
     private func unprotectedHint(_ sa: IKESA, _ message: WireMessage, now: Instant) {
         counters.unprotected &+= 1
         if message.payloads.notify(.invalidIKESPI) != nil { suspect(sa, now: now) }

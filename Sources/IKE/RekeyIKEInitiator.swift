@@ -36,8 +36,8 @@ extension IKECore {
             if let rival, let rivalState = rival.established,
                 let ours = successor.established?.lowestNonce, ours.lexicographicallyPrecedes(rivalState.lowestNonce)
             {
-                // "The new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it, and the other surviving new
-                // IKE SA MUST inherit all the Child SAs." (§2.8.2)
+                // "The new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it, and the other
+                // surviving new IKE SA MUST inherit all the Child SAs." (§2.8.2)
                 inherit(from: sa, to: rival, now: now)
                 close(successor, reason: "Redundant after a simultaneous rekey.", now: now)
             } else {
@@ -51,19 +51,23 @@ extension IKECore {
     }
 
     private func succeed(
-        _ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList, now: Instant
+        _ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList,
+        now: Instant
     ) throws(IKEFault) -> IKESA {
         let choice = try Negotiation.verify(answer, offered: state.offered)
-        guard choice.spi.count == 8, choice.spi.bigEndianValue != 0, let nonce = payloads.nonce, let theirs = payloads.keyExchange,
+        guard choice.spi.count == 8, choice.spi.bigEndianValue != 0, let nonce = payloads.nonce,
+            let theirs = payloads.keyExchange,
             theirs.method == choice.suite.method.rawValue, choice.suite.method == state.keyExchange.method
         else { throw .peerMisbehaved("it lacks an SPI, a nonce or the key exchange") }
         return try makeSuccessor(
-            of: sa, established, localSPI: state.localSPI, remoteSPI: choice.spi.bigEndianValue, weInitiate: true, suite: choice.suite,
+            of: sa, established, localSPI: state.localSPI, remoteSPI: choice.spi.bigEndianValue, weInitiate: true,
+            suite: choice.suite,
             shared: try agree(state.keyExchange, theirs.data), initiatorNonce: state.nonce, responderNonce: nonce, now: now)
     }
 
     private func refusedRekeyIKE(
-        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: RekeyingIKE, _ error: Notify, _ rival: IKESA?,
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: RekeyingIKE, _ error: Notify,
+        _ rival: IKESA?,
         now: Instant
     ) {
         if let rival {
@@ -82,7 +86,9 @@ extension IKECore {
             else { replace(sa, connection, now: now); return }
             startRekeyIKE(on: sa, established, retries: state.retries + 1, method: method, now: now)
         default:
-            log(.warning, connection.plan.name, "The peer refused to rekey the IKE SA (\(error.type)): a new one is set up instead.")
+            log(
+                .warning, connection.plan.name,
+                "The peer refused to rekey the IKE SA (\(error.type)): a new one is set up instead.")
             replace(sa, connection, now: now)
         }
     }
@@ -96,8 +102,8 @@ extension IKECore {
 
     // MARK: Both roles
 
-    /// The new IKE SA: "the initiator's and responder's SPIs from the new IKE SA", message ids from zero. §2.18: "SKEYSEED = prf(SK_d
-    /// (old), g^ir (new) | Ni | Nr)".
+    /// The new IKE SA: "the initiator's and responder's SPIs from the new IKE SA", message ids from zero. §2.18: "SKEYSEED =
+    /// prf(SK_d (old), g^ir (new) | Ni | Nr)".
     func makeSuccessor(
         of sa: IKESA, _ established: EstablishedSA, localSPI: UInt64, remoteSPI: UInt64, weInitiate: Bool, suite: IKESuite,
         shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], now: Instant
@@ -150,8 +156,8 @@ extension IKECore {
         touch(new)
     }
 
-    /// "After the new equivalent IKE SA is created, the initiator deletes the old IKE SA, and the Delete payload to delete itself MUST
-    /// be the last request sent over the old IKE SA." (§2.8)
+    /// "After the new equivalent IKE SA is created, the initiator deletes the old IKE SA, and the Delete payload to delete itself
+    /// MUST be the last request sent over the old IKE SA." (§2.8)
     private func retireIKE(_ sa: IKESA) {
         detach(sa)
         sa.phase = .closing

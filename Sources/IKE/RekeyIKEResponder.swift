@@ -15,7 +15,8 @@ extension IKECore {
                 choice.spi.bigEndianValue != 0
             else {
                 counters.proposalsRefused &+= 1
-                let reason = NegotiationReport.ike(ours: connection.plan.proposals, offer: offer, connection: connection.plan.name)
+                let reason = NegotiationReport.ike(
+                    ours: connection.plan.proposals, offer: offer, connection: connection.plan.name)
                 log(.warning, connection.plan.name, "Refused to rekey the IKE SA. \(reason)")
                 throw .incompatible(.noProposalChosen, data: [], reason)
             }
@@ -34,8 +35,8 @@ extension IKECore {
                     .keyExchange(method: choice.suite.method.rawValue, data: exchange.publicValue),
                 ], path: path)
             if case .rekeyIKE(let ours) = sa.outstanding?.kind {
-                // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and SHOULD
-                // prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).
+                // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and
+                // SHOULD prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).
                 ours.collision = successor.localSPI
             } else {
                 inherit(from: sa, to: successor, now: now)
@@ -43,13 +44,14 @@ extension IKECore {
         } catch {
             respond(sa, .createChildSA, error: error, path: path)
             if case .malformed = error {
-                finishClosed(sa, reason: "The peer's request to rekey the IKE SA is unusable: \(error.sentence).", failed: true, now: now)
+                finishClosed(
+                    sa, reason: "The peer's request to rekey the IKE SA is unusable: \(error.sentence).", failed: true, now: now)
             }
         }
     }
 
-    /// "If a peer receives a request to rekey the IKE SA, and it is currently creating, rekeying, or closing a Child SA of that IKE SA,
-    /// it SHOULD reply with TEMPORARY_FAILURE." (§2.25.1)
+    /// "If a peer receives a request to rekey the IKE SA, and it is currently creating, rekeying, or closing a Child SA of that
+    /// IKE SA, it SHOULD reply with TEMPORARY_FAILURE." (§2.25.1)
     private func isBusyWithChildren(_ sa: IKESA) -> Bool {
         switch sa.outstanding?.kind {
         case .child, .deleteChildren: true

@@ -28,8 +28,8 @@ extension IKECore {
         touch(sa)
     }
 
-    /// How long a request waits for its response. With liveness checks it is bounded by their interval: at 2 s a dead peer is given
-    /// up 2 + 8 s after its last sign of life.
+    /// How long a request waits for its response. With liveness checks it is bounded by their interval: at 2 s a dead peer is
+    /// given up 2 + 8 s after its last sign of life.
     private func patience(_ sa: IKESA) -> Duration {
         let tries = sa.isClosing ? min(Bounds.closingTries, settings.retransmitTries) : settings.retransmitTries
         var total = settings.retransmitInitial
@@ -49,7 +49,9 @@ extension IKECore {
         guard var request = sa.outstanding, request.nextTransmit <= now || request.giveUpAt <= now else { return }
         if request.giveUpAt <= now {
             // ESP that still arrives proves that the peer lives (§2.4): its answer is waited for longer, but not for ever.
-            if let traffic = sa.established?.lastTraffic, traffic > request.firstSent, now < request.firstSent + Bounds.requestPatience {
+            if let traffic = sa.established?.lastTraffic, traffic > request.firstSent,
+                now < request.firstSent + Bounds.requestPatience
+            {
                 request.giveUpAt = min(traffic + patience(sa), request.firstSent + Bounds.requestPatience)
             }
             if request.giveUpAt <= now { giveUp(sa, request, now: now); return }
@@ -62,7 +64,6 @@ extension IKECore {
             transmit(request.bytes, path: sa.path)
         }
         sa.outstanding = request
-        noteSilence(sa)
     }
 
     /// "an implementation deems the IKE SA to have failed … discards all state associated with the IKE SA" (§2.1).
@@ -78,12 +79,13 @@ extension IKECore {
         }
     }
 
-    /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages before
-    /// sending a subsequent message" (§2.3).
+    /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages
+    /// before sending a subsequent message" (§2.3).
     func pump(_ sa: IKESA, now: Instant) {
         while sa.outstanding == nil, sas[sa.localSPI] != nil, let task = sa.tasks.popFirst() {
             guard sa.nextRequestID < UInt32.max else {
-                // "In the unlikely event that Message IDs grow too large to fit in 32 bits, the IKE SA MUST be closed or rekeyed."
+                // "In the unlikely event that Message IDs grow too large to fit in 32 bits, the IKE SA MUST be closed or
+                // rekeyed."
                 drop(sa, reason: "The message ids of the IKE SA ran out.", failed: false, now: now)
                 return
             }
@@ -91,11 +93,14 @@ extension IKECore {
         }
     }
 
-    func enqueue(_ task: SATask, on sa: IKESA) {
-        guard !sa.tasks.contains(task) else { return }
-        guard sa.tasks.count < Bounds.tasksPerIKESA else { counters.taskLimitReached &+= 1; return }
+    /// False when the queue is full.
+    @discardableResult
+    func enqueue(_ task: SATask, on sa: IKESA) -> Bool {
+        guard !sa.tasks.contains(task) else { return true }
+        guard sa.tasks.count < Bounds.tasksPerIKESA else { counters.taskLimitReached &+= 1; return false }
         sa.tasks.append(task)
         touch(sa)
+        return true
     }
 
     private func start(_ task: SATask, on sa: IKESA, now: Instant) {
@@ -110,7 +115,8 @@ extension IKECore {
         case .deleteChild(let spi): startDeleteChild(spi, on: sa, established, now: now)
         case .rekeyIKE: startRekeyIKE(on: sa, established, retries: 0, method: nil, now: now)
         case .liveness: send(.informational, .informational, [], on: sa, now: now)
-        case .notify(let type, let data): send(.informational, .informational, [.notify(Notify(type, data: data))], on: sa, now: now)
+        case .notify(let type, let data):
+            send(.informational, .informational, [.notify(Notify(type, data: data))], on: sa, now: now)
         case .deleteIKE: break
         }
     }

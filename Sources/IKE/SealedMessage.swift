@@ -36,9 +36,10 @@ package struct MessageSealer {
         associated += [first.rawValue, 0]
         associated.append(u16: UInt16(clamping: payloadBytes))
         do throws(IKECryptoError) {
-            return associated + (try crypto.seal(
-                cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associated,
-                plaintext: plaintext, iv: iv))
+            return associated
+                + (try crypto.seal(
+                    cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associated,
+                    plaintext: plaintext, iv: iv))
         } catch {
             throw .ours("sealing a message failed: \(error)")
         }

@@ -25,8 +25,8 @@ extension IKECore {
         return ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
     }
 
-    /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes first
-    /// while it is fresh; then the silence of the attempt under way; then the last failure.
+    /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes
+    /// first while it is fresh; then the silence of the attempt under way; then the last failure.
     private func reason(_ state: ConnectionState, now: Instant) -> String {
         if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
@@ -49,7 +49,8 @@ extension IKECore {
         let pairs = owners.flatMap { sa in (sa.established?.children ?? []).filter { $0.name == plan.name }.map { (sa, $0) } }
         if let (sa, record) = pairs.last(where: { $0.1.isInstalled }) ?? pairs.last(where: { $0.1.isLive }) {
             return ConnectionStatus.Child(
-                name: plan.name, state: record.isInstalled ? .installed : .connecting, reason: record.isInstalled ? nil : slot?.reason,
+                name: plan.name, state: record.isInstalled ? .installed : .connecting,
+                reason: record.isInstalled ? nil : slot?.reason,
                 inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
                 path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)

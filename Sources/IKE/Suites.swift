@@ -57,7 +57,8 @@ package enum Offer {
                 transforms += plan.methods.uniqued.map { Transform(TransformType.keyExchange, $0.rawValue) }
                 proposals.append(
                     WireProposal(
-                        number: UInt8(clamping: proposals.count + 1), protocolID: ProtocolID.ike, spi: spi, transforms: transforms))
+                        number: UInt8(clamping: proposals.count + 1), protocolID: ProtocolID.ike, spi: spi, transforms: transforms
+                    ))
             }
         }
         return Array(proposals.prefix(Bounds.proposalsPerSA))
@@ -67,8 +68,11 @@ package enum Offer {
         var result: [(keyTransforms: [Transform], integrity: [IntegrityAlgorithm])] = []
         for transform in ciphers.map(\.transform).uniqued {
             let integrity = ciphers.filter { $0.transform == transform }.compactMap(\.integrity).uniqued
-            if let index = result.firstIndex(where: { $0.integrity == integrity }) { result[index].keyTransforms.append(transform) }
-            else { result.append(([transform], integrity)) }
+            if let index = result.firstIndex(where: { $0.integrity == integrity }) {
+                result[index].keyTransforms.append(transform)
+            } else {
+                result.append(([transform], integrity))
+            }
         }
         return result
     }

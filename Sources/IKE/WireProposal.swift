@@ -75,7 +75,8 @@ package struct WireProposal: Hashable, Sendable {
             more = last == 2
             proposals.append(try WireProposal(parsing: try reader.take(length - 4, "proposal: length")))
         }
-        // "an implementation MUST check that the total Payload Length is consistent with the payload's internal lengths and counts"
+        // "an implementation MUST check that the total Payload Length is consistent with the payload's internal lengths and
+        // counts"
         guard reader.isAtEnd else { throw .malformed("SA: octets after the last proposal") }
         return proposals
     }

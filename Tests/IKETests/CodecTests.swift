@@ -11,16 +11,19 @@ import Wire
         WireProposal(
             number: 1, protocolID: ProtocolID.esp, spi: [1, 2, 3, 4],
             transforms: [
-                Transform(TransformType.encryption, EncryptionID.aesGCM16, keyLength: 256), Transform(TransformType.keyExchange, 31),
+                Transform(TransformType.encryption, EncryptionID.aesGCM16, keyLength: 256),
+                Transform(TransformType.keyExchange, 31),
                 Transform(TransformType.sequenceNumbers, 1),
             ]),
         WireProposal(number: 2, protocolID: ProtocolID.ike, spi: [UInt8](repeating: 7, count: 8), transforms: []),
     ]
     static let payloads: [Payload] = [
         .securityAssociation(proposals), .keyExchange(method: 31, data: [UInt8](repeating: 9, count: 32)),
-        .identityInitiator(WireIdentity(.fqdn("east.example"))), .identityResponder(WireIdentity(.address(IPAddress("2001:db8::1")!))),
+        .identityInitiator(WireIdentity(.fqdn("east.example"))),
+        .identityResponder(WireIdentity(.address(IPAddress("2001:db8::1")!))),
         .authentication(method: 2, data: [1, 2, 3]), .nonce([UInt8](repeating: 5, count: 32)),
-        .notify(Notify(.rekeySA, data: [1], protocolID: ProtocolID.esp, spi: [1, 2, 3, 4])), .notify(Notify(.cookie, data: [1, 2])),
+        .notify(Notify(.rekeySA, data: [1], protocolID: ProtocolID.esp, spi: [1, 2, 3, 4])),
+        .notify(Notify(.cookie, data: [1, 2])),
         .delete(Delete(protocolID: ProtocolID.esp, spis: [256, 0xDEAD_BEEF])), .delete(.ikeSA), .vendorID([1, 2, 3]),
         .trafficSelectorsInitiator(selectors), .trafficSelectorsResponder(selectors), .opaque(.certificate, [4, 0, 1]),
         .opaque(PayloadType(rawValue: 200), [1]),
@@ -29,7 +32,8 @@ import Wire
     static func message(_ payloads: [Payload]) -> [UInt8] {
         WireMessage.encodeClear(
             IKEHeader(
-                initiatorSPI: 0x0102_0304_0506_0708, responderSPI: 9, exchange: .informational, isFromInitiator: true, isResponse: true,
+                initiatorSPI: 0x0102_0304_0506_0708, responderSPI: 9, exchange: .informational, isFromInitiator: true,
+                isResponse: true,
                 messageID: 77), payloads)
     }
 
@@ -73,20 +77,28 @@ import Wire
     }
 
     /// A payload type, its body, and what is wrong with it.
-    @Test(arguments: [
-        (34, [0, 31, 0, 0], "KE without data"), (34, [0], "KE too short"), (40, [UInt8](repeating: 1, count: 15), "a short nonce"),
-        (40, [UInt8](repeating: 1, count: 257), "a long nonce"), (39, [2, 0], "AUTH too short"), (35, [1, 0, 0], "ID too short"),
-        (41, [0, 9, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9], "a notify SPI of nine octets"), (41, [0, 4, 0, 1, 1], "a notify SPI cut off"),
-        (42, [3, 4, 0, 2, 1, 2, 3, 4], "fewer SPIs than counted"), (42, [3, 4, 0, 0, 1], "octets after the SPIs"),
-        (42, [3, 8, 0, 0], "a wrong SPI size"), (42, [1, 0, 0, 1], "SPIs for the IKE SA"), (44, [0, 0, 0, 0], "no selector"),
-        (44, [1, 0, 0, 0, 7, 0, 0, 3], "a selector shorter than its header"), (44, [1, 0, 0, 0, 7, 0, 0, 8, 0, 0, 0, 0], "no addresses"),
-        (44, [2, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 10, 0, 0, 0, 10, 0, 0, 9], "one selector of two"),
-        (33, [], "an empty SA"), (33, [0, 0, 0, 7], "a proposal shorter than its header"), (33, [0, 0, 0, 8, 1, 1, 0, 1], "a transform missing"),
-        (33, [1, 0, 0, 8, 1, 1, 0, 0], "a wrong last-substructure octet"), (33, [2, 0, 0, 8, 1, 1, 0, 0], "a proposal that should follow"),
-        (33, [0, 0, 0, 16, 1, 1, 0, 1, 3, 0, 0, 8, 1, 0, 0, 20], "a transform that says another follows"),
-        (33, [0, 0, 0, 16, 1, 1, 0, 1, 0, 0, 0, 9, 1, 0, 0, 20], "a transform longer than its proposal"),
-        (33, [0, 0, 0, 18, 1, 1, 0, 1, 0, 0, 0, 10, 1, 0, 0, 20, 0x80, 14], "half an attribute"), (33, [0, 0, 0, 17, 1, 1, 9, 0], "a long SPI"),
-    ] as [(UInt8, [UInt8], String)])
+    @Test(
+        arguments: [
+            (34, [0, 31, 0, 0], "KE without data"), (34, [0], "KE too short"),
+            (40, [UInt8](repeating: 1, count: 15), "a short nonce"),
+            (40, [UInt8](repeating: 1, count: 257), "a long nonce"), (39, [2, 0], "AUTH too short"),
+            (35, [1, 0, 0], "ID too short"),
+            (41, [0, 9, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9], "a notify SPI of nine octets"),
+            (41, [0, 4, 0, 1, 1], "a notify SPI cut off"),
+            (42, [3, 4, 0, 2, 1, 2, 3, 4], "fewer SPIs than counted"), (42, [3, 4, 0, 0, 1], "octets after the SPIs"),
+            (42, [3, 8, 0, 0], "a wrong SPI size"), (42, [1, 0, 0, 1], "SPIs for the IKE SA"), (44, [0, 0, 0, 0], "no selector"),
+            (44, [1, 0, 0, 0, 7, 0, 0, 3], "a selector shorter than its header"),
+            (44, [1, 0, 0, 0, 7, 0, 0, 8, 0, 0, 0, 0], "no addresses"),
+            (44, [2, 0, 0, 0, 7, 0, 0, 16, 0, 0, 255, 255, 10, 0, 0, 0, 10, 0, 0, 9], "one selector of two"),
+            (33, [], "an empty SA"), (33, [0, 0, 0, 7], "a proposal shorter than its header"),
+            (33, [0, 0, 0, 8, 1, 1, 0, 1], "a transform missing"),
+            (33, [1, 0, 0, 8, 1, 1, 0, 0], "a wrong last-substructure octet"),
+            (33, [2, 0, 0, 8, 1, 1, 0, 0], "a proposal that should follow"),
+            (33, [0, 0, 0, 16, 1, 1, 0, 1, 3, 0, 0, 8, 1, 0, 0, 20], "a transform that says another follows"),
+            (33, [0, 0, 0, 16, 1, 1, 0, 1, 0, 0, 0, 9, 1, 0, 0, 20], "a transform longer than its proposal"),
+            (33, [0, 0, 0, 18, 1, 1, 0, 1, 0, 0, 0, 10, 1, 0, 0, 20, 0x80, 14], "half an attribute"),
+            (33, [0, 0, 0, 17, 1, 1, 9, 0], "a long SPI"),
+        ] as [(UInt8, [UInt8], String)])
     func `a malformed payload is refused`(_ type: UInt8, _ body: [UInt8], _ what: String) {
         let bytes = Self.message([.opaque(PayloadType(rawValue: type), body)])
         #expect(throws: IKEFault.self, "\(what)") { try WireMessage(parsing: bytes) }
@@ -114,8 +126,10 @@ import Wire
 
     @Test func `unknown and opaque selectors are passed over, not refused`() throws {
         // Type 9, then OPAQUE ports (65535 to 0), then a good one.
-        let body: [UInt8] = [3, 0, 0, 0, 9, 0, 0, 8, 1, 2, 3, 4, 7, 0, 0, 16, 255, 255, 0, 0, 10, 0, 0, 0, 10, 0, 0, 9,
-            7, 17, 0, 16, 0, 53, 0, 53, 10, 0, 0, 0, 10, 0, 0, 255]
+        let body: [UInt8] = [
+            3, 0, 0, 0, 9, 0, 0, 8, 1, 2, 3, 4, 7, 0, 0, 16, 255, 255, 0, 0, 10, 0, 0, 0, 10, 0, 0, 9,
+            7, 17, 0, 16, 0, 53, 0, 53, 10, 0, 0, 0, 10, 0, 0, 255,
+        ]
         let message = try WireMessage(parsing: Self.message([.opaque(.trafficSelectorsInitiator, body)]))
         let selectors = try #require(message.payloads.selectorsInitiator)
         #expect(selectors.ignored == 2)

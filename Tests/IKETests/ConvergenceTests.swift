@@ -34,8 +34,14 @@ import Wire
     @Test(arguments: 1...10)
     func `both ends initiate at once with three children`(_ seed: UInt64) throws {
         let pair = try Self.both(seed) {
-            $0.eastSide.children = [("a", ["10.1.0.0/24"], ["10.2.0.0/24"]), ("b", ["10.1.1.0/24"], ["10.2.1.0/24"]), ("c", ["10.1.2.0/24"], ["10.2.2.0/24"])]
-            $0.westSide.children = [("a", ["10.2.0.0/24"], ["10.1.0.0/24"]), ("b", ["10.2.1.0/24"], ["10.1.1.0/24"]), ("c", ["10.2.2.0/24"], ["10.1.2.0/24"])]
+            $0.eastSide.children = [
+                ("a", ["10.1.0.0/24"], ["10.2.0.0/24"]), ("b", ["10.1.1.0/24"], ["10.2.1.0/24"]),
+                ("c", ["10.1.2.0/24"], ["10.2.2.0/24"]),
+            ]
+            $0.westSide.children = [
+                ("a", ["10.2.0.0/24"], ["10.1.0.0/24"]), ("b", ["10.2.1.0/24"], ["10.1.1.0/24"]),
+                ("c", ["10.2.2.0/24"], ["10.1.2.0/24"]),
+            ]
         }
         #expect(pair.network.run(for: .seconds(10)) { pair.isUp })
         pair.run(60)
@@ -83,8 +89,8 @@ import Wire
             plan.children[0].remoteSelectors = [TrafficSelector(IPPrefix(remote)!)]
             node.core.addConnection(plan, now: pair.now)
         }
-        // Both have the same addresses and identities: the responder's first connection takes the IKE SA, so the second's child is refused
-        // there; what must not happen is that the two take each other down.
+        // Both have the same addresses and identities: the responder's first connection takes the IKE SA, so the second's child
+        // is refused there; what must not happen is that the two take each other down.
         #expect(pair.network.run(for: .seconds(10)) { pair.isUp(pair.east) })
         pair.run(60)
         #expect(pair.east.status("c", now: pair.now)?.state == .established)

@@ -41,8 +41,14 @@ import Wire
 
     @Test func `further children come up too`() throws {
         let pair = Pair()
-        pair.eastSide.children = [("a", ["10.1.0.0/24"], ["10.2.0.0/24"]), ("b", ["10.1.1.0/24"], ["10.2.1.0/24"]), ("c", ["10.1.2.0/24"], ["10.2.2.0/24"])]
-        pair.westSide.children = [("a", ["10.2.0.0/24"], ["10.1.0.0/24"]), ("b", ["10.2.1.0/24"], ["10.1.1.0/24"]), ("c", ["10.2.2.0/24"], ["10.1.2.0/24"])]
+        pair.eastSide.children = [
+            ("a", ["10.1.0.0/24"], ["10.2.0.0/24"]), ("b", ["10.1.1.0/24"], ["10.2.1.0/24"]),
+            ("c", ["10.1.2.0/24"], ["10.2.2.0/24"]),
+        ]
+        pair.westSide.children = [
+            ("a", ["10.2.0.0/24"], ["10.1.0.0/24"]), ("b", ["10.2.1.0/24"], ["10.1.1.0/24"]),
+            ("c", ["10.2.2.0/24"], ["10.1.2.0/24"]),
+        ]
         #expect(try pair.establish())
         #expect(pair.mismatch == nil)
         #expect(pair.east.installed.map(\.child) == ["a", "b", "c"])

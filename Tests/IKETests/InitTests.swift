@@ -12,11 +12,14 @@ import Wire
     }
 
     /// A first message as a stranger or a peer would send it.
-    static func request(spi: UInt64 = 0x1111, method: UInt16 = 31, keyBytes: Int = 32, extra: [Payload] = [], seed: UInt64 = 1) throws -> [UInt8] {
+    static func request(spi: UInt64 = 0x1111, method: UInt16 = 31, keyBytes: Int = 32, extra: [Payload] = [], seed: UInt64 = 1)
+        throws -> [UInt8]
+    {
         let random = SeededRandom(seed: seed)
         let offer = Offer.ike([try IKEProposal(keywords: "aes256gcm16-prfsha384-x25519")])
         return WireMessage.encodeClear(
-            IKEHeader(initiatorSPI: spi, responderSPI: 0, exchange: .ikeSAInit, isFromInitiator: true, isResponse: false, messageID: 0),
+            IKEHeader(
+                initiatorSPI: spi, responderSPI: 0, exchange: .ikeSAInit, isFromInitiator: true, isResponse: false, messageID: 0),
             extra + [
                 .securityAssociation(offer), .keyExchange(method: method, data: random.bytes(keyBytes)), .nonce(random.bytes(32)),
             ])
@@ -38,7 +41,9 @@ import Wire
         #expect(try pair.establish())
         #expect(pair.mismatch == nil)
         #expect(pair.west.core.counters.cookiesSent == 1)
-        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter { $0.header.exchange == .ikeSAInit }
+        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter {
+            $0.header.exchange == .ikeSAInit
+        }
         #expect(inits.count == 4)
         // "include the COOKIE notification … as the first payload, and all other payloads unchanged"
         #expect(inits[2].payloads.all.first == .notify(Notify(.cookie, data: inits[1].payloads.notify(.cookie)?.data ?? [])))
@@ -51,7 +56,8 @@ import Wire
         try pair.configureWest()
         let before = pair.west.core.tableSizes
         for index in 0..<500 {
-            pair.west.core.handleDatagram(try Self.request(spi: UInt64(index + 1), seed: UInt64(index)), path: Self.path, now: pair.now)
+            pair.west.core.handleDatagram(
+                try Self.request(spi: UInt64(index + 1), seed: UInt64(index)), path: Self.path, now: pair.now)
         }
         #expect(Self.answers(pair.west).count == 500)
         pair.west.takeEvents(now: pair.now)
@@ -94,7 +100,9 @@ import Wire
         #expect(try pair.establish())
         #expect(pair.mismatch == nil)
         #expect(pair.east.status(now: pair.now)?.ike?.proposal == "aes256gcm16-prfsha384-ecp256")
-        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter { $0.header.exchange == .ikeSAInit }
+        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter {
+            $0.header.exchange == .ikeSAInit
+        }
         #expect(inits.count == 4)
         #expect(inits[1].payloads.notify(.invalidKEPayload)?.data == [0, 19])
         // "MUST again propose its full set of acceptable cryptographic suites"
@@ -107,7 +115,9 @@ import Wire
         pair.eastSide.ike = ["aes256gcm16-prfsha384-x25519-ecp256"]
         pair.westSide.ike = ["aes256gcm16-prfsha384-ecp256"]
         #expect(try pair.establish())
-        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter { $0.header.exchange == .ikeSAInit }
+        let inits = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter {
+            $0.header.exchange == .ikeSAInit
+        }
         // request, COOKIE, request, INVALID_KE_PAYLOAD, request with the same cookie, response
         #expect(inits.count == 6)
         #expect(pair.west.core.counters.cookiesSent == 1)
@@ -117,8 +127,8 @@ import Wire
         let pair = Pair()
         pair.eastSide.ike = ["aes256gcm16-prfsha384-x25519-ecp256"]
         pair.westSide.ike = ["aes256gcm16-prfsha384-ecp256"]
-        // Between the retries a stranger in the middle asks for another cookie: "MUST NOT fail if other implementations do not support
-        // this shorter exchange".
+        // Between the retries a stranger in the middle asks for another cookie: "MUST NOT fail if other implementations do not
+        // support this shorter exchange".
         var injected = 0
         pair.network.filter = { bytes, source, destination in
             guard source.address == pair.east.address, injected < 2, let message = try? WireMessage(parsing: bytes),
@@ -162,7 +172,10 @@ import Wire
     // MARK: Bounds and versions
 
     @Test func `half-open SAs are bounded and forgotten`() throws {
-        let pair = Pair(settings: Self.settings { $0.cookieThreshold = 1000; $0.maxHalfOpen = 20 })
+        let pair = Pair(
+            settings: Self.settings {
+                $0.cookieThreshold = 1000; $0.maxHalfOpen = 20
+            })
         try pair.configureWest()
         let before = pair.west.core.tableSizes
         for index in 0..<50 {

@@ -13,7 +13,9 @@ struct DerivationCase: Sendable, CustomStringConvertible {
 
     /// The groups with a hash that this gateway uses.
     static let all: [DerivationCase] = {
-        guard let text = try? String(contentsOf: Vectors.url("nist-cavs-ike/ikev2-first-cases.txt"), encoding: .utf8) else { return [] }
+        guard let text = try? String(contentsOf: Vectors.url("nist-cavs-ike/ikev2-first-cases.txt"), encoding: .utf8) else {
+            return []
+        }
         var cases: [DerivationCase] = []
         var prf: PseudoRandomFunction?
         for line in text.split(whereSeparator: \.isNewline) {
@@ -48,22 +50,27 @@ struct DerivationCase: Sendable, CustomStringConvertible {
         let stream = vector["DKM"]
         let prfBytes = vector.prf.outputBytes
         let parts = [
-            keys.derivation, keys.initiator.encryption, keys.responder.encryption, keys.initiatorAuthentication, keys.responderAuthentication,
+            keys.derivation, keys.initiator.encryption, keys.responder.encryption, keys.initiatorAuthentication,
+            keys.responderAuthentication,
         ].map(\.octets)
         let mine = Array(parts.joined())
         #expect(parts.map(\.count) == [prfBytes, 20, 20, prfBytes, prfBytes])
         #expect(Array(mine.prefix(stream.count)) == Array(stream.prefix(mine.count)))
         // Child keys without and with an exchange of their own, and the seed of a rekeyed IKE SA.
         let derivation = crypto.secret(Array(stream.prefix(prfBytes)))
-        for (shared, name) in [(nil, "DKM(Child SA)"), (crypto.secret(vector["g^ir (new)"]), "DKM(Child SA D-H)")] as [(Secret?, String)] {
+        for (shared, name) in [(nil, "DKM(Child SA)"), (crypto.secret(vector["g^ir (new)"]), "DKM(Child SA D-H)")]
+            as [(Secret?, String)]
+        {
             let child = try schedule.childKeys(
-                prf: vector.prf, derivation: derivation, shared: shared, initiatorNonce: vector["Ni"], responderNonce: vector["Nr"],
+                prf: vector.prf, derivation: derivation, shared: shared, initiatorNonce: vector["Ni"],
+                responderNonce: vector["Nr"],
                 transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: false))
             #expect(child.fromInitiator.octets == Array(vector[name][..<36]))
             #expect(child.fromResponder.octets == Array(vector[name][36..<72]))
         }
         let rekeyed = try schedule.rekeySeed(
-            oldPRF: vector.prf, oldDerivation: derivation, shared: crypto.secret(vector["g^ir (new)"]), initiatorNonce: vector["Ni"],
+            oldPRF: vector.prf, oldDerivation: derivation, shared: crypto.secret(vector["g^ir (new)"]),
+            initiatorNonce: vector["Ni"],
             responderNonce: vector["Nr"])
         #expect(rekeyed.octets == vector["SKEYSEED(Rekey)"])
     }
@@ -76,7 +83,8 @@ struct DerivationCase: Sendable, CustomStringConvertible {
             suite: suite, seed: crypto.secret(vector["SKEYSEED"]), initiatorNonce: vector["Ni"], responderNonce: vector["Nr"],
             initiatorSPI: vector["SPIi"].bigEndianValue, responderSPI: vector["SPIr"].bigEndianValue)
         let parts = [
-            keys.derivation, keys.initiator.integrity, keys.responder.integrity, keys.initiator.encryption, keys.responder.encryption,
+            keys.derivation, keys.initiator.integrity, keys.responder.integrity, keys.initiator.encryption,
+            keys.responder.encryption,
             keys.initiatorAuthentication, keys.responderAuthentication,
         ].flatMap(\.octets)
         #expect(parts == Array(vector["DKM"].prefix(parts.count)))

@@ -3,9 +3,11 @@ import Testing
 
 @Suite struct KeywordTests {
     @Test(arguments: [
-        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-ecp384"), ("aes128gcm128-prfsha2_256-curve25519", "aes128gcm16-prfsha256-x25519"),
+        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-ecp384"),
+        ("aes128gcm128-prfsha2_256-curve25519", "aes128gcm16-prfsha256-x25519"),
         ("aes256-sha256-modp2048", "aes256-sha256-modp2048"), ("aes-sha2_512-modp4096", "aes128-sha512-modp4096"),
-        ("aes192-sha384-prfsha512-ecp521", "aes192-sha384-prfsha512-ecp521"), ("aes256gcm16-sha384-ecp384", "aes256gcm16-prfsha384-ecp384"),
+        ("aes192-sha384-prfsha512-ecp521", "aes192-sha384-prfsha512-ecp521"),
+        ("aes256gcm16-sha384-ecp384", "aes256gcm16-prfsha384-ecp384"),
         ("AES256GCM16-PRFSHA256-MODP3072", "aes256gcm16-prfsha256-modp3072"),
         ("aes128-aes256-sha256-sha512-ecp256-x25519", "aes128-aes256-sha256-sha512-ecp256-x25519"),
         (" aes256gcm16 - prfsha384 - ecp384 ", "aes256gcm16-prfsha384-ecp384"),
@@ -23,7 +25,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("aes256gcm16", [256], [false]), ("aes256gcm16-esn", [256], [true]), ("aes128gcm16-aes256gcm16-noesn-esn-ecp384", [128, 256], [false, true]),
+        ("aes256gcm16", [256], [false]), ("aes256gcm16-esn", [256], [true]),
+        ("aes128gcm16-aes256gcm16-noesn-esn-ecp384", [128, 256], [false, true]),
         ("aes256gcm16-noesn", [256], [false]),
     ])
     func `ESP proposals are read`(_ text: String, _ bits: [Int], _ esn: [Bool]) throws {
@@ -48,14 +51,18 @@ import Testing
         ("aes256gcm16-prfsha256-ecp256-esn", "esn", .misplaced("sequence numbers belong to ESP proposals")),
         ("aes256gcm16--ecp256", "aes256gcm16--ecp256", .empty), ("", "", .empty),
     ])
-    func `a wrong IKE proposal names the keyword and the remedy`(_ text: String, _ token: String, _ reason: ProposalKeywordError.Reason) {
+    func `a wrong IKE proposal names the keyword and the remedy`(
+        _ text: String, _ token: String, _ reason: ProposalKeywordError.Reason
+    ) {
         let error = #expect(throws: ProposalKeywordError.self) { try IKEProposal(keywords: text) }
         #expect(error?.token == token)
         #expect(error?.reason == reason)
         #expect(error?.sentence.contains(reason == .empty ? "empty" : token) == true)
     }
 
-    @Test(arguments: ["des", "3des", "md5", "sha1", "sha", "prfmd5", "prfsha1", "modp768", "modp1024", "modp1536", "null", "ecp192"])
+    @Test(arguments: [
+        "des", "3des", "md5", "sha1", "sha", "prfmd5", "prfsha1", "modp768", "modp1024", "modp1536", "null", "ecp192",
+    ])
     func `weak keywords are known as weak`(_ keyword: String) {
         for text in ["aes256gcm16-prfsha256-\(keyword)-ecp256"] {
             let error = #expect(throws: ProposalKeywordError.self) { try IKEProposal(keywords: text) }
@@ -66,7 +73,10 @@ import Testing
         if case .weak? = error?.reason {} else { Issue.record("\(keyword) is not weak in ESP") }
     }
 
-    @Test(arguments: [("aes256-sha256", "aes256"), ("aes256gcm16-sha256", "sha256"), ("aes256gcm16-prfsha256", "prfsha256"), ("ecp384", "ecp384")])
+    @Test(arguments: [
+        ("aes256-sha256", "aes256"), ("aes256gcm16-sha256", "sha256"), ("aes256gcm16-prfsha256", "prfsha256"),
+        ("ecp384", "ecp384"),
+    ])
     func `a wrong ESP proposal names the keyword`(_ text: String, _ token: String) {
         let error = #expect(throws: ProposalKeywordError.self) { try ESPProposal(keywords: text) }
         #expect(error?.token == token)

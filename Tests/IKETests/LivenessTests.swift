@@ -85,7 +85,9 @@ import Wire
         #expect(try pair.establish())
         pair.west.isAlive = false
         var times: [Instant] = []
-        pair.network.filter = { _, _, _ in times.append(pair.now); return true }
+        pair.network.filter = { _, _, _ in
+            times.append(pair.now); return true
+        }
         pair.network.history = []
         pair.run(120)
         let first = try #require(pair.network.history.first)

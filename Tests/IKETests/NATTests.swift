@@ -21,12 +21,15 @@ import Wire
         #expect(east.localNAT && !east.remoteNAT)
         #expect(!west.localNAT && west.remoteNAT)
         #expect(east.path.local.port == 4500 && east.path.remote.port == 4500)
-        #expect(pair.east.installed[0].path == TunnelPath(local: pair.east.address, remote: pair.west.address, localPort: 4500, remotePort: 4500))
+        #expect(
+            pair.east.installed[0].path
+                == TunnelPath(local: pair.east.address, remote: pair.west.address, localPort: 4500, remotePort: 4500))
         let seen = pair.west.installed[0].path
         #expect(seen.remote == IPAddress("192.0.2.1")! && seen.localPort == 4500 && seen.remotePort == west.path.remote.port)
         // On 4500 every IKE message has the non-ESP marker, on 500 none.
         for datagram in pair.network.history {
-            #expect((datagram.bytes.prefix(4) == [0, 0, 0, 0]) == (datagram.source.port == 4500 || datagram.destination.port == 4500))
+            #expect(
+                (datagram.bytes.prefix(4) == [0, 0, 0, 0]) == (datagram.source.port == 4500 || datagram.destination.port == 4500))
         }
     }
 

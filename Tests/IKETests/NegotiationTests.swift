@@ -74,16 +74,21 @@ import Wire
         ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-modp2048", "key exchange group", "add modp2048"),
         ("aes256-sha256-ecp384", "aes256-sha512-prfsha256-ecp384", "integrity algorithm", "add sha512"),
     ])
-    func `the report names the first difference and the line to change`(_ ours: String, _ theirs: String, _ what: String, _ fix: String) throws {
+    func `the report names the first difference and the line to change`(
+        _ ours: String, _ theirs: String, _ what: String, _ fix: String
+    ) throws {
         let report = NegotiationReport.ike(ours: try ike(ours), offer: Offer.ike(try ike(theirs)), connection: "west")
-        #expect(report.contains(ours) && report.contains(what) && report.contains(fix) && report.contains("ike_proposals of connection west"))
+        #expect(
+            report.contains(ours) && report.contains(what) && report.contains(fix)
+                && report.contains("ike_proposals of connection west"))
     }
 
     @Test func `the ESP report names ESN and perfect forward secrecy`() throws {
         func report(_ ours: String, _ theirs: String) throws -> String {
             NegotiationReport.esp(
                 ours: [try ESPProposal(keywords: ours)],
-                offer: Offer.esp([try ESPProposal(keywords: theirs)], spi: 4096, withMethods: true), withMethods: true, connection: "c",
+                offer: Offer.esp([try ESPProposal(keywords: theirs)], spi: 4096, withMethods: true), withMethods: true,
+                connection: "c",
                 child: "net")
         }
         #expect(try report("aes256gcm16", "aes256gcm16-esn").contains("insists on esn"))
@@ -101,8 +106,9 @@ import Wire
         #expect(result.initiator == selectors("10.1.0.0/24"))
         #expect(result.responder == selectors("10.2.0.0/24"))
         #expect(Narrowing.covers(result.initiator, selectors("10.1.0.43")))
-        #expect(Narrowing.narrow(
-            offeredInitiator: selectors("10.9.0.0/24"), offeredResponder: selectors("10.2.0.0/24"),
-            policyInitiator: selectors("10.1.0.0/24"), policyResponder: selectors("10.2.0.0/24")) == nil)
+        #expect(
+            Narrowing.narrow(
+                offeredInitiator: selectors("10.9.0.0/24"), offeredResponder: selectors("10.2.0.0/24"),
+                policyInitiator: selectors("10.1.0.0/24"), policyResponder: selectors("10.2.0.0/24")) == nil)
     }
 }

@@ -3,7 +3,8 @@ import IPsec
 import Testing
 import Wire
 
-/// What a person reads when it does not work: the responder shows both sides, the initiator its own side, the notify and the causes.
+/// What a person reads when it does not work: the responder shows both sides, the initiator its own side, the notify and the
+/// causes.
 @Suite struct RefusalTests {
     func reasons(_ pair: Pair, after seconds: Double = 8) throws -> (east: String, west: String) {
         try pair.start()
@@ -34,12 +35,29 @@ import Wire
         #expect(west.contains("stranger.example") && west.contains("east.example") && west.contains("remote.id"))
     }
 
-    @Test func `a peer that asks for another identity of ours`() throws {
+    @Test func `a responder with another identity than expected`() throws {
         let pair = Pair()
         pair.eastSide.remoteIdentity = .fqdn("north.example")
         let (east, west) = try reasons(pair)
-        #expect(east.contains("AUTHENTICATION_FAILED") && east.contains("north.example"))
+        #expect(east.contains("north.example") && east.contains("west.example") && east.contains("remote.id"))
         #expect(west.contains("north.example") && west.contains("west.example") && west.contains("local.id"))
+        #expect(west.contains("AUTHENTICATION_FAILED"))
+        #expect(pair.east.installed.isEmpty && pair.west.installed.isEmpty)
+        #expect(pair.west.faults.isEmpty)
+    }
+
+    @Test func `the identity that is asked for picks among connections`() throws {
+        let pair = Pair()
+        try pair.configureWest()
+        var side = pair.westSide
+        side.identity = .fqdn("north.example")
+        var plan = try Pair.plan(side, local: pair.west.address)
+        plan.name = "north"
+        pair.west.core.addConnection(plan, now: pair.now)
+        pair.eastSide.remoteIdentity = .fqdn("north.example")
+        try pair.configureEast()
+        #expect(pair.network.run(for: .seconds(5)) { pair.isUp(pair.east) })
+        #expect(pair.west.status("north", now: pair.now)?.state == .established)
     }
 
     @Test func `no common IKE proposal`() throws {
@@ -130,7 +148,8 @@ import Wire
         let pair = Pair()
         try pair.configureWest()
         pair.network.filter = { bytes, source, destination in
-            guard let message = try? WireMessage(parsing: bytes), message.header.exchange == .ikeSAInit, !message.header.isResponse
+            guard let message = try? WireMessage(parsing: bytes), message.header.exchange == .ikeSAInit,
+                !message.header.isResponse
             else { return true }
             for type in [NotifyType.noProposalChosen, .authenticationFailed, .invalidSyntax, .invalidMajorVersion] {
                 let forged = WireMessage.encodeClear(message.header.response(), [.notify(Notify(type))])

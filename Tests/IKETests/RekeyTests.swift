@@ -117,7 +117,9 @@ import Wire
 
     @Test(arguments: 1...10)
     func `one end rekeys the child while the other deletes it`(_ seed: UInt64) throws {
-        let pair = try Self.up(seed: seed) { $0.eastSide.start = .immediately; $0.westSide.start = .manual }
+        let pair = try Self.up(seed: seed) {
+            $0.eastSide.start = .immediately; $0.westSide.start = .manual
+        }
         #expect(pair.east.core.rekey(connection: "c", child: nil, ike: false, now: pair.now))
         if seed > 5 { pair.network.run(for: .milliseconds(15)) }
         #expect(pair.west.core.terminate(connection: "c", child: "net", now: pair.now))
@@ -205,7 +207,8 @@ import Wire
             .createChildSA,
             [
                 .notify(Notify(.rekeySA, protocolID: ProtocolID.esp, spi: [9, 9, 9, 9])), .securityAssociation(offer), nonce,
-                .trafficSelectorsInitiator(selectors), .trafficSelectorsResponder(WireSelectors([TrafficSelector(IPPrefix("10.2.0.0/24")!)])),
+                .trafficSelectorsInitiator(selectors),
+                .trafficSelectorsResponder(WireSelectors([TrafficSelector(IPPrefix("10.2.0.0/24")!)])),
             ], id: 2)
         let path = Path(local: Endpoint(pair.west.address, 500), remote: Endpoint(pair.east.address, 500))
         pair.west.core.handleDatagram(request, path: path, now: pair.now)

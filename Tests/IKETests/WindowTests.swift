@@ -64,7 +64,9 @@ import Wire
         let (pair, forge) = try up()
         var sent = 0
         for isResponse in [true, false] {
-            for type in [NotifyType.invalidIKESPI, .authenticationFailed, .invalidSyntax, .noProposalChosen, .invalidMajorVersion] {
+            for type in [
+                NotifyType.invalidIKESPI, .authenticationFailed, .invalidSyntax, .noProposalChosen, .invalidMajorVersion,
+            ] {
                 var header = forge.sa.header(.informational, isResponse: isResponse, id: 2)
                 header.isFromInitiator = true
                 let answers = send(WireMessage.encodeClear(header, [.notify(Notify(type))]), to: pair)
@@ -117,7 +119,8 @@ import Wire
         let (pair, forge) = try up()
         let answers = send(
             try forge.request(
-                .informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [0xABCD])), .notify(Notify(NotifyType(40_000)))], id: 2),
+                .informational,
+                [.delete(Delete(protocolID: ProtocolID.esp, spis: [0xABCD])), .notify(Notify(NotifyType(40_000)))], id: 2),
             to: pair)
         #expect(try forge.open(answers[0]).all.isEmpty)
         #expect(pair.isUp)

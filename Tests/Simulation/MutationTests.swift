@@ -4,7 +4,8 @@ import IPsec
 import Testing
 import Wire
 
-/// Messages of real exchanges, bent in every way: neither do they crash the core, nor disturb an established pair, nor fill its tables.
+/// Messages of real exchanges, bent in every way: neither do they crash the core, nor disturb an established pair, nor fill its
+/// tables.
 @Suite struct MutationTests {
     static let count = 10_000
 
@@ -63,14 +64,16 @@ import Wire
         pair.run(60)
         for (node, before) in [(pair.east, eastBefore), (pair.west, westBefore)] {
             let after = node.core.tableSizes
-            for key in ["sas", "initIndex", "halfOpen", "children", "installs", "connections"] { #expect(after[key] == before[key], "\(key)") }
+            for key in ["sas", "initIndex", "halfOpen", "children", "installs", "connections"] {
+                #expect(after[key] == before[key], "\(key)")
+            }
         }
         #expect(pair.isUp && pair.mismatch == nil)
     }
 
-    /// Authentic garbage: the payloads are mutated before they are sealed with the SA's own keys. RFC 7296 §2.21.3 makes an authentic
-    /// message that cannot be read fatal for its own SA; the core must survive it, another connection must not notice, and nothing
-    /// may be left behind.
+    /// Authentic garbage: the payloads are mutated before they are sealed with the SA's own keys. RFC 7296 §2.21.3 makes an
+    /// authentic message that cannot be read fatal for its own SA; the core must survive it, another connection must not notice,
+    /// and nothing may be left behind.
     @Test func `mutated payloads under genuine keys end at most their own SA`() throws {
         let pair = Pair(seed: 3)
         (pair.eastSide.dpd, pair.westSide.dpd) = (.zero, .zero)
@@ -109,7 +112,9 @@ import Wire
             pair.west.takeEvents(now: pair.now)
             while pair.west.core.pollTransmit() != nil { answered += 1 }
             // A message that kept its meaning may have ended or replaced the SA, or filled it with children.
-            guard let state = target.established, state.supersededBy == nil, state.children.count < 40 else { try Self.again(pair); continue }
+            guard let state = target.established, state.supersededBy == nil, state.children.count < 40 else {
+                try Self.again(pair); continue
+            }
         }
         #expect(sealed > Self.count / 2 && answered > sealed / 2)
         #expect(bystander.installed.count == 1 && bystander.downs.isEmpty && bystander.ups == 1)
@@ -134,17 +139,20 @@ import Wire
     static func payloadSeeds(_ pair: Pair) throws -> [(exchange: ExchangeType, first: PayloadType, inner: [UInt8])] {
         let child = try #require(pair.east.installed.first)
         let selectors: [Payload] = [
-            .trafficSelectorsInitiator(WireSelectors(child.localSelectors)), .trafficSelectorsResponder(WireSelectors(child.remoteSelectors)),
+            .trafficSelectorsInitiator(WireSelectors(child.localSelectors)),
+            .trafficSelectorsResponder(WireSelectors(child.remoteSelectors)),
         ]
         let nonce = Payload.nonce([UInt8](repeating: 3, count: 32))
-        let esp = Payload.securityAssociation(Offer.esp([try ESPProposal(keywords: "aes256gcm16-esn-noesn")], spi: 7777, withMethods: true))
+        let esp = Payload.securityAssociation(
+            Offer.esp([try ESPProposal(keywords: "aes256gcm16-esn-noesn")], spi: 7777, withMethods: true))
         let ike = Payload.securityAssociation(
             Offer.ike([try IKEProposal(keywords: "aes256gcm16-prfsha384-x25519")], spi: [1, 2, 3, 4, 5, 6, 7, 8]))
         let exchange = Payload.keyExchange(method: 31, data: [UInt8](repeating: 9, count: 32))
         let rekey = Payload.notify(Notify(.rekeySA, protocolID: ProtocolID.esp, spi: [UInt8](u32: child.inboundSPI)))
         let lists: [(ExchangeType, [Payload])] = [
             (.createChildSA, [esp, nonce] + selectors), (.createChildSA, [rekey, esp, nonce] + selectors),
-            (.createChildSA, [ike, nonce, exchange]), (.informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [1, 2, 3]))]),
+            (.createChildSA, [ike, nonce, exchange]),
+            (.informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [1, 2, 3]))]),
             (.informational, [.notify(Notify(.invalidSelectors, data: [1, 2, 3]))]), (.informational, []),
             (.informational, [.delete(.ikeSA)]), (.ikeAuth, [.identityInitiator(WireIdentity(.fqdn("x")))]),
         ]
@@ -158,7 +166,8 @@ import Wire
         let before = pair.west.core.tableSizes
         for index in 0..<Self.count {
             let path = Path(
-                local: Endpoint(pair.west.address, index % 2 == 0 ? 500 : 4500), remote: Endpoint(pair.east.address, UInt16(truncatingIfNeeded: index)))
+                local: Endpoint(pair.west.address, index % 2 == 0 ? 500 : 4500),
+                remote: Endpoint(pair.east.address, UInt16(truncatingIfNeeded: index)))
             pair.west.core.handleDatagram(dice.bytes(Int(dice.unit() * 200)), path: path, now: pair.now)
         }
         while pair.west.core.pollTransmit() != nil {}

@@ -6,7 +6,8 @@ import Wire
 
 /// Whole pairs of gateways over a wire that loses, doubles, delays and reorders, one run per seed.
 ///
-/// `CULVERT_SEEDS` sets which: `5000` runs seeds 1 to 5000, `17` with a leading `=` (`=17`) runs that one alone, `100-200` a range.
+/// `CULVERT_SEEDS` sets which: `5000` runs seeds 1 to 5000, `17` with a leading `=` (`=17`) runs that one alone, `100-200` a
+/// range.
 enum Seeds {
     static func range(_ standard: Int) -> ClosedRange<UInt64> {
         guard let text = ProcessInfo.processInfo.environment["CULVERT_SEEDS"] else { return 1...UInt64(standard) }
@@ -123,7 +124,9 @@ enum Seeds {
                 case 2: _ = node.core.terminate(connection: "c", child: nil, now: pair.now)
                 default: _ = node.core.rekey(connection: "c", child: nil, ike: dice.unit() < 0.5, now: pair.now)
                 }
-                if isEast || node.status(now: pair.now)?.state == .down { _ = node.core.initiate(connection: "c", child: nil, now: pair.now) }
+                if isEast || node.status(now: pair.now)?.state == .down {
+                    _ = node.core.initiate(connection: "c", child: nil, now: pair.now)
+                }
             }
             pair.network.faults = .none
             _ = pair.east.core.initiate(connection: "c", child: nil, now: pair.now)

@@ -20,7 +20,8 @@ struct Forge {
     func request(_ exchange: ExchangeType, first: PayloadType, inner: [UInt8], id: UInt32) throws -> [UInt8] {
         guard let suite = sa.suite, let keys = sa.ourKeys else { return [] }
         return try MessageSealer(crypto: OpenSSLCrypto(), cipher: suite.cipher).seal(
-            sa.header(exchange, isResponse: false, id: id), first: first, inner: inner, keys: keys, iv: random.bytes(suite.cipher.ivBytes))
+            sa.header(exchange, isResponse: false, id: id), first: first, inner: inner, keys: keys,
+            iv: random.bytes(suite.cipher.ivBytes))
     }
 
     /// The payloads of a message that the other end sealed.

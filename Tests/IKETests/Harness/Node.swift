@@ -57,7 +57,9 @@ final class Node {
                 removals += 1
                 let before = installed.count
                 installed.removeAll { $0.inboundSPI == inboundSPI }
-                if installed.count == before, failsInstallations == nil { faults.append("removed \(inboundSPI), which was not installed") }
+                if installed.count == before, failsInstallations == nil {
+                    faults.append("removed \(inboundSPI), which was not installed")
+                }
             case .movePath(_, _, let path): moves.append(path)
             case .connectionEstablished: ups += 1
             case .connectionDown(_, let reason): downs.append(reason)

@@ -32,7 +32,10 @@ final class Pair {
         identity: .fqdn("west.example"), remoteIdentity: .fqdn("east.example"),
         children: [("net", ["10.2.0.0/24"], ["10.1.0.0/24"])], start: .manual, remoteAddress: IPAddress("192.0.2.1"))
 
-    init(seed: UInt64 = 1, settings: CoreSettings = CoreSettings(), eastAddress: String = "192.0.2.1", westAddress: String = "192.0.2.2") {
+    init(
+        seed: UInt64 = 1, settings: CoreSettings = CoreSettings(), eastAddress: String = "192.0.2.1",
+        westAddress: String = "192.0.2.2"
+    ) {
         network = Network(seed: seed)
         east = Node("east", eastAddress, seed: seed &* 2 &+ 1, settings: settings)
         west = Node("west", westAddress, seed: seed &* 2 &+ 2, settings: settings)
@@ -87,7 +90,9 @@ final class Pair {
                 guard other.outboundSPI == child.inboundSPI, other.inboundKey.octets == child.outboundKey.octets,
                     other.outboundKey.octets == child.inboundKey.octets
                 else { return "the keys of a child differ" }
-            guard child.inboundKey.octets != child.outboundKey.octets else { return "both directions of a child have one key" }
+                guard child.inboundKey.octets != child.outboundKey.octets else {
+                    return "both directions of a child have one key"
+                }
                 guard other.transform == child.transform, other.localSelectors == child.remoteSelectors,
                     other.remoteSelectors == child.localSelectors
                 else { return "transform or selectors of a child differ" }
