@@ -73,8 +73,10 @@ def test_a_wrong_identity(lab):
 
 
 def test_a_responder_with_another_identity(lab):
-    east, _ = start(lab, west={"connection": {"local": {"id": "impostor.example"}}})
-    sentence = told(east, "west", r"identit|\bid\b")
+    """The initiator names whom it wants (IDr): the responder refuses and shows both; the initiator shows what it expects."""
+    east, west = start(lab, west={"connection": {"local": {"id": "impostor.example"}}})
+    assert "west.example" in told(east, "west", r"identit|\bid\b")
+    sentence = told(west, "east", r"identit|\bid\b|local\.id")
     assert "impostor.example" in sentence and "west.example" in sentence
 
 

@@ -139,7 +139,7 @@ def test_dscp_and_ecn_are_copied_to_the_outer_header(pair, lab):
 def test_congestion_met_on_the_wire_is_told_to_the_host(pair, lab):
     """The bridge marks CE on the outer header; RFC 6040: the inner becomes CE when it was capable."""
     lab.nft("wire", """
-        table bridge mark {
+        table bridge congestion {
             chain crossing {
                 type filter hook forward priority 0
                 ip protocol esp ip ecn set ce
@@ -152,7 +152,7 @@ def test_congestion_met_on_the_wire_is_told_to_the_host(pair, lab):
         requests = [packet for packet in tap.packets(ICMP) if packet[ICMP].type == 8]
         assert requests and all(packet[IP].tos & 3 == 3 for packet in requests)
     finally:
-        lab.nft("wire", "delete table bridge mark")
+        lab.nft("wire", "delete table bridge congestion")
 
 
 def test_the_gateways_own_packets_take_the_tunnel(pair, lab):
