@@ -68,7 +68,8 @@ extension Worker {
         }
         var bitmap = MutableSpan<UInt64>(_unsafeStart: sa.pointee.bitmap, count: Int(sa.pointee.bitmapWords))
         sa.pointee.highest = SequenceNumbers.accept(sequence, highest: sa.pointee.highest, bitmap: &bitmap)
-        if sa.pointee.udp { followPath(sa, outer, espOffset: espOffset) }
+        // Only the newest packet tells where the peer is now: an older one may come from where it was, or from a recording.
+        if sa.pointee.udp, sa.pointee.highest == sequence { followPath(sa, outer, espOffset: espOffset) }
 
         let padBytes = Int(load8(data, length &- 2))
         let nextHeader = load8(data, length &- 1)
