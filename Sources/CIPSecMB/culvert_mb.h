@@ -7,11 +7,14 @@
 /// Octets and alignment of an expanded key.
 enum { CULVERT_MB_KEY_BYTES = sizeof(struct gcm_key_data), CULVERT_MB_KEY_ALIGNMENT = 64 };
 
-/// A manager: the functions that suit this processor. One per thread; NULL when there is no memory.
+/// A manager: the functions that suit this processor. One per thread; NULL when there is no memory or no suitable function.
 static inline IMB_MGR *culvert_mb_manager(void) {
     IMB_MGR *manager = alloc_mb_mgr(0);
-    if (manager != NULL) init_mb_mgr_auto(manager, NULL);
-    return manager;
+    if (manager == NULL) return NULL;
+    init_mb_mgr_auto(manager, NULL);
+    if (imb_get_errno(manager) == 0) return manager;
+    free_mb_mgr(manager);
+    return NULL;
 }
 
 static inline void culvert_mb_manager_free(IMB_MGR *manager) { free_mb_mgr(manager); }

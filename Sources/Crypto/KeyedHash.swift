@@ -25,7 +25,9 @@ struct KeyedHash: ~Copyable {
 
     func update(_ bytes: UnsafeRawBufferPointer) throws(IKECryptoError) {
         guard let base = bytes.baseAddress else { return }
-        guard EVP_MAC_update(context, base.assumingMemoryBound(to: UInt8.self), bytes.count) == 1 else { throw libraryError("HMAC") }
+        guard EVP_MAC_update(context, base.assumingMemoryBound(to: UInt8.self), bytes.count) == 1 else {
+            throw libraryError("HMAC")
+        }
     }
 
     func update(_ bytes: ArraySlice<UInt8>) throws(IKECryptoError) {

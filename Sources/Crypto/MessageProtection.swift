@@ -11,7 +11,8 @@ extension OpenSSLCrypto {
     static let mostMessageBytes = 1 << 20
 
     public func seal(
-        _ cipher: IKECipher, encryptionKey: Secret, integrityKey: Secret, associatedData: [UInt8], plaintext: [UInt8], iv: [UInt8]
+        _ cipher: IKECipher, encryptionKey: Secret, integrityKey: Secret, associatedData: [UInt8], plaintext: [UInt8],
+        iv: [UInt8]
     ) throws(IKECryptoError) -> [UInt8] {
         try Self.check(cipher, encryptionKey, integrityKey)
         guard iv.count == cipher.ivBytes, plaintext.count % cipher.blockBytes == 0 else {
@@ -78,7 +79,9 @@ extension OpenSSLCrypto {
     }
 
     /// RFC 5282 §4: the nonce is the salt, which is the end of SK_e, and the explicit IV.
-    private static func gcmContext(_ keyBits: Int, _ key: Secret, _ iv: [UInt8], encrypt: Bool) throws(IKECryptoError) -> CipherContext {
+    private static func gcmContext(_ keyBits: Int, _ key: Secret, _ iv: [UInt8], encrypt: Bool) throws(IKECryptoError)
+        -> CipherContext
+    {
         let context = try CipherContext()
         let cipher = try Algorithms.shared.gcm(keyBits: keyBits)
         let keyed = key.withPointer { key, keyBytes in
@@ -139,8 +142,9 @@ private struct CipherContext: ~Copyable {
 
     func authenticate(_ associatedData: [UInt8]) throws(IKECryptoError) {
         var written: Int32 = 0
-        guard associatedData.isEmpty
-            || EVP_CipherUpdate(pointer, nil, &written, associatedData, Int32(clamping: associatedData.count)) == 1
+        guard
+            associatedData.isEmpty
+                || EVP_CipherUpdate(pointer, nil, &written, associatedData, Int32(clamping: associatedData.count)) == 1
         else { throw libraryError("AES-GCM") }
     }
 

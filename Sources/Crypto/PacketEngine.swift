@@ -88,7 +88,9 @@ public struct AEADContext: ~Copyable {
             guard let cipher = try? Algorithms.shared.gcm(keyBits: keyBits) else { throw .keyBits(keyBits) }
             let context = key.withBytes { bytes in
                 bytes.withUnsafeBytes { raw in
-                    raw.baseAddress.flatMap { culvert_gcm_context(cipher, $0.assumingMemoryBound(to: UInt8.self), direction == .seal ? 1 : 0) }
+                    raw.baseAddress.flatMap {
+                        culvert_gcm_context(cipher, $0.assumingMemoryBound(to: UInt8.self), direction == .seal ? 1 : 0)
+                    }
                 }
             }
             guard let context else { throw .outOfMemory }
@@ -144,11 +146,16 @@ public enum PacketEngine {
         tag: UnsafeMutableRawPointer
     ) -> Bool {
         #if arch(x86_64)
-        if engine == .ipsecMB, let manager {
+        if case .ipsecMB = engine {
+            // A thread whose manager could not be made must not hand this key to the other library.
+            guard let manager else { return false }
             culvert_mb_seal(
-                manager.assumingMemoryBound(to: IMB_MGR.self), handle.assumingMemoryBound(to: gcm_key_data.self), keyIs256 ? 1 : 0,
-                nonce.assumingMemoryBound(to: UInt8.self), aad.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: aadBytes),
-                data.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: length), tag.assumingMemoryBound(to: UInt8.self))
+                manager.assumingMemoryBound(to: IMB_MGR.self), handle.assumingMemoryBound(to: gcm_key_data.self),
+                keyIs256 ? 1 : 0,
+                nonce.assumingMemoryBound(to: UInt8.self), aad.assumingMemoryBound(to: UInt8.self),
+                UInt64(truncatingIfNeeded: aadBytes),
+                data.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: length),
+                tag.assumingMemoryBound(to: UInt8.self))
             return true
         }
         #endif
@@ -166,11 +173,16 @@ public enum PacketEngine {
         tag: UnsafeMutableRawPointer
     ) -> Bool {
         #if arch(x86_64)
-        if engine == .ipsecMB, let manager {
+        if case .ipsecMB = engine {
+            // A thread whose manager could not be made must not hand this key to the other library.
+            guard let manager else { return false }
             return culvert_mb_open(
-                manager.assumingMemoryBound(to: IMB_MGR.self), handle.assumingMemoryBound(to: gcm_key_data.self), keyIs256 ? 1 : 0,
-                nonce.assumingMemoryBound(to: UInt8.self), aad.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: aadBytes),
-                data.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: length), tag.assumingMemoryBound(to: UInt8.self)) == 1
+                manager.assumingMemoryBound(to: IMB_MGR.self), handle.assumingMemoryBound(to: gcm_key_data.self),
+                keyIs256 ? 1 : 0,
+                nonce.assumingMemoryBound(to: UInt8.self), aad.assumingMemoryBound(to: UInt8.self),
+                UInt64(truncatingIfNeeded: aadBytes),
+                data.assumingMemoryBound(to: UInt8.self), UInt64(truncatingIfNeeded: length),
+                tag.assumingMemoryBound(to: UInt8.self)) == 1
         }
         #endif
         return culvert_gcm_open(

@@ -22,13 +22,15 @@ import Testing
 
     static func seal(_ cipher: IKECipher, _ keys: Keys, _ associatedData: [UInt8], _ text: [UInt8]) throws -> [UInt8] {
         try crypto.seal(
-            cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associatedData, plaintext: text,
+            cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associatedData,
+            plaintext: text,
             iv: (0..<cipher.ivBytes).map { UInt8($0 + 1) })
     }
 
     static func open(_ cipher: IKECipher, _ keys: Keys, _ associatedData: [UInt8], _ sealed: [UInt8]) throws -> [UInt8] {
         try crypto.open(
-            cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associatedData, sealed: sealed)
+            cipher, encryptionKey: keys.encryption, integrityKey: keys.integrity, associatedData: associatedData, sealed: sealed
+        )
     }
 
     @Test("what is sealed opens, and has the size that the layout says", arguments: ciphers)
@@ -60,7 +62,9 @@ import Testing
             #expect(throws: IKECryptoError.authenticationFailed) { try Self.open(cipher, keys, changed, sealed) }
         }
         for count in 0..<sealed.count {
-            #expect(throws: IKECryptoError.authenticationFailed) { try Self.open(cipher, keys, header, Array(sealed.prefix(count))) }
+            #expect(throws: IKECryptoError.authenticationFailed) {
+                try Self.open(cipher, keys, header, Array(sealed.prefix(count)))
+            }
         }
         #expect(try Self.open(cipher, keys, header, sealed).count == 48)
     }

@@ -52,14 +52,20 @@ import Testing
     /// The cases of a CAVS answer file: the hash in brackets, then `name = hex` lines.
     static func cavsCases() throws -> [(prf: PseudoRandomFunction, values: [String: [UInt8]])] {
         let text = try String(contentsOf: vectorFolder.appending(path: "nist-cavs-ike/ikev2-first-cases.txt"), encoding: .utf8)
-        let hashes: [String: PseudoRandomFunction] = ["[SHA-256]": .hmacSHA256, "[SHA-384]": .hmacSHA384, "[SHA-512]": .hmacSHA512]
+        let hashes: [String: PseudoRandomFunction] = [
+            "[SHA-256]": .hmacSHA256, "[SHA-384]": .hmacSHA384, "[SHA-512]": .hmacSHA512,
+        ]
         var cases: [(PseudoRandomFunction, [String: [UInt8]])] = []
         var prf: PseudoRandomFunction?
         for line in text.split(whereSeparator: \.isNewline) {
             if line.hasPrefix("[SHA-") { prf = hashes[String(line)] }
             guard let prf, let equals = line.range(of: " = "), !line.hasPrefix("[") else { continue }
             let name = String(line[..<equals.lowerBound])
-            if name == "COUNT" { cases.append((prf, [:])) } else { cases[cases.count - 1].1[name] = bytes(hex: String(line[equals.upperBound...])) }
+            if name == "COUNT" {
+                cases.append((prf, [:]))
+            } else {
+                cases[cases.count - 1].1[name] = bytes(hex: String(line[equals.upperBound...]))
+            }
         }
         return cases
     }
@@ -83,10 +89,13 @@ import Testing
             let skD = Self.crypto.slice(keys, 0..<prf.outputBytes)
 
             let child = try value("DKM(Child SA)")
-            #expect(try Self.crypto.prfPlus(prf, key: skD, seed: [.bytes(ni), .bytes(nr)], count: child.count).exposed == child)
+            #expect(
+                try Self.crypto.prfPlus(prf, key: skD, seed: [.bytes(ni), .bytes(nr)], count: child.count).exposed == child)
             let childWithExchange = try value("DKM(Child SA D-H)")
             #expect(
-                try Self.crypto.prfPlus(prf, key: skD, seed: [.secret(newShared), .bytes(ni + nr)], count: childWithExchange.count).exposed
+                try Self.crypto.prfPlus(
+                    prf, key: skD, seed: [.secret(newShared), .bytes(ni + nr)], count: childWithExchange.count
+                ).exposed
                     == childWithExchange)
             #expect(
                 try Self.crypto.prfSecret(prf, key: skD, data: [.secret(newShared), .bytes(ni + nr)]).exposed
@@ -94,13 +103,17 @@ import Testing
         }
     }
 
-    @Test("prf+ gives every length up to 255 blocks, and each is the beginning of the longer ones", arguments: PseudoRandomFunction.allCases)
+    @Test(
+        "prf+ gives every length up to 255 blocks, and each is the beginning of the longer ones",
+        arguments: PseudoRandomFunction.allCases)
     func prfPlusLengths(_ prf: PseudoRandomFunction) throws {
         let key = SecureBytes([1, 2, 3])
         let most = 255 * prf.outputBytes
         let longest = try Self.crypto.prfPlus(prf, key: key, seed: [.bytes([9])], count: most).exposed
         for count in [1, prf.outputBytes - 1, prf.outputBytes, prf.outputBytes + 1, 3 * prf.outputBytes, most - 1] {
-            #expect(try Self.crypto.prfPlus(prf, key: key, seed: [.bytes([9])], count: count).exposed == Array(longest.prefix(count)))
+            #expect(
+                try Self.crypto.prfPlus(prf, key: key, seed: [.bytes([9])], count: count).exposed
+                    == Array(longest.prefix(count)))
         }
         for count in [Int.min, -1, 0, most + 1, Int.max] {
             #expect(throws: IKECryptoError.self) { try Self.crypto.prfPlus(prf, key: key, seed: [], count: count) }

@@ -21,7 +21,9 @@ import Testing
         for vector in cases where [32, 64].contains(vector.key.count) {
             let keyed = try KeyedEngine(engine, key: bytes(hex: vector.key))
             let nonce = bytes(hex: vector.salt + vector.iv)
-            let (aad, text, sealed) = (bytes(hex: vector.aad), bytes(hex: vector.plaintext), bytes(hex: vector.ciphertext_and_icv))
+            let (aad, text, sealed) = (
+                bytes(hex: vector.aad), bytes(hex: vector.plaintext), bytes(hex: vector.ciphertext_and_icv)
+            )
             #expect(keyed.seal(nonce: nonce, aad: aad, text) == sealed, "case \(vector.case)")
             #expect(keyed.open(nonce: nonce, aad: aad, sealed) == text, "case \(vector.case)")
             used += 1
@@ -69,7 +71,8 @@ import Testing
         for (keyBytes, keyBits) in [(24, 192), (0, 0), (16, 256), (20, 128), (36, 256)] {
             #expect(throws: EngineError.keyBits(keyBytes * 8)) {
                 _ = try AEADContext(
-                    engine: engine, key: SecureBytes([UInt8](repeating: 1, count: keyBytes)), keyBits: keyBits, direction: .seal)
+                    engine: engine, key: SecureBytes([UInt8](repeating: 1, count: keyBytes)), keyBits: keyBits, direction: .seal
+                )
             }
         }
     }

@@ -44,7 +44,8 @@ final class KeyedEngine {
     func seal(nonce: [UInt8], aad: [UInt8], _ text: [UInt8]) -> [UInt8]? {
         run(sealing.handle, nonce, aad, text + [UInt8](repeating: 0, count: 16), textBytes: text.count) {
             PacketEngine.seal(
-                engine, keyIs256: keyIs256, handle: $0, manager: manager.handle, nonce: $1, aad: $2, aadBytes: aad.count, data: $3,
+                engine, keyIs256: keyIs256, handle: $0, manager: manager.handle, nonce: $1, aad: $2, aadBytes: aad.count,
+                data: $3,
                 length: text.count, tag: $3 + text.count)
         }
     }
@@ -55,7 +56,8 @@ final class KeyedEngine {
         let textBytes = sealed.count - 16
         let opened = run(opening.handle, nonce, aad, sealed, textBytes: textBytes) {
             PacketEngine.open(
-                engine, keyIs256: keyIs256, handle: $0, manager: manager.handle, nonce: $1, aad: $2, aadBytes: aad.count, data: $3,
+                engine, keyIs256: keyIs256, handle: $0, manager: manager.handle, nonce: $1, aad: $2, aadBytes: aad.count,
+                data: $3,
                 length: textBytes, tag: $3 + textBytes)
         }
         return opened.map { Array($0.prefix(textBytes)) }
@@ -148,7 +150,9 @@ private func key(_ type: String, group: String, publicValue: PublicValue, privat
         OSSL_PARAM_BLD_free(builder)
     }
     // The builder keeps pointers to names, text and octets: they must outlive it.
-    func name(_ text: StaticString) -> UnsafePointer<CChar> { UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self) }
+    func name(_ text: StaticString) -> UnsafePointer<CChar> {
+        UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+    }
     let (groupName, publicName, privateName) = (name("group"), name("pub"), name("priv"))
     var selection = EVP_PKEY_KEY_PARAMETERS
     if let privateValue {
@@ -170,6 +174,8 @@ private func key(_ type: String, group: String, publicValue: PublicValue, privat
     }
     defer { OSSL_PARAM_free(parameters) }
     var made: OpaquePointer?
-    guard EVP_PKEY_fromdata_init(context) == 1, EVP_PKEY_fromdata(context, &made, selection, parameters) == 1 else { return nil }
+    guard EVP_PKEY_fromdata_init(context) == 1, EVP_PKEY_fromdata(context, &made, selection, parameters) == 1 else {
+        return nil
+    }
     return made
 }

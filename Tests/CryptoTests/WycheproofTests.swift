@@ -50,8 +50,12 @@ import Testing
             let (iv, aad) = (bytes(hex: String(vector.iv.dropFirst(8))), bytes(hex: vector.aad))
             let (text, sealed) = (bytes(hex: vector.msg), iv + bytes(hex: vector.ct + vector.tag))
             if vector.result == "valid" {
-                #expect(try crypto.seal(cipher, encryptionKey: key, integrityKey: none, associatedData: aad, plaintext: text, iv: iv) == sealed)
-                #expect(try crypto.open(cipher, encryptionKey: key, integrityKey: none, associatedData: aad, sealed: sealed) == text)
+                #expect(
+                    try crypto.seal(
+                        cipher, encryptionKey: key, integrityKey: none, associatedData: aad, plaintext: text, iv: iv) == sealed)
+                #expect(
+                    try crypto.open(cipher, encryptionKey: key, integrityKey: none, associatedData: aad, sealed: sealed) == text
+                )
             } else {
                 #expect(throws: IKECryptoError.authenticationFailed, "case \(vector.tcId)") {
                     try crypto.open(cipher, encryptionKey: key, integrityKey: none, associatedData: aad, sealed: sealed)
@@ -77,9 +81,12 @@ import Testing
             // RFC 8031 §2 with RFC 7748 §6.1: an all-zero secret is refused; Wycheproof calls these cases acceptable.
             if bytes(hex: vector.shared).allSatisfy({ $0 == 0 }) {
                 zeros += 1
-                #expect(throws: IKECryptoError.invalidPublicValue, "case \(vector.tcId)") { try ours.sharedSecret(peerPublicValue: peer) }
+                #expect(throws: IKECryptoError.invalidPublicValue, "case \(vector.tcId)") {
+                    try ours.sharedSecret(peerPublicValue: peer)
+                }
             } else {
-                #expect(try ours.sharedSecret(peerPublicValue: peer).exposed == bytes(hex: vector.shared), "case \(vector.tcId)")
+                #expect(
+                    try ours.sharedSecret(peerPublicValue: peer).exposed == bytes(hex: vector.shared), "case \(vector.tcId)")
             }
         }
         #expect(zeros > 10)
@@ -101,10 +108,13 @@ import Testing
             // IKE has no compressed points: what is not 04 X Y cannot be said there, and its length is refused.
             let peer = point.first == 4 ? Array(point.dropFirst()) : point
             if vector.result == "valid" {
-                #expect(try ours.sharedSecret(peerPublicValue: peer).exposed == bytes(hex: vector.shared), "case \(vector.tcId)")
+                #expect(
+                    try ours.sharedSecret(peerPublicValue: peer).exposed == bytes(hex: vector.shared), "case \(vector.tcId)")
             } else {
                 refused += 1
-                #expect(throws: IKECryptoError.invalidPublicValue, "case \(vector.tcId)") { try ours.sharedSecret(peerPublicValue: peer) }
+                #expect(throws: IKECryptoError.invalidPublicValue, "case \(vector.tcId)") {
+                    try ours.sharedSecret(peerPublicValue: peer)
+                }
             }
         }
         #expect(refused >= 19)
@@ -124,7 +134,9 @@ import Testing
             for vector in group.tests {
                 let output = try crypto.prf(prf, key: secret(hex: vector.key), data: bytes(hex: vector.msg))
                 let truncated = Array(output.prefix((group.tagSize ?? 0) / 8))
-                #expect(crypto.constantTimeEqual(truncated, bytes(hex: vector.tag)) == (vector.result == "valid"), "case \(vector.tcId)")
+                #expect(
+                    crypto.constantTimeEqual(truncated, bytes(hex: vector.tag)) == (vector.result == "valid"),
+                    "case \(vector.tcId)")
                 count += 1
             }
         }
