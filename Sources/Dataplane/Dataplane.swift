@@ -10,6 +10,8 @@ import Wire
 /// Single-threaded: every call comes from the control thread. Workers learn of changes through their command rings and answer
 /// through the answer rings; nothing else is shared with them but immutable tables and the hot records they own.
 public final class Dataplane {
+    /// Packets for the gateway itself that one turn of the control thread takes from each worker.
+    static let puntsPerTurn = 256
     let settings: DataplaneSettings
     let log: (String) -> Void
     let umem: Arena
@@ -22,6 +24,7 @@ public final class Dataplane {
     var nextOwner = 0
     var program: XDPProgram
     private let controlEvent: EventSignal
+    private let owners: UnsafeMutablePointer<UInt8>
     private let sleeping: UnsafeMutablePointer<UInt32>
     private let wakeups: UnsafeMutablePointer<Int32>
     private let handoffs: [[SPSC.Storage]]
@@ -39,6 +42,8 @@ public final class Dataplane {
     private var generation: UInt32 = 1
     /// Events that came while we waited for room in a ring.
     private var backlog: [DataplaneEvent] = []
+    /// `FrameOwner` numbers of attachments whose frames may not all be home.
+    var ownersInUse: Set<UInt8> = []
     var foldedSocketDrops: [DropReason: UInt64] = [:]
     var controlDrops: [DropReason: UInt64] = [:]
     private var isStopped = false
@@ -59,6 +64,8 @@ public final class Dataplane {
         } catch {
             throw DataplaneError("the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
         }
+        owners = .allocate(capacity: count * settings.framesPerWorker)
+        owners.initialize(repeating: FrameOwner.pool, count: count * settings.framesPerWorker)
         sleeping = .allocate(capacity: count)
         sleeping.initialize(repeating: 0, count: count)
         wakeups = .allocate(capacity: count)
@@ -73,6 +80,7 @@ public final class Dataplane {
 
     deinit {
         stop()
+        owners.deallocate()
         sleeping.deallocate()
         wakeups.deallocate()
     }
@@ -129,7 +137,7 @@ public final class Dataplane {
             controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
         return WorkerParts(
             index: me, workerCount: count, umem: umem.base, frameBytes: settings.frameBytes, framesPerWorker: settings.framesPerWorker,
-            engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters, drops: worker.drops, tables: tables.view)
+            owners: owners, engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters, drops: worker.drops, tables: tables.view)
     }
 
     /// Ends the threads, detaches XDP, closes the sockets. Kernel routes and filters are not ours to touch.
@@ -178,7 +186,7 @@ public final class Dataplane {
                 rouse(worker)
                 return
             }
-            collect { backlog.append($0) }
+            for other in workers { collectAnswers(other) { backlog.append($0) } }
             sched_yield()
         }
     }
@@ -206,16 +214,25 @@ public final class Dataplane {
 
     private func collect(_ body: (DataplaneEvent) -> Void) {
         for worker in workers {
-            while let slot = worker.answers.next() {
-                let answer = slot.load(as: WorkerAnswer.self)
-                worker.answers.release()
-                if let event = interpret(answer, from: worker) { body(event) }
-            }
-            while let slot = worker.punts.next() {
+            collectAnswers(worker, body)
+            // The control thread has more to do than this: the rest waits for its next turn.
+            var left = Self.puntsPerTurn
+            while left > 0, let slot = worker.punts.next() {
+                left -= 1
                 let length = min(Int(slot.load(as: UInt64.self)), worker.punts.slotBytes - 8)
-                body(.punt(packet: [UInt8](UnsafeRawBufferPointer(start: slot + 8, count: length))))
+                let packet = [UInt8](UnsafeRawBufferPointer(start: slot + 8, count: length))
                 worker.punts.release()
+                body(.punt(packet: packet))
             }
+            if left == 0 { controlEvent.raise() }
+        }
+    }
+
+    private func collectAnswers(_ worker: WorkerThread, _ body: (DataplaneEvent) -> Void) {
+        while let slot = worker.answers.next() {
+            let answer = slot.load(as: WorkerAnswer.self)
+            worker.answers.release()
+            if let event = interpret(answer, from: worker) { body(event) }
         }
     }
 

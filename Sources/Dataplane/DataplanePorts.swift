@@ -21,11 +21,13 @@ final class Port {
     }
 
     let description: PortDescription
-    let xdpMode: String
+    var xdpMode = "none"
     var sockets: [Socket]
+    /// `FrameOwner` of this attachment.
+    let owner: UInt8
 
-    init(_ description: PortDescription, xdpMode: String, sockets: [Socket]) {
-        (self.description, self.xdpMode, self.sockets) = (description, xdpMode, sockets)
+    init(_ description: PortDescription, sockets: [Socket], owner: UInt8) {
+        (self.description, self.sockets, self.owner) = (description, sockets, owner)
     }
 
     var tableEntry: TablesView.Port {
@@ -40,7 +42,8 @@ final class Port {
 extension Dataplane {
     /// Ring entries of each kind and socket. Fill targets are lower: the pool must feed them all.
     static let ringEntries: UInt32 = 2048
-    static let bindRetries = 20
+    /// Times 10 ms: a caller that must not wait tries again by itself.
+    static let bindRetries = 3
 
     /// The underlay's MTU: the smallest of its ports.
     var underlayMTU: Int {
@@ -60,31 +63,51 @@ extension Dataplane {
                 "\(description.name) has an MTU of \(description.mtu), which does not fit frames of \(settings.frameBytes) octets; lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)")
         }
         let queues = min(description.queues, Int(CULVERT_MAX_QUEUES))
+        let busiest = (queues + workers.count - 1) / workers.count + ports.compactMap { $0 }.reduce(0) { $0 + ($1.sockets.count + workers.count - 1) / workers.count }
+        guard busiest <= Worker.queueLimit else {
+            throw DataplaneError("\(description.name): a worker would serve \(busiest) queues, more than \(Worker.queueLimit); use more workers or fewer queues (ethtool -L)")
+        }
         do {
-            let sockets = try openSockets(description, queues: queues)
+            guard let owner = takeOwner() else {
+                throw DataplaneError("\(description.name): ports come and go faster than their frames; try again in a second")
+            }
+            let port = Port(description, sockets: try openSockets(description, queues: queues), owner: owner)
+            // Known from here on, so that a failure below still closes what was opened.
+            ports[index] = port
             try program.setPort(
                 interfaceIndex: description.interfaceIndex, index: index, roles: description.role.rawValue, mac: description.mac)
-            for (queue, socket) in sockets.enumerated() {
-                give(socket, queue: queue, port: index, description, queues: queues)
+            for (queue, socket) in port.sockets.enumerated() {
+                give(socket, queue: queue, port: index, port)
                 try program.setSocket(portIndex: index, queue: queue, descriptor: socket.socket.number)
             }
-            // Known from here on, so that a failure below still closes what was opened.
-            ports[index] = Port(description, xdpMode: "", sockets: sockets)
             let wanted: XDPAttachMode = settings.xdpMode == .generic ? .generic : settings.xdpMode == .auto ? .auto : .native
             let mode = try program.attach(interfaceIndex: description.interfaceIndex, mode: wanted)
-            let zeroCopy = sockets.first?.socket.zeroCopy == true
+            let zeroCopy = port.sockets.first?.socket.zeroCopy == true
             let name = zeroCopy ? "zero-copy" : mode == .generic ? "generic" : "native"
-            ports[index] = Port(description, xdpMode: name, sockets: sockets)
-            setTransmitters(port: index, queues: queues)
+            port.xdpMode = name
+            setTransmitters(port: index, queues: max(1, min(queues, description.transmitQueues)))
             republish()
+            for pair in pairs.values { applyMTU(pair) }
             log("\(description.name): XDP \(name) mode, \(queues) queue\(queues == 1 ? "" : "s")\(zeroCopy ? "" : ", copy")")
             return AttachedPort(index: index, xdpMode: name)
         } catch let error as SystemError {
             detach(portIndex: index)
             throw DataplaneError("\(description.name): \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
+        } catch let error as DataplaneError {
+            throw error
         } catch {
+            detach(portIndex: index)
             throw DataplaneError("\(description.name): \(error)")
         }
+    }
+
+    /// A number for a new attachment that no frame carries any more.
+    private func takeOwner() -> UInt8? {
+        for owner in FrameOwner.firstPort...UInt8.max where !ownersInUse.contains(owner) {
+            ownersInUse.insert(owner)
+            return owner
+        }
+        return nil
     }
 
     private func portIndex(_ name: String) throws(DataplaneError) -> Int {
@@ -138,21 +161,21 @@ extension Dataplane {
             tries += 1
             guard let failure else { continue }
             guard failure.code == EBUSY, tries < Self.bindRetries else { throw failure }
-            usleep(50_000)
+            usleep(10_000)
         }
     }
 
     /// The worker's end of a socket.
-    private func give(_ socket: Port.Socket, queue: Int, port: Int, _ description: PortDescription, queues: Int) {
-        let perWorker = max(1, (queues + workers.count - 1) / workers.count)
-        let target = min(Int(Self.ringEntries), settings.framesPerWorker / (4 * perWorker))
+    private func give(_ socket: Port.Socket, queue: Int, port index: Int, _ port: Port) {
+        let role = port.description.role
         let entry = UnsafeMutablePointer<Queue>.allocate(capacity: 1)
         entry.initialize(
             to: Queue(
                 receive: ConsumerRing(socket.socket.receive), transmit: ProducerRing(socket.socket.transmit),
                 fill: ProducerRing(socket.socket.fill), completion: ConsumerRing(socket.socket.completion), descriptor: socket.socket.number,
-                portIndex: UInt8(port), isUnderlay: description.role.contains(.underlay), isProtected: description.role.contains(.protected),
-                inFlight: 0, staged: 0, fillTarget: UInt32(target), filled: 0, broken: false))
+                portIndex: UInt8(index), owner: port.owner, canTransmit: queue < max(1, port.description.transmitQueues),
+                isUnderlay: role.contains(.underlay), isProtected: role.contains(.protected), inFlight: 0, staged: 0,
+                fillLimit: Self.ringEntries, fillTarget: 0, filled: 0, broken: false))
         let worker = workers[socket.worker]
         let identifier = begin(1) { _ in entry.deallocate() }
         send(.attachQueue, to: worker, identifier: identifier, pointer: UnsafeMutableRawPointer(entry))
@@ -180,9 +203,17 @@ extension Dataplane {
             let identifier = begin(1) { _ in }
             send(.setTransmitter, to: worker, identifier: identifier, first: UInt64(index), second: UInt64(bitPattern: -1))
         }
-        broadcast(.detachPort, first: UInt64(index)) { _ in withExtendedLifetime(port) {} }
+        broadcast(.detachPort, first: UInt64(index)) { plane in
+            // The last reference: the sockets close with it, and the kernel lets go of their frames.
+            let owner = port.owner
+            plane.retire(port)
+            plane.broadcast(.recoverFrames, first: UInt64(owner)) { $0.ownersInUse.remove(owner) }
+        }
         republish()
+        for pair in pairs.values { applyMTU(pair) }
     }
+
+    private func retire(_ port: Port) { port.sockets = [] }
 
     /// At the very end: the threads are gone.
     func closePort(_ index: Int) {

@@ -61,12 +61,19 @@ extension Dataplane {
 
     /// The path to a peer carries less (or again more) than the underlay's MTU. RFC 1191 §3; never below RFC 791's 576.
     public func setPathMTU(remote: IPv4Address, mtu: Int) {
-        let bounded = max(576, min(mtu, underlayMTU))
         for pair in pairs.values where pair.path.remote == .v4(remote) {
-            broadcast(.setMTU, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(bounded)) { _ in
-                withExtendedLifetime(pair) {}
-            }
+            pair.pathMTU = max(576, mtu)
+            applyMTU(pair)
         }
+    }
+
+    /// Sizes of a pair after its path or the underlay changed.
+    func applyMTU(_ pair: SAPair) {
+        let mtu = min(pair.pathMTU ?? .max, underlayMTU)
+        broadcast(
+            .setMTU, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(mtu),
+            second: UInt64(UInt(bitPattern: UnsafeMutableRawPointer(pair.inbound)))
+        ) { _ in withExtendedLifetime(pair) {} }
     }
 
     // MARK: Packets from control

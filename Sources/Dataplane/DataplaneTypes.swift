@@ -45,9 +45,15 @@ public struct PortDescription: Sendable, Hashable {
     /// Six octets.
     public var mac: [UInt8]
     public var mtu: Int
+    /// Receive queues: each gets a socket.
     public var queues: Int
-    public init(name: String, interfaceIndex: Int, role: PortRole, mac: [UInt8], mtu: Int, queues: Int) {
+    /// Transmit queues; a socket on a queue beyond them only receives.
+    public var transmitQueues: Int
+    public init(
+        name: String, interfaceIndex: Int, role: PortRole, mac: [UInt8], mtu: Int, queues: Int, transmitQueues: Int? = nil
+    ) {
         (self.name, self.interfaceIndex, self.role, self.mac, self.mtu, self.queues) = (name, interfaceIndex, role, mac, mtu, queues)
+        self.transmitQueues = transmitQueues ?? queues
     }
 }
 

@@ -26,8 +26,10 @@ struct MemoryQueue {
     func queue(port: Int, role: PortRole, fillTarget: Int) -> Queue {
         Queue(
             receive: ConsumerRing(storage[0].ring), transmit: ProducerRing(storage[1].ring), fill: ProducerRing(storage[2].ring),
-            completion: ConsumerRing(storage[3].ring), descriptor: -1, portIndex: UInt8(port), isUnderlay: role.contains(.underlay),
-            isProtected: role.contains(.protected), inFlight: 0, staged: 0, fillTarget: UInt32(fillTarget), filled: 0, broken: false)
+            completion: ConsumerRing(storage[3].ring), descriptor: -1, portIndex: UInt8(port),
+            owner: FrameOwner.firstPort + UInt8(port), canTransmit: true, isUnderlay: role.contains(.underlay),
+            isProtected: role.contains(.protected), inFlight: 0, staged: 0, fillLimit: UInt32(fillTarget),
+            fillTarget: UInt32(fillTarget), filled: 0, broken: false)
     }
 }
 
@@ -45,6 +47,7 @@ final class MemoryRig {
     let frameBytes: Int
     let framesPerWorker: Int
     let umem: UnsafeMutableRawPointer
+    let owners: UnsafeMutablePointer<UInt8>
     let threads: [WorkerThread]
     /// `queues[port][worker]`.
     var queues: [[MemoryQueue]]
@@ -62,6 +65,8 @@ final class MemoryRig {
         self.framesPerWorker = framesPerWorker
         umem = .allocate(byteCount: workers * framesPerWorker * frameBytes, alignment: 4096)
         umem.initializeMemory(as: UInt8.self, repeating: 0, count: workers * framesPerWorker * frameBytes)
+        owners = .allocate(capacity: workers * framesPerWorker)
+        owners.initialize(repeating: FrameOwner.pool, count: workers * framesPerWorker)
         controlEvent = try EventSignal()
         let threads = try (0..<workers).map {
             try WorkerThread(index: $0, cpu: $0, frameBytes: frameBytes, dropReasons: DropReason.allCases.count)
@@ -81,6 +86,7 @@ final class MemoryRig {
 
     deinit {
         umem.deallocate()
+        owners.deallocate()
         sleeping.deallocate()
         wakeups.deallocate()
         for body in release { body() }
@@ -142,7 +148,7 @@ final class MemoryRig {
         var worker = Worker(
             WorkerParts(
                 index: index, workerCount: count, umem: umem, frameBytes: frameBytes, framesPerWorker: framesPerWorker,
-                engineManager: manager, busyPoll: false, links: links, counters: thread.counters, drops: thread.drops, tables: tables.view))
+                owners: owners, engineManager: manager, busyPoll: false, links: links, counters: thread.counters, drops: thread.drops, tables: tables.view))
         for (port, role) in [(Self.protectedPort, PortRole.protected), (Self.underlayPort, .underlay)] {
             worker.attach(queues[port][index].queue(port: port, role: role, fillTarget: fillTarget))
         }
@@ -204,8 +210,9 @@ extension Worker {
     mutating func attach(_ queue: Queue) {
         guard queueCount < Worker.queueLimit else { return }
         (queues + queueCount).initialize(to: queue)
-        if queueOfPort[Int(queue.portIndex)] < 0 { queueOfPort[Int(queue.portIndex)] = queueCount }
+        if queue.canTransmit, queueOfPort[Int(queue.portIndex)] < 0 { queueOfPort[Int(queue.portIndex)] = queueCount }
         queueCount += 1
+        shareFrames()
         refill(queueCount - 1)
     }
 }

@@ -16,6 +16,8 @@ final class SAPair {
     let inbound: UnsafeMutablePointer<InboundSA>
     let outbound: UnsafeMutablePointer<OutboundSA>
     var path: TunnelPath
+    /// What the path itself was found to carry; nil: as much as the underlay.
+    var pathMTU: Int?
     private let arena: Arena
     private let openContext: AEADContext
     private let sealContext: AEADContext

@@ -13,18 +13,34 @@ struct Queue {
     /// -1: plain memory, nothing to kick.
     var descriptor: Int32
     var portIndex: UInt8
+    /// What `FrameOwner` says of frames in this queue's rings; of one attachment of one port.
+    var owner: UInt8
+    /// False on a queue that the device can only receive on.
+    var canTransmit: Bool
     var isUnderlay: Bool
     var isProtected: Bool
     /// Descriptors handed to the kernel whose completion has not been seen.
     var inFlight: UInt32
     /// Descriptors written since the last `submit`.
     var staged: UInt32
-    /// Frames the kernel should own for receiving.
+    /// Frames the kernel should own for receiving, when there are enough; `fillTarget` is what all queues together allow.
+    var fillLimit: UInt32
     var fillTarget: UInt32
     /// Frames it owns now: filled and not yet received.
     var filled: UInt32
     /// The socket refuses to transmit (port down): reported once.
     var broken: Bool
+}
+
+/// Who has a frame; one octet per frame of the UMEM. It makes giving a frame back twice harmless, and finds the frames that a
+/// closed socket had in the kernel.
+enum FrameOwner {
+    /// In its pool.
+    static let pool: UInt8 = 0
+    /// With a worker, beyond one pass of the loop: handed over, held, coming home.
+    static let worker: UInt8 = 1
+    /// From here on: in the rings of one attachment of a port, or in the kernel behind them.
+    static let firstPort: UInt8 = 2
 }
 
 /// Where a destination goes; one entry of a direct-mapped cache.
@@ -48,6 +64,7 @@ struct FlowEntry {
     var ports: UInt32
     var generation: UInt32
     var protocolNumber: UInt8
+    var hasPorts: Bool
     var verdict: FlowVerdict
     var childIndex: UInt16
 }
@@ -98,6 +115,9 @@ struct Worker: ~Copyable {
     let frameBytes: Int
     let frameMask: UInt64
     let framesPerWorker: Int
+    /// `FrameOwner` of every frame of the UMEM, shared by all workers; a frame's entry is written by who has the frame.
+    let owners: UnsafeMutablePointer<UInt8>
+    let frameShift: UInt64
     /// The UMEM octets of our own pool.
     let poolFirst: UInt64
     let poolBytes: UInt64
@@ -129,6 +149,8 @@ struct Worker: ~Copyable {
     let pollSet: UnsafeMutablePointer<pollfd>
     var wakeMask: UInt64 = 0
     var controlPending = false
+    var rounds: UInt32 = 0
+    var overflowAskedAt: UInt64 = 0
     var icmpTokens: UInt32 = 50
     var icmpRefilledAt: UInt64 = 0
     var stopping = false
@@ -140,6 +162,8 @@ struct Worker: ~Copyable {
         frameBytes = parts.frameBytes
         frameMask = ~UInt64(parts.frameBytes - 1)
         framesPerWorker = parts.framesPerWorker
+        owners = parts.owners
+        frameShift = UInt64(parts.frameBytes.trailingZeroBitCount)
         poolFirst = UInt64(parts.index * parts.framesPerWorker * parts.frameBytes)
         poolBytes = UInt64(parts.framesPerWorker * parts.frameBytes)
         engineManager = parts.engineManager
@@ -155,7 +179,8 @@ struct Worker: ~Copyable {
         transmitterOfPort.initialize(repeating: -1, count: TablesView.portLimit)
         flows = .allocate(capacity: Self.flowSlots)
         flows.initialize(
-            repeating: FlowEntry(source: 0, destination: 0, ports: 0, generation: 0, protocolNumber: 0, verdict: .unknown, childIndex: 0),
+            repeating: FlowEntry(source: 0, destination: 0, ports: 0, generation: 0, protocolNumber: 0, hasPorts: false, verdict: .unknown,
+                childIndex: 0),
             count: Self.flowSlots)
         hops = .allocate(capacity: Self.hopSlots)
         hops.initialize(
@@ -197,6 +222,8 @@ struct WorkerParts {
     var umem: UnsafeMutableRawPointer
     var frameBytes: Int
     var framesPerWorker: Int
+    /// One octet per frame of the UMEM, zero at the start.
+    var owners: UnsafeMutablePointer<UInt8>
     var engineManager: UnsafeMutableRawPointer?
     var busyPoll: Bool
     var links: WorkerLinks
@@ -233,9 +260,9 @@ extension Worker {
                 continue
             }
             idleRounds += 1
-            if holdsInUse > 0 { expireHolds() }
             // A short spin bridges the gap between bursts; longer would take the core from the kernel's half of the work.
             if busyPoll || idleRounds < 4 {
+                if busyPoll, idleRounds & 15 == 0 { driveReceive() }
                 culvert_cpu_relax()
                 continue
             }
@@ -252,6 +279,8 @@ extension Worker {
     @inline(never)
     mutating func runOnce() -> Int {
         var work = 0
+        rounds &+= 1
+        if holdsInUse > 0, rounds & 63 == 0 { expireHolds() }
         if links.commands.ring.ready(1) > 0 { work &+= runCommands() }
         for queue in 0..<queueCount { work &+= receiveBurst(queue) }
         if workerCount > 1 { work &+= receiveHandoffs() }

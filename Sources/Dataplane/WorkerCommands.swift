@@ -7,7 +7,7 @@ import Wire
 /// What control tells a worker: 32 octets a command, answered when carried out.
 struct WorkerCommand {
     enum Kind: UInt32 {
-        case stop, publish, installInbound, removeInbound, setOutbound, attachQueue, detachPort, setTransmitter, movePath, setMTU
+        case stop, publish, installInbound, removeInbound, setOutbound, attachQueue, detachPort, setTransmitter, movePath, setMTU, recoverFrames
     }
     var kind: UInt32
     /// Echoed in the answer.
@@ -85,14 +85,20 @@ extension Worker {
             guard let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) else { return }
             sa.pointee.setPath(local: UInt32(command.first >> 32), remote: UInt32(truncatingIfNeeded: command.first), ports: UInt32(truncatingIfNeeded: command.second))
         case .setMTU:
-            guard let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) else { return }
-            sa.pointee.setMTU(UInt16(clamping: command.first))
+            if let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) {
+                sa.pointee.setMTU(UInt16(clamping: command.first))
+            }
+            let mate = UnsafeMutableRawPointer(bitPattern: UInt(command.second))
+            if let sa = mate?.assumingMemoryBound(to: InboundSA.self), sa.pointee.owner == UInt8(index) {
+                sa.pointee.mssBytes = OutboundSA.mss(mtu: Int(command.first), udp: sa.pointee.udp)
+            }
+        case .recoverFrames: recoverFrames(owner: UInt8(truncatingIfNeeded: command.first))
         case nil: return
         }
     }
 
-    /// The port is gone. Frames in its rings come back when the socket closes: they are ours again at once, since the kernel no
-    /// longer touches a frame of a socket that control closes only after our answer. So count what it holds as lost until then.
+    /// The port is gone: its queues are forgotten here. The frames in them are recovered when its sockets are closed, since until
+    /// then the kernel may still touch them.
     private mutating func detach(port: Int) {
         guard port >= 0, port < TablesView.portLimit else { return }
         queueOfPort[port] = -1
@@ -102,37 +108,29 @@ extension Worker {
                 index += 1
                 continue
             }
-            recover(index)
+            // Received and not looked at, staged and not sent.
+            let lost = queues[index].receive.ready(.max) &+ queues[index].staged
+            drops[Int(DropReason.portDown.rawValue)] &+= UInt64(lost)
             queueCount -= 1
             queues[index] = queues[queueCount]
-            if queues[index].portIndex != UInt8(port), index != queueCount, queueOfPort[Int(queues[index].portIndex)] == queueCount {
+            if index != queueCount, queueOfPort[Int(queues[index].portIndex)] == queueCount {
                 queueOfPort[Int(queues[index].portIndex)] = index
             }
         }
+        shareFrames()
     }
 
-    /// Takes back every frame that a queue's rings hold: received and not read, filled and not received, sent and not completed.
-    private mutating func recover(_ index: Int) {
-        reapCompletions(index)
-        var count = queues[index].receive.ready(Worker.burst)
-        while count > 0 {
-            for ahead in 0..<count { release(queues[index].receive.descriptor(ahead: ahead).address) }
-            queues[index].receive.release(count)
-            count = queues[index].receive.ready(Worker.burst)
-        }
-        // Entries the kernel has not consumed are still in the ring memory.
-        let fill = queues[index].fill
-        var cursor = culvert_load_acquire_u32(fill.consumerIndex)
-        while cursor != fill.produced {
-            release((fill.descriptors + Int(cursor & fill.mask) &* 8).load(as: UInt64.self))
-            cursor &+= 1
-        }
-        let transmit = queues[index].transmit
-        cursor = culvert_load_acquire_u32(transmit.consumerIndex)
-        while cursor != transmit.produced {
-            release((transmit.descriptors + Int(cursor & transmit.mask) &* 16).load(as: UInt64.self))
-            cursor &+= 1
-        }
+    /// Takes home every frame of our pool that was with an attachment whose sockets are closed.
+    private mutating func recoverFrames(owner: UInt8) {
+        guard owner >= FrameOwner.firstPort else { return }
+        let first = Int(poolFirst >> frameShift)
+        for number in first..<first + framesPerWorker where owners[number] == owner { release(UInt64(number) << frameShift) }
+    }
+
+    /// Half of the pool is for receiving, shared by all queues; the rest is for what is under way.
+    mutating func shareFrames() {
+        let share = UInt32(framesPerWorker / 2 / max(1, queueCount))
+        for queue in 0..<queueCount { queues[queue].fillTarget = min(queues[queue].fillLimit, share) }
     }
 
     /// Packets from control: out of the TUN device, or reassembled by the kernel.
@@ -180,8 +178,12 @@ extension OutboundSA {
     /// What follows from the path's MTU.
     mutating func setMTU(_ mtu: UInt16) {
         mtuBytes = mtu
-        let largest = ESPLayout.largestPayload(mtu: Int(mtu), udp: udp)
-        largestPayloadBytes = UInt16(clamping: largest)
-        mssBytes = UInt16(clamping: largest - IPv4.minimumHeaderBytes - TCP.minimumHeaderBytes)
+        largestPayloadBytes = UInt16(clamping: ESPLayout.largestPayload(mtu: Int(mtu), udp: udp))
+        mssBytes = Self.mss(mtu: Int(mtu), udp: udp)
+    }
+
+    /// The TCP segment that fits the largest inner packet.
+    static func mss(mtu: Int, udp: Bool) -> UInt16 {
+        UInt16(clamping: ESPLayout.largestPayload(mtu: mtu, udp: udp) - IPv4.minimumHeaderBytes - TCP.minimumHeaderBytes)
     }
 }

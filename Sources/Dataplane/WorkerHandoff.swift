@@ -25,6 +25,7 @@ extension Worker {
             drop(.handoffFull, pointer)
             return
         }
+        owners[Int(truncatingIfNeeded: UInt64(pointer - umem) >> frameShift)] = FrameOwner.worker
         slot.storeBytes(of: UInt64(pointer - umem), as: UInt64.self)
         slot.storeBytes(of: UInt64(length & 0xFFFF) | UInt64(kind.rawValue) << 16 | UInt64(aux) << 32, toByteOffset: 8, as: UInt64.self)
         links.handoffOut[owner].commit()
@@ -51,8 +52,7 @@ extension Worker {
                 work &+= 1
             }
             while let slot = links.returnsIn[other].next() {
-                pool[poolCount] = slot.load(as: UInt64.self)
-                poolCount &+= 1
+                release(slot.load(as: UInt64.self))
                 links.returnsIn[other].release()
             }
         }
@@ -89,6 +89,7 @@ extension Worker {
     mutating func returnFrame(_ frame: UInt64) {
         let home = Int(truncatingIfNeeded: frame / poolBytes)
         guard home < workerCount, let slot = links.returnsOut[home].reserve() else { return }
+        owners[Int(truncatingIfNeeded: frame >> frameShift)] = FrameOwner.worker
         slot.storeBytes(of: frame, as: UInt64.self)
         links.returnsOut[home].commit()
         links.returnsOut[home].publish()
@@ -127,13 +128,15 @@ extension Worker {
             return
         }
         var inFlight = false
+        var starved = false
         for queue in 0..<queueCount {
             pollSet[queue] = pollfd(fd: queues[queue].broken ? -1 : queues[queue].descriptor, events: Int16(POLLIN), revents: 0)
             if queues[queue].inFlight > 0 { inFlight = true }
+            if queues[queue].filled < queues[queue].fillTarget / 2 { starved = true }
         }
         pollSet[queueCount] = pollfd(fd: links.wakeups[index], events: Int16(POLLIN), revents: 0)
-        // Held packets expire, and completions of the last packets are reaped, without an event.
-        let timeoutMilliseconds: Int32 = inFlight ? 20 : (holdsInUse > 0 ? 100 : 1000)
+        // Held packets expire, completions of the last packets are reaped, and frames come home from other workers without an event.
+        let timeoutMilliseconds: Int32 = starved ? 1 : inFlight ? 20 : (holdsInUse > 0 ? 100 : 1000)
         let ready = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
         // A port that was down may be up again.
         if ready == 0 { for queue in 0..<queueCount { queues[queue].broken = false } }

@@ -48,6 +48,11 @@ extension Worker {
         }
         let now = culvert_monotonic_coarse_ns()
         guard let chosen else {
+            // No slot: at least have it resolved for the packets to come.
+            if now &- overflowAskedAt > Hold.askAgainNanoseconds / 50 {
+                overflowAskedAt = now
+                tell(.unresolved, UInt32(port), UInt64(nextHop))
+            }
             drop(.noNeighbour, header)
             return
         }
@@ -63,6 +68,7 @@ extension Worker {
             drop(.noNeighbour, header)
             return
         }
+        owners[Int(truncatingIfNeeded: UInt64(header - umem) >> frameShift)] = FrameOwner.worker
         holds[chosen].store(UInt64(header - umem) | UInt64(length) << 48, at: holds[chosen].count)
         holds[chosen].count += 1
     }

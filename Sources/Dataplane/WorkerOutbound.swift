@@ -23,13 +23,14 @@ extension Worker {
         let destination = load32(header + IPv4.destinationOffset)
         let number = tables.rulesUsePorts ? load8(header, IPv4.protocolOffset) : 0
         var ports: UInt32 = 0
-        if tables.rulesUsePorts { ports = portKey(header, headerBytes: headerBytes, total: total) }
+        var hasPorts = false
+        if tables.rulesUsePorts { (ports, hasPorts) = portKey(header, headerBytes: headerBytes, total: total) }
         let hash = (source &* 0x9E37_79B1) ^ (destination &* 0x85EB_CA77) ^ (ports &* 0xC2B2_AE3D) ^ UInt32(number)
         let flow = flows + Int((hash ^ (hash >> 15)) & UInt32(Worker.flowSlots &- 1))
         if flow.pointee.generation != tables.generation || flow.pointee.destination != destination || flow.pointee.source != source
-            || flow.pointee.ports != ports || flow.pointee.protocolNumber != number
+            || flow.pointee.ports != ports || flow.pointee.protocolNumber != number || flow.pointee.hasPorts != hasPorts
         {
-            learnFlow(flow, source: source, destination: destination, ports: ports, number: number, header: header)
+            learnFlow(flow, source: source, destination: destination, ports: hasPorts ? ports : nil, number: number)
         }
         guard flow.pointee.verdict == .protect else {
             refuse(flow.pointee.verdict, header, total: total, ingress: ingress)
@@ -48,28 +49,26 @@ extension Worker {
         encapsulate(sa, header, total: total, ingress: ingress)
     }
 
-    /// TCP and UDP ports as one word; ICMP and the rest zero. Later fragments have no ports: marked so that they never share an
-    /// entry with a packet that has.
+    /// TCP and UDP ports as one word. ICMP, the rest, and later fragments have none.
     @inline(__always)
-    func portKey(_ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int) -> UInt32 {
+    func portKey(_ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int) -> (ports: UInt32, known: Bool) {
         let number = load8(header, IPv4.protocolOffset)
-        guard number == IPv4.protocolTCP || number == IPv4.protocolUDP, total >= headerBytes &+ 4 else { return 0 }
-        guard load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0 else { return 0xFFFF_FFFF }
-        return load32(header + headerBytes)
+        guard number == IPv4.protocolTCP || number == IPv4.protocolUDP, total >= headerBytes &+ 4,
+            load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0
+        else { return (0, false) }
+        return (load32(header + headerBytes), true)
     }
 
     @inline(never)
     mutating func learnFlow(
-        _ flow: UnsafeMutablePointer<FlowEntry>, source: UInt32, destination: UInt32, ports: UInt32, number: UInt8,
-        header: UnsafeMutableRawPointer
+        _ flow: UnsafeMutablePointer<FlowEntry>, source: UInt32, destination: UInt32, ports: UInt32?, number: UInt8
     ) {
-        let known = ports != 0 && ports != 0xFFFF_FFFF
         let (verdict, child) = tables.policy(
             source: source, destination: destination, protocolNumber: number,
-            ports: known ? (UInt16(truncatingIfNeeded: ports >> 16), UInt16(truncatingIfNeeded: ports)) : nil)
+            ports: ports.map { (UInt16(truncatingIfNeeded: $0 >> 16), UInt16(truncatingIfNeeded: $0)) })
         flow.pointee = FlowEntry(
-            source: source, destination: destination, ports: ports, generation: tables.generation, protocolNumber: number,
-            verdict: verdict, childIndex: min(child, UInt16(Worker.childLimit - 1)))
+            source: source, destination: destination, ports: ports ?? 0, generation: tables.generation, protocolNumber: number,
+            hasPorts: ports != nil, verdict: verdict, childIndex: min(child, UInt16(Worker.childLimit - 1)))
     }
 
     /// ESP in tunnel mode, in place. RFC 4303 §3.3.
@@ -112,7 +111,8 @@ extension Worker {
             return
         }
         sa.pointee.sequence = sequence
-        if sequence == sa.pointee.rekeySequence { tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI, 0) }
+        // Repeated now and then: a hint can be lost.
+        if sequence >= sa.pointee.rekeySequence, sequence & 0xFFFFF == sa.pointee.rekeySequence & 0xFFFFF { tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI, 0) }
 
         let tos = load8(header, IPv4.tosOffset)
         let trailer = header + total

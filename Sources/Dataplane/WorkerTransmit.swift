@@ -46,6 +46,8 @@ extension Worker {
             destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination, headerFirst: 0,
             headerLast: 0)
         defer { entry.pointee = new }
+        // RFC 1812 §5.3.7: this network, loopback, multicast and reserved addresses are never forwarded.
+        guard destination >> 24 != 0, destination >> 24 != 127, destination < 0xE000_0000 else { return }
         if tables.isLocal(destination) {
             new.kind = .kernel
             return
@@ -88,7 +90,9 @@ extension Worker {
             drop(.transmitFull, frame)
             return
         }
-        queues[queue].transmit.push(address: UInt64(frame - umem), length: UInt32(truncatingIfNeeded: length))
+        let address = UInt64(frame - umem)
+        owners[Int(truncatingIfNeeded: address >> frameShift)] = queues[queue].owner
+        queues[queue].transmit.push(address: address, length: UInt32(truncatingIfNeeded: length))
         queues[queue].staged &+= 1
     }
 
@@ -127,10 +131,13 @@ extension Worker {
         var rounds = queues[queue].transmit.size / 16
         while rounds > 0 {
             rounds &-= 1
+            let before = culvert_load_acquire_u32(queues[queue].transmit.consumerIndex)
             let error = culvert_xsk_kick(queues[queue].descriptor)
-            if error == EAGAIN { continue }
-            // ENOBUFS, EBUSY: the device is behind; the next round tries again. Anything else: the port is gone or down.
-            queues[queue].broken = error != 0 && error != ENOBUFS && error != EBUSY
+            if error == EAGAIN, culvert_load_acquire_u32(queues[queue].transmit.consumerIndex) != before { continue }
+            // EBUSY: the device took one packet and lost it. EAGAIN without progress, ENOBUFS: it is behind, the next pass tries
+            // again. Anything else: the port is gone or down.
+            if error == EBUSY { drops[Int(DropReason.transmitFailed.rawValue)] &+= 1 }
+            queues[queue].broken = error != 0 && error != EAGAIN && error != ENOBUFS && error != EBUSY
             return
         }
     }
@@ -166,12 +173,21 @@ extension Worker {
         if UInt32(poolCount) < wanted { wanted = UInt32(poolCount) }
         if wanted == 0 { return }
         queues[queue].filled &+= wanted
+        let owner = queues[queue].owner
         while wanted > 0 {
             poolCount &-= 1
+            owners[Int(truncatingIfNeeded: pool[poolCount] >> frameShift)] = owner
             queues[queue].fill.push(address: pool[poolCount])
             wanted &-= 1
         }
         queues[queue].fill.submit()
+        if queues[queue].descriptor >= 0, queues[queue].fill.needsWakeup { culvert_xsk_receive(queues[queue].descriptor) }
+    }
+
+    /// Busy polling: system calls take the interrupt's place.
+    @inline(never)
+    mutating func driveReceive() {
+        for queue in 0..<queueCount where queues[queue].descriptor >= 0 { culvert_xsk_receive(queues[queue].descriptor) }
     }
 
     // MARK: Frames
@@ -181,6 +197,7 @@ extension Worker {
     mutating func takeFrame() -> UInt64? {
         if poolCount == 0 { return nil }
         poolCount &-= 1
+        owners[Int(truncatingIfNeeded: pool[poolCount] >> frameShift)] = FrameOwner.worker
         return pool[poolCount]
     }
 
@@ -188,10 +205,17 @@ extension Worker {
     @inline(__always)
     mutating func release(_ address: UInt64) {
         let frame = address & frameMask
+        let number = Int(truncatingIfNeeded: frame >> frameShift)
+        guard owners[number] != FrameOwner.pool else {
+            // Home already: the kernel completed it twice.
+            drops[Int(DropReason.invalidDescriptor.rawValue)] &+= 1
+            return
+        }
         guard frame &- poolFirst < poolBytes else {
             returnFrame(frame)
             return
         }
+        owners[number] = FrameOwner.pool
         pool[poolCount] = frame
         poolCount &+= 1
     }

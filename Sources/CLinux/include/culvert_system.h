@@ -78,3 +78,6 @@ void culvert_name_thread(const char *name);
 
 /* Tells the kernel to look at a socket's transmit ring. Returns 0 or an errno value: EAGAIN means that there is more to do. */
 static inline int culvert_xsk_kick(int fd) { return sendto(fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? errno : 0; }
+
+/* Tells the kernel that the fill ring has frames again, and drives a busy-polled queue. Failure has no consequence. */
+static inline void culvert_xsk_receive(int fd) { (void)recvfrom(fd, NULL, 0, MSG_DONTWAIT, NULL, NULL); }
