@@ -1,5 +1,7 @@
 import Configuration
+import Dataplane
 import IKE
+import IPsec
 import NIOCore
 
 /// An `up` that waits for its outcome.
@@ -36,8 +38,12 @@ extension ControlThread {
     }
 
     func report() -> StatusReport {
-        StatusBuilder(
-            configuration: configuration, statuses: core.status(now: now), counters: surroundings.dataplane.counters(),
+        var counters = surroundings.dataplane.counters()
+        // What is dropped outside of the workers belongs to the same list.
+        counters.drops[.clearInbound, default: 0] &+= surroundings.kernel.filteredPackets()
+        counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
+        return StatusBuilder(
+            configuration: configuration, statuses: core.status(now: now), counters: counters,
             childCounters: lifecycle.counters, localProblems: localProblems, startedAt: startedAt, now: now,
             ikePort: coreSettings.ikePort
         ).report()

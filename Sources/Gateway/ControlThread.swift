@@ -47,6 +47,8 @@ final class ControlThread {
     var waiting: [UpRequest] = []
     var localProblems: [String: String] = [:]
     private var pathMTUs = PathMTUTable()
+    /// Packets for the gateway itself that the TUN device refused.
+    private(set) var tunnelDrops: UInt64 = 0
 
     private var applied = AppliedPlans()
     private var publishedPeers: [IPv4Address] = []
@@ -250,7 +252,7 @@ final class ControlThread {
             guard let linkIndex = ports.linkIndex(ofPort: portIndex) else { return }
             surroundings.kernel.resolve(address, linkIndex: linkIndex)
         case .punt(let packet):
-            _ = surroundings.kernel.writeTunnelPacket(packet)
+            if !surroundings.kernel.writeTunnelPacket(packet) { tunnelDrops &+= 1 }
         case .sequenceNumbersRunningOut(let inboundSPI):
             sequenceNumbersRunOut(inboundSPI)
         case .pathObserved(let inboundSPI, let address, let port):
@@ -267,13 +269,16 @@ final class ControlThread {
     }
 
     /// Called when the TUN device is readable: packets of the gateway itself, and whatever else the kernel routed there.
-    func tunReadable() {
-        for _ in 0..<Self.tunBurst {
-            guard let packet = surroundings.kernel.readTunnelPacket() else { return }
+    /// False when there were none.
+    @discardableResult
+    func tunReadable() -> Bool {
+        for count in 0..<Self.tunBurst {
+            guard let packet = surroundings.kernel.readTunnelPacket() else { return count > 0 }
             // The kernel's own IPv6 chatter on the device is nobody's traffic.
             guard let first = packet.first, first >> 4 == 4 else { continue }
             surroundings.dataplane.inject(inner: packet)
         }
+        return true
     }
 
     private func learnPathMTU(_ packet: [UInt8]) {

@@ -17,13 +17,19 @@ final class DescriptorWatcher: Sendable {
         pool.start()
     }
 
-    /// `handler` runs on the loop and reads until nothing is left. The descriptor stays open until `stop` has returned.
-    func watch(_ descriptor: Int32, on loop: any EventLoop, handler: @escaping @Sendable () -> Void) {
+    /// Pause when a descriptor claims to be readable and nothing is there: a TUN device that somebody deleted.
+    static let brokenPauseMilliseconds: Int32 = 50
+
+    /// `handler` runs on the loop, reads until nothing is left, and says whether there was anything. The descriptor stays open
+    /// until `stop` has returned.
+    func watch(_ descriptor: Int32, on loop: any EventLoop, handler: @escaping @Sendable () -> Bool) {
         pool.submit { [self] state in
             guard case .active = state else { return }
             while !stopping.load(ordering: .acquiring) {
                 guard Poll.readable(descriptor, timeoutMilliseconds: Self.patienceMilliseconds) else { continue }
-                do { try loop.submit { handler() }.wait() } catch { return }
+                guard let found = try? loop.submit({ handler() }).wait() else { return }
+                // No descriptor: nothing but the timeout.
+                if !found { _ = Poll.readable(-1, timeoutMilliseconds: Self.brokenPauseMilliseconds) }
             }
         }
     }

@@ -32,6 +32,9 @@ public enum GatewayService {
         let handler = GatewayLogHandler(configuration.log, gateway: configuration.name)
         let logger = Logger(label: "culvert", factory: { _ in handler })
         try LinuxKernel.prepareProcess()
+        if let listen = configuration.metricsListen {
+            logger.warning("metrics_listen \(listen): this version has no metrics server; use `culvert status --json`")
+        }
 
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let gateway = RunningGateway(configuration: configuration, options: options, logger: logger, loop: group.next())
@@ -108,9 +111,15 @@ private struct RunningGateway: Service {
         }
         parts.value.control = control
         let parts = parts
-        watcher.watch(kernel.monitorDescriptor, on: loop) { parts.value.control?.kernelReadable() }
-        watcher.watch(kernel.tunDescriptor, on: loop) { parts.value.control?.tunReadable() }
-        watcher.watch(surroundings.dataplane.eventFileDescriptor, on: loop) { parts.value.control?.dataplaneReadable() }
+        watcher.watch(kernel.monitorDescriptor, on: loop) {
+            parts.value.control?.kernelReadable()
+            return true
+        }
+        watcher.watch(kernel.tunDescriptor, on: loop) { parts.value.control?.tunReadable() ?? false }
+        watcher.watch(surroundings.dataplane.eventFileDescriptor, on: loop) {
+            parts.value.control?.dataplaneReadable()
+            return true
+        }
     }
 
     private func makeDataplane(_ kernel: LinuxKernel) throws(GatewayStartError) -> Dataplane {

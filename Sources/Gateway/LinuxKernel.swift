@@ -185,6 +185,8 @@ final class LinuxKernel: KernelControlling {
         }
     }
 
+    func filteredPackets() -> UInt64 { filter.droppedPackets() }
+
     func resolve(_ address: IPv4Address, linkIndex: Int) {
         kept.insert(.init(address: address, linkIndex: linkIndex))
         // A failure is a next hop that stays unknown: counted by the workers as no-neighbour.

@@ -239,6 +239,11 @@ struct ControlThreadTests {
             east.control.dataplaneReadable()
             #expect(east.kernel.toTunnel == [[0x45, 3]])
             #expect(east.kernel.resolved == [v4("192.0.2.2")])
+            east.kernel.tunnelRefuses = true
+            east.dataplane.events = [.punt(packet: [0x45, 4])]
+            east.control.dataplaneReadable()
+            let drops = east.control.report().drops
+            #expect(drops["tunnel-device"] == 1 && drops["clear-inbound"] == 5 && drops["no-policy"] == 3)
         }
         try await pair.stop()
     }

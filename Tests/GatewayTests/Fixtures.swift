@@ -199,9 +199,11 @@ final class FakeKernel: KernelControlling {
     func readTunnelPacket() -> [UInt8]? { fromTunnel.isEmpty ? nil : fromTunnel.removeFirst() }
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool {
         toTunnel.append(packet)
-        return true
+        return !tunnelRefuses
     }
     func queueCount(_ name: String) -> Int { 1 }
+    var tunnelRefuses = false
+    func filteredPackets() -> UInt64 { 5 }
     func forgetLostNeighbours(now: Instant) {}
     func letGoOfNeighbours() {}
     func release() { isReleased = true }
