@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from culvert_lab import topology  # noqa: E402
-from culvert_lab.daemons import culvert_binary  # noqa: E402
+from culvert_lab.daemons import Culvert, culvert_binary  # noqa: E402
 
 LOG_LINES_SHOWN = 40
 TEST_SECONDS = 180
@@ -101,4 +101,8 @@ def pytest_runtest_makereport(item, call):
             for path in sorted(lab.directory.glob("*/log")):
                 lines = path.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
                 report.sections.append((f"log of {path.parent.name} in {lab.instance}", "\n".join(lines)))
+            for daemon in lab.daemons:
+                if isinstance(daemon, Culvert) and daemon.alive():
+                    page = daemon.client("status", check=False).stdout
+                    report.sections.append((f"status of {daemon.role} in {lab.instance}", page))
     return report

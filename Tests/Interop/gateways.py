@@ -89,9 +89,9 @@ class Pair:
             one.end()
 
 
-def peer(lab, side, *, remote=None, ike="aes256gcm16-prfsha256-x25519", esp="aes256gcm16-noesn", psk=SECRET, **more):
+def peer(lab, side, *, remote=None, ike="aes256gcm16-prfsha256-x25519", esp="aes256gcm16-noesn", psk=SECRET, settings="", **more):
     """A strongSwan for one side, not started; its connection is `gw`, its child `net`."""
     here, there = lab.site(side), lab.site(OTHER[side])
     return StrongSwan(lab, f"gw-{side}", swanctl_conf(
         local=here.underlay, remote=remote or there.reachable_at, local_id=IDENTITY[side], remote_id=IDENTITY[OTHER[side]],
-        local_ts=here.subnet, remote_ts=there.subnet, psk=psk, ike=ike, esp=esp, **more))
+        local_ts=here.subnet, remote_ts=there.subnet, psk=psk, ike=ike, esp=esp, **more), settings=settings)

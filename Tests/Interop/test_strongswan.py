@@ -6,7 +6,9 @@ strongSwan 5.9.8's user-space ESP (kernel-libipsec) always encapsulates in UDP a
 import pytest
 
 from checks import Wire, assert_pings_both_ways, assert_transfers
+from culvert_lab.capture import Capture
 from culvert_lab.shell import eventually
+from frames import IP, UDP, Ether, Raw, send_from_wire, to_gateway
 from gateways import IDENTITY, SUITES, gateway, peer
 
 UDP_MBPS = 50
@@ -118,14 +120,21 @@ def test_a_group_guessed_wrong_costs_one_more_round_and_no_more(lab):
 
 
 def test_a_cookie_is_given_back(lab):
-    """A responder under load asks for a cookie first; strongSwan does when told that one half-open exchange is load."""
-    theirs = peer(lab, "west")
-    text = theirs.conf_path.read_text()
-    theirs.conf_path.write_text(text.replace("make_before_break = yes", "cookie_threshold = 0\n cookie_threshold_ip = 0"))
-    theirs.start()
-    ours = gateway(lab, "east").start()
-    ours.wait_installed("west")
-    assert "COOKIE" in theirs.log()
+    """strongSwan asks for a cookie as soon as somebody else's exchange is half open; ours is repeated under another address."""
+    theirs = peer(lab, "west", remote="%any", settings="cookie_threshold = 1").start()
+    ours = gateway(lab, "east", child={"start": "manual"}).start()
+    with Capture(lab, "west", "udp dst port 500") as capture:
+        ours.client("up", "west")
+    first = next(frame for frame in capture.stop() if IP in Ether(frame) and Ether(frame)[IP].dst == lab.west.underlay)
+    ours.client("down", "west")
+    message = bytearray(bytes(Ether(first)[UDP].payload))
+    message[:8] = b"stranger"
+    half_open = IP(src="192.0.2.50", dst=lab.west.underlay) / UDP(sport=500, dport=500) / Raw(bytes(message))
+    send_from_wire(lab, "west", [to_gateway(lab, "west", half_open)])
+    eventually(lambda: "192.0.2.50" in theirs.log(), timeout=5, what="strongSwan did not see the stranger")
+    ours.client("up", "west")
+    assert "N(COOKIE)" in theirs.log()
+    assert_pings_both_ways(lab)
 
 
 def test_strongswan_ends_the_tunnel_and_culvert_says_so(lab):

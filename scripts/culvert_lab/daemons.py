@@ -22,6 +22,7 @@ class Daemon:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.log_path = self.directory / "log"
         self.process = None
+        lab.daemons.append(self)
 
     def launch(self, argv, env=None):
         with open(self.log_path, "ab") as log:

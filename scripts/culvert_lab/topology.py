@@ -77,6 +77,7 @@ class Lab:
         self.instance, self.wire, self.queues = instance, wire, queues
         self.east, self.west = sites(wire)
         self.directory = STATE_DIRECTORY / instance
+        self.daemons = []  # what was started in it, for reports
 
     def namespace(self, role):
         return f"cv-{self.instance}-{role}"
