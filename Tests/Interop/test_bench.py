@@ -13,7 +13,8 @@ KEYS = {"engine", "direction", "packet_bytes", "workers", "sas", "clocks_per_pac
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_bench_times_the_worker_and_the_raw_engine_in_one_run(direction):
     done = subprocess.run(
-        [str(culvert_binary()), "bench", "esp", "--engine", "openssl", "--sizes", "64,512,1400", "--direction", direction, "--json"],
+        [str(culvert_binary()), "bench", "esp", "--engine", "openssl", "--sizes", "64,512,1400", "--direction", direction,
+         "--json"],
         capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
