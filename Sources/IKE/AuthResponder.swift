@@ -3,7 +3,8 @@ import IPsec
 // IKE_AUTH as responder. RFC 7296 §1.2, §2.4, §2.15, §2.21.2.
 extension IKECore {
     func answerAuth(_ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, path: Path, now: Instant) {
-        sa.path = path
+        // A NAT may have moved it since its first message; without one an address that is not authenticated is not believed.
+        if sa.encapsulates || path.remote.address == sa.path.remote.address { sa.path = path }
         let candidates = self.candidates(path)
         guard let identity = payloads.identityInitiator, let best = candidates.first else {
             respond(sa, .ikeAuth, [.notify(Notify(.invalidSyntax))], path: path)
@@ -124,7 +125,8 @@ extension IKECore {
     /// a simultaneous initiation, which the peer could not know of when it wrote the notify.
     private func dropPredecessors(of sa: IKESA, _ plan: ConnectionPlan, _ remoteIdentity: Identity, now: Instant) {
         for other in sas.values.sorted(by: { $0.localSPI < $1.localSPI }) where other !== sa {
-            guard let state = other.established, state.remoteIdentity == remoteIdentity,
+            // Only of the same connection: an identity is worth what its own secret proves.
+            guard let state = other.established, other.connection == plan.name, state.remoteIdentity == remoteIdentity,
                 state.localIdentity == plan.localIdentity,
                 state.establishedAt < sa.createdAt
             else { continue }

@@ -20,6 +20,9 @@ package enum Bounds {
     /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie
     /// exchanges".
     package static let initRetries = 8
+    /// Half-open SAs from one address: of a peer that the configuration names, and of anybody else (several behind one NAT).
+    package static let halfOpenPerPeer = 256
+    package static let halfOpenPerStranger = 32
     /// A responder forgets an initiator that does not authenticate.
     package static let halfOpenLifetime: Duration = .seconds(30)
     /// How long an unauthenticated refusal of IKE_SA_INIT is waited out. RFC 7296 §2.21.1.
@@ -39,6 +42,8 @@ package enum Bounds {
     package static let redundantSAWait: Duration = .seconds(3)
     /// How long a responder leaves further children to the initiator before it creates them itself.
     package static let responderChildWait: Duration = .seconds(5)
+    /// How long the peer has to delete an IKE SA that it rekeyed.
+    package static let supersededWait: Duration = .seconds(60)
     package static let longestChildRetry: Duration = .seconds(60)
     /// How long the surroundings may take to install a child SA.
     package static let installWait: Duration = .seconds(10)
@@ -52,6 +57,8 @@ package enum Bounds {
     package static let unprotectedAnswersPerSecond = 10
     /// Actions taken on unprotected hints, per IKE SA: one per this interval. RFC 7296 §2.4.
     package static let hintInterval: Duration = .seconds(10)
+    /// A refusal in the same words is logged and told again after this.
+    package static let sameRefusalInterval: Duration = .seconds(5)
     package static let cookieSecretLifetime: Duration = .seconds(60)
     package static let logOffers = 4
 }

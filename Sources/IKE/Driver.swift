@@ -76,6 +76,9 @@ extension IKECore {
 
     /// We refused the peer: kept on the connection that it most likely meant.
     func refused(_ state: ConnectionState, reason: String, now: Instant) {
+        // One that nobody has authenticated must not fill the log: the same sentence is written once a while.
+        let isNews = state.refusal.map { $0.0 != reason || now >= $0.1 + Bounds.sameRefusalInterval } ?? true
+        guard isNews else { return }
         state.refusal = (reason, now)
         log(.warning, state.plan.name, reason)
         guard current(state) == nil else { return }

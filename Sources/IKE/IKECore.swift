@@ -19,6 +19,7 @@ public final class IKECore {
     var sas: [UInt64: IKESA] = [:]
     var initIndex: [InitKey: UInt64] = [:]
     var halfOpenCount = 0
+    var halfOpenByAddress: [IPAddress: Int] = [:]
     /// Inbound ESP SPI to the IKE SA that owns the child.
     var childIndex: [UInt32: UInt64] = [:]
     /// Installations under way: token to inbound SPI.

@@ -1,5 +1,6 @@
 import DequeModule
 import IPsec
+import Wire
 
 /// One IKE SA, from its first IKE_SA_INIT to its end. Its phase says what else it knows.
 package final class IKESA {
@@ -52,6 +53,11 @@ package final class IKESA {
     package var initKey: InitKey?
     /// The identity that the initiator wanted us to have (IDr of its request), for the sentence when it minds ours.
     package var requestedIdentity: WireIdentity?
+    /// Not authenticated, and in the counts of `IKECore.halfOpenCount`.
+    package var countsAsHalfOpen = false
+    package var halfOpenAddress: IPAddress?
+    /// Messages sealed with our key: the IV of the next with AES-GCM.
+    package var sealedMessages: UInt64 = 0
     package var lastHint: Instant?
     package var lastInvalidMessageID: Instant?
 

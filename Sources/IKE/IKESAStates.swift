@@ -66,7 +66,7 @@ package final class EstablishedSA {
     let remoteIdentity: Identity
     let establishedAt: Instant
     var rekeyAt: Instant
-    let expiresAt: Instant
+    var expiresAt: Instant
     /// When something authenticated last came from the peer, here or on a child.
     var lastHeard: Instant
     /// When authenticated ESP last came: it keeps an unanswered request waiting longer.

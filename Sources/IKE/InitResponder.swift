@@ -10,10 +10,14 @@ extension IKECore {
         guard header.messageID == 0, header.initiatorSPI != 0, let offer = message.payloads.proposals,
             let keyExchange = message.payloads.keyExchange, let nonce = message.payloads.nonce
         else { counters.malformed &+= 1; return }
+        // Our own message, sent back to us: never a peer's.
+        if let own = sas[header.initiatorSPI], own.isInitiator { counters.unexpected &+= 1; return }
         let key = InitKey(remote: path.remote, initiatorSPI: header.initiatorSPI, digest: crypto.sha1(bytes))
         if let spi = initIndex[key], let sa = sas[spi] { repeatInit(sa, path: path); return }
-        guard sas.count < Bounds.countLimit(settings.maxIKESAs) else { counters.saLimitReached &+= 1; return }
-        guard halfOpenCount < settings.maxHalfOpen else { counters.halfOpenRefused &+= 1; return }
+        // A part of the table is kept for what we initiate ourselves.
+        guard sas.count < Bounds.countLimit(settings.maxIKESAs * 15 / 16) else { counters.saLimitReached &+= 1; return }
+        let most = isConfigured(path.remote.address) ? Bounds.halfOpenPerPeer : Bounds.halfOpenPerStranger
+        guard halfOpenCount < settings.maxHalfOpen, halfOpenByAddress[path.remote.address] ?? 0 < most else { counters.halfOpenRefused &+= 1; return }
         guard cookieSuffices(message, nonce: nonce, path: path, now: now) else { return }
 
         let candidates = self.candidates(path)
@@ -36,7 +40,10 @@ extension IKECore {
             // (§1.2, §3.10.1).
             var data: [UInt8] = []
             data.append(u16: method.rawValue)
-            _ = refuseInit(header, Notify(.invalidKEPayload, data: data), path: path, now: now)
+            // Not rate-limited: shorter than the request, behind the cookie, and a peer that tries another group needs it.
+            counters.unprotectedAnswers &+= 1
+            transmit(
+                WireMessage.encodeClear(header.response(), [.notify(Notify(.invalidKEPayload, data: data))]), path: path)
             return
         }
         guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
@@ -67,6 +74,25 @@ extension IKECore {
         // Not rate-limited: it is what keeps a flood from costing more than a hash, and it is no longer than the request.
         transmit(WireMessage.encodeClear(message.header.response(), [.notify(Notify(.cookie, data: cookie))]), path: path)
         return false
+    }
+
+    private func isConfigured(_ address: IPAddress) -> Bool { connections.values.contains { $0.plan.remoteAddress == address } }
+
+    /// Half-open SAs, and those that failed to authenticate as long as they linger, count against the limits.
+    private func countHalfOpen(_ sa: IKESA) {
+        sa.countsAsHalfOpen = true
+        halfOpenCount += 1
+        halfOpenByAddress[sa.path.remote.address, default: 0] += 1
+        sa.halfOpenAddress = sa.path.remote.address
+    }
+
+    /// It has authenticated, or is forgotten.
+    func uncountHalfOpen(_ sa: IKESA) {
+        guard sa.countsAsHalfOpen else { return }
+        sa.countsAsHalfOpen = false
+        halfOpenCount -= 1
+        guard let address = sa.halfOpenAddress, let count = halfOpenByAddress[address] else { return }
+        halfOpenByAddress[address] = count > 1 ? count - 1 : nil
     }
 
     /// Connections that a peer at this path may mean: those that name its address before those that take any.
@@ -130,7 +156,7 @@ extension IKECore {
         state.responderMessage = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: true, id: 0), payloads)
         sas[spi] = sa
         initIndex[key] = spi
-        halfOpenCount += 1
+        countHalfOpen(sa)
         transmit(state.responderMessage, path: path)
         touch(sa)
     }

@@ -36,6 +36,7 @@ extension IKECore {
             let established = sa.established, let record = established.child(inbound: spi)
         else { return }
         if case .installing = record.state { record.state = .installed }
+        established.temporaryFailures = 0
         if let withheld = sa.withheld, withheld.token == token {
             sa.withheld = nil
             respond(sa, withheld.exchange, withheld.payloads, path: withheld.path)
@@ -91,6 +92,11 @@ extension IKECore {
         established.children.removeAll { $0 === record }
         guard childIndex.removeValue(forKey: record.inboundSPI) != nil else { return }
         for (token, spi) in installs where spi == record.inboundSPI { installs[token] = nil }
+        if let withheld = sa.withheld, withheld.inboundSPI == record.inboundSPI {
+            // Nobody will tell of its installation any more: the peer gets its answer now.
+            sa.withheld = nil
+            respond(sa, withheld.exchange, withheld.failurePayloads, path: withheld.path)
+        }
         for other in established.children where other.replacedBy == record.inboundSPI { other.replacedBy = nil }
         emit(
             .removeChild(

@@ -18,7 +18,7 @@ extension IKECore {
         _ sa: IKESA, _ connection: ConnectionState, remoteIdentity: Identity, lowestNonce: [UInt8], now: Instant
     ) -> EstablishedSA {
         let plan = connection.plan
-        if sa.isHalfOpen { halfOpenCount -= 1 }
+        uncountHalfOpen(sa)
         let established = EstablishedSA(
             localIdentity: plan.localIdentity, remoteIdentity: remoteIdentity, establishedAt: now,
             rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
@@ -103,6 +103,7 @@ extension IKECore {
         }
         if let withheld = sa.withheld, withheld.expires <= now {
             installFailed(token: withheld.token, reason: "the data plane did not answer within 10 s", now: now)
+            sa.withheld = nil
         }
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
@@ -213,7 +214,6 @@ extension IKECore {
     /// Ends an SA after the peer's request that ended it was answered; the answer is kept for its retransmissions.
     func finishClosed(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
         leave(sa, reason: reason, failed: failed, now: now)
-        if sa.isHalfOpen { halfOpenCount -= 1 }
         sa.phase = .closed(until: now + Bounds.closedLinger)
         sa.outstanding = nil
         sa.withheld = nil
@@ -230,7 +230,7 @@ extension IKECore {
     /// Takes an SA out of all tables.
     private func forget(_ sa: IKESA) {
         detach(sa)
-        if sa.isHalfOpen { halfOpenCount -= 1 }
+        uncountHalfOpen(sa)
         if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }
         sas[sa.localSPI] = nil
         setTimer(.sa(sa.localSPI), nil)

@@ -46,13 +46,32 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
     case distinguishedName([UInt8])  // ID_DER_ASN1_DN 9
     case keyID([UInt8])  // ID_KEY_ID 11
 
+    /// What a peer sent is shown octet by octet: printable ASCII as it is, the rest as \xNN, so that no identity can play tricks
+    /// with a terminal or a log.
     public var description: String {
         switch self {
         case .address(let a): a.description
-        case .fqdn(let s), .email(let s): s
+        case .fqdn(let s), .email(let s): Self.shown(s.utf8)
         case .distinguishedName(let d): "DN(\(d.count) octets)"
-        case .keyID(let k): "key-id:" + (String(validating: k, as: UTF8.self) ?? k.map { String($0, radix: 16) }.joined())
+        case .keyID(let k): "key-id:" + Self.shown(k)
         }
+    }
+
+    private static let shownOctets = 128
+
+    private static func shown(_ octets: some Collection<UInt8>) -> String {
+        let digits = Array("0123456789abcdef")
+        var text = ""
+        for octet in octets.prefix(shownOctets) {
+            if (0x20...0x7E).contains(octet), octet != 0x5C {
+                text.unicodeScalars.append(Unicode.Scalar(octet))
+            } else {
+                text += "\\x"
+                text.append(digits[Int(octet >> 4)])
+                text.append(digits[Int(octet & 15)])
+            }
+        }
+        return octets.count > shownOctets ? text + "… (\(octets.count) octets)" : text
     }
 }
 

@@ -22,8 +22,8 @@ enum Reasons {
             let number = UInt16(notify.data.bigEndianValue)
             wanted = "group " + (KeyExchangeMethod(rawValue: number)?.keyword ?? "\(number)")
         }
-        return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our ike_proposals "
-            + "\(plan.proposals.sentence): add it there, or change the peer's."
+        return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our "
+            + "ike_proposals \(plan.proposals.sentence): add it there, or change the peer's."
     }
 
     static func authRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
@@ -86,8 +86,8 @@ enum Reasons {
             1: "an RSA signature", 3: "a DSS signature", 9: "an ECDSA signature", 10: "an ECDSA signature",
             11: "an ECDSA signature", 13: "no authentication", 14: "a digital signature",
         ]
-        return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects a "
-            + "pre-shared key: set auth: psk on the peer."
+        return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects "
+            + "a pre-shared key: set auth: psk on the peer."
     }
 
     static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
@@ -110,15 +110,16 @@ enum Reasons {
             return "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
                 + "\(plan.localIdentity), so it answered \(notify.type): change local.id here or remote.id there."
         }
-        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with the pre-shared "
-            + "key of connection \(plan.name). Candidate causes: the peer expects another remote.id than \(plan.localIdentity); "
-            + "the pre-shared keys differ. The peer's status says which."
+        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with the "
+            + "pre-shared key of connection \(plan.name). Candidate causes: the peer expects another remote.id than "
+            + "\(plan.localIdentity); the pre-shared keys differ. The peer's status says which."
     }
 
     /// The peer settled on a suite before it named itself, and the connection that it means does not accept it.
     static func wrongSuite(_ suite: IKESuite?, identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but connection "
-            + "\(plan.name) accepts only \(plan.proposals.sentence): make ike_proposals of the connections with this address equal."
+        "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but "
+            + "connection \(plan.name) accepts only \(plan.proposals.sentence): make ike_proposals of the connections with "
+            + "this address equal."
     }
 
     static func selectorsRefused(
@@ -129,8 +130,8 @@ enum Reasons {
                 + $0.localSelectors.sentence
         }.joined(separator: "; ")
         return "Traffic selectors do not overlap: the peer proposed \(offeredInitiator.sentence) on its side and "
-            + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets and "
-            + "local_subnets here, or local_subnets and remote_subnets there, so that they overlap."
+            + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets "
+            + "and local_subnets here, or local_subnets and remote_subnets there, so that they overlap."
     }
 }
 

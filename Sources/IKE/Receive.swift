@@ -146,7 +146,8 @@ extension IKECore {
         }
         let id = message.header.messageID
         guard id == sa.expectedRequestID else { receiveOutOfTurn(message, encrypted, sa, path: path, now: now); return }
-        guard sa.withheld == nil else { return }
+        // What is closed only repeats its last answer.
+        guard sa.withheld == nil, !sa.isClosed else { return }
         guard let inner = open(encrypted, sa) else { return }
         heard(sa, path: path, now: now)
         let payloads: PayloadList
@@ -217,7 +218,7 @@ extension IKECore {
     /// "Receipt of a fresh cryptographically protected message on an IKE SA or any of its Child SAs ensures liveness" (§2.4).
     private func heard(_ sa: IKESA, path: Path, now: Instant) {
         sa.established?.lastHeard = now
-        if sa.isHalfOpen { sa.path = path } else if path != sa.path { follow(sa, path: path) }
+        if !sa.isHalfOpen, path != sa.path { follow(sa, path: path) }
     }
 
     /// "a host … that is not behind a NAT, SHOULD send all packets … to the IP address and port in the validated packet … A host

@@ -96,6 +96,8 @@ extension IKECore {
     /// A new IKE SA is set up from scratch and takes the place of this one when its children are up: what §2.8 leaves when
     /// in-place rekeying is refused, and §2.8.3 calls reauthentication.
     func replace(_ sa: IKESA, _ connection: ConnectionState, now: Instant) {
+        // Should this attempt fail, there is another one before the old SA ends.
+        if let established = sa.established { established.rekeyAt = now + Bounds.longestChildRetry }
         guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
         beginConnect(connection, replaces: sa.localSPI, now: now)
     }
@@ -146,6 +148,8 @@ extension IKECore {
         for record in from.children { childIndex[record.inboundSPI] = new.localSPI }
         from.children = []
         from.supersededBy = new.localSPI
+        // The initiator of the rekey deletes the old SA; one that does not is not waited for.
+        from.expiresAt = min(from.expiresAt, now + Bounds.supersededWait)
         for task in old.tasks where task != .rekeyIKE && task != .liveness { enqueue(task, on: new) }
         old.tasks = []
         if let connection = connection(of: new) {

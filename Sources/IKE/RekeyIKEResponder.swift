@@ -5,8 +5,13 @@ extension IKECore {
     func answerRekeyIKE(
         _ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList, nonce: [UInt8], path: Path, now: Instant
     ) {
-        guard let connection = connection(of: sa), established.supersededBy == nil, !isBusyWithChildren(sa) else {
+        guard let connection = connection(of: sa), established.supersededBy == nil, !isBusyWithChildren(sa), !hasCollided(sa) else {
             respond(sa, .createChildSA, [.notify(Notify(.temporaryFailure))], path: path)
+            return
+        }
+        guard sas.count < Bounds.countLimit(settings.maxIKESAs) else {
+            counters.saLimitReached &+= 1
+            respond(sa, .createChildSA, [.notify(Notify(.noAdditionalSAs))], path: path)
             return
         }
         do throws(IKEFault) {
@@ -48,6 +53,11 @@ extension IKECore {
                     sa, reason: "The peer's request to rekey the IKE SA is unusable: \(error.sentence).", failed: true, now: now)
             }
         }
+    }
+
+    /// One rekey of the peer's beside ours is a collision; a second one is not answered with a third SA.
+    private func hasCollided(_ sa: IKESA) -> Bool {
+        if case .rekeyIKE(let ours) = sa.outstanding?.kind { ours.collision != nil } else { false }
     }
 
     /// "If a peer receives a request to rekey the IKE SA, and it is currently creating, rekeying, or closing a Child SA of that

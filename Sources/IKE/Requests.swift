@@ -10,11 +10,19 @@ extension IKECore {
         let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
         do throws(IKEFault) {
             let header = sa.header(exchange, isResponse: false, id: sa.nextRequestID)
-            let bytes = try sealer.seal(header, payloads, keys: keys, iv: random.bytes(suite.cipher.ivBytes))
+            let bytes = try sealer.seal(header, payloads, keys: keys, iv: freshIV(sa, suite.cipher))
             launch(kind, exchange, bytes, on: sa, now: now)
         } catch {
             log(.error, sa.connection, "A request could not be sent: \(error.sentence).")
         }
+    }
+
+    /// RFC 5282 §3.1 asks for IVs that are unique under a key: with AES-GCM a counter of what was sealed with it, requests and
+    /// responses together. CBC needs them unpredictable (RFC 7296 §3.14).
+    private func freshIV(_ sa: IKESA, _ cipher: IKECipher) -> [UInt8] {
+        guard case .aesGCM16 = cipher else { return random.bytes(cipher.ivBytes) }
+        sa.sealedMessages &+= 1
+        return [UInt8](u64: sa.sealedMessages)
     }
 
     /// Sends the octets of a request under the next message id and starts its retransmission.
@@ -130,7 +138,7 @@ extension IKECore {
         let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
         do throws(IKEFault) {
             let header = sa.header(exchange, isResponse: true, id: id)
-            let bytes = try sealer.seal(header, payloads, keys: keys, iv: random.bytes(suite.cipher.ivBytes))
+            let bytes = try sealer.seal(header, payloads, keys: keys, iv: freshIV(sa, suite.cipher))
             sa.lastResponse = (id, bytes)
             sa.expectedRequestID = id &+ 1
             transmit(bytes, path: path)
