@@ -6,6 +6,7 @@ import Wire
 /// tested without a NIC.
 protocol DataplaneControlling: AnyObject {
     func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort
+    func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError)
     func detach(portIndex: Int)
     func start() throws(DataplaneError)
     func stop()

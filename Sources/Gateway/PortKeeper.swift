@@ -52,16 +52,12 @@ final class PortKeeper {
         var failure: DataplaneError?
         for interface in interfaces {
             let link = kernel.view.link(named: interface.name)
-            if let known = known[interface.name],
-                known.link.index != link?.index || known.link.mac != link?.mac || known.link.mtu != link?.mtu
-            {
+            if let known = known[interface.name], !isCurrent(known, link, interface) {
                 dataplane.detach(portIndex: known.portIndex)
                 self.known[interface.name] = nil
                 retryAt[interface.name] = now + Self.releaseTime
-                log(
-                    .warning,
-                    link == nil
-                        ? "interface \(interface.name) is gone" : "interface \(interface.name) has changed; attaching again")
+                let event = link == nil ? "is gone" : "has changed; attaching again"
+                log(.warning, "interface \(interface.name) \(event)")
             }
             guard let link else {
                 note(interface.name, "The interface \(interface.name) does not exist; create it or correct its name.")
@@ -93,15 +89,28 @@ final class PortKeeper {
         known = [:]
     }
 
+    /// Whether the data plane has the interface as it is now, after having been told of another MAC or MTU.
+    private func isCurrent(
+        _ known: Known, _ link: KernelView.Link?, _ interface: GatewayConfiguration.Interface
+    ) -> Bool {
+        guard let link, known.link.index == link.index else { return false }
+        if known.link.mac == link.mac, known.link.mtu == link.mtu { return true }
+        guard (try? dataplane.update(portIndex: known.portIndex, description(interface, link))) != nil else { return false }
+        self.known[interface.name]?.link = link
+        log(.info, "interface \(interface.name) has another address or MTU (\(link.mtu)), taken over")
+        return true
+    }
+
+    private func description(_ interface: GatewayConfiguration.Interface, _ link: KernelView.Link) -> PortDescription {
+        PortDescription(
+            name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac,
+            mtu: link.mtu, queues: kernel.queueCount(interface.name))
+    }
+
     private func attach(_ interface: GatewayConfiguration.Interface, _ link: KernelView.Link, now: Instant) -> DataplaneError? {
         if let earliest = retryAt[interface.name], now < earliest { return nil }
-        let queues = kernel.queueCount(interface.name)
-        let port = PortDescription(
-            name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac,
-            mtu: link.mtu,
-            queues: queues)
         do {
-            let done = try dataplane.attach(port)
+            let done = try dataplane.attach(description(interface, link))
             known[interface.name] = Known(portIndex: done.index, link: link)
             retryAt[interface.name] = nil
             log(.debug, "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode)")

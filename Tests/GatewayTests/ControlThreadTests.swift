@@ -215,6 +215,15 @@ struct ControlThreadTests {
         }
         #expect(try await pair.until { east, _ in east.dataplane.calls == [.detach(0), .attach("wan0")] })
         try await pair.on { east, _ in
+            _ = east.dataplane.takeCalls()
+            east.kernel.view.links[12]?.mtu = 1400
+            east.kernel.view.links[12]?.mac = [2, 0, 0, 0, 0, 10]
+            east.control.kernelReadable()
+        }
+        #expect(
+            try await pair.until { east, _ in east.dataplane.calls == [.update(0, mtu: 1400)] },
+            "another MAC or MTU interrupts nothing")
+        try await pair.on { east, _ in
             east.kernel.view.addresses.removeAll { $0.address == v4("127.0.0.1") }
             east.control.kernelReadable()
         }

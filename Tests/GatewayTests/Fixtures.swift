@@ -100,7 +100,7 @@ func childSA(
 /// Remembers what it was told and lets a test play the workers.
 final class FakeDataplane: DataplaneControlling {
     enum Call: Equatable {
-        case attach(String), detach(Int), start, stop, install(UInt32, childIndex: Int, token: UInt64)
+        case attach(String), update(Int, mtu: Int), detach(Int), start, stop, install(UInt32, childIndex: Int, token: UInt64)
         case switchOutbound(childIndex: Int, UInt32), clearOutbound(Int), retire(UInt32), move(UInt32), pathMTU(IPv4Address, Int)
     }
     var calls: [Call] = []
@@ -125,6 +125,10 @@ final class FakeDataplane: DataplaneControlling {
         calls.append(.attach(port.name))
         if !ports.contains(port.name) { ports.append(port.name) }
         return AttachedPort(index: ports.firstIndex(of: port.name) ?? 0, xdpMode: "native")
+    }
+    func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError) {
+        if let refuses { throw DataplaneError(refuses) }
+        calls.append(.update(portIndex, mtu: port.mtu))
     }
     func detach(portIndex: Int) { calls.append(.detach(portIndex)) }
     func start() throws(DataplaneError) { calls.append(.start) }
