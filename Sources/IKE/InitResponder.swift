@@ -17,7 +17,9 @@ extension IKECore {
         // A part of the table is kept for what we initiate ourselves.
         guard sas.count < Bounds.countLimit(settings.maxIKESAs * 15 / 16) else { counters.saLimitReached &+= 1; return }
         let most = isConfigured(path.remote.address) ? Bounds.halfOpenPerPeer : Bounds.halfOpenPerStranger
-        guard halfOpenCount < settings.maxHalfOpen, halfOpenByAddress[path.remote.address] ?? 0 < most else { counters.halfOpenRefused &+= 1; return }
+        guard halfOpenCount < settings.maxHalfOpen, halfOpenByAddress[path.remote.address] ?? 0 < most else {
+            counters.halfOpenRefused &+= 1; return
+        }
         guard cookieSuffices(message, nonce: nonce, path: path, now: now) else { return }
 
         let candidates = self.candidates(path)

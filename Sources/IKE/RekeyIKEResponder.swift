@@ -5,7 +5,8 @@ extension IKECore {
     func answerRekeyIKE(
         _ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList, nonce: [UInt8], path: Path, now: Instant
     ) {
-        guard let connection = connection(of: sa), established.supersededBy == nil, !isBusyWithChildren(sa), !hasCollided(sa) else {
+        guard let connection = connection(of: sa), established.supersededBy == nil, !isBusyWithChildren(sa), !hasCollided(sa)
+        else {
             respond(sa, .createChildSA, [.notify(Notify(.temporaryFailure))], path: path)
             return
         }

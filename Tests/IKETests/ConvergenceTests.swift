@@ -77,6 +77,31 @@ import Wire
         #expect(pair.east.core.tableSizes["sas"] == 1 && pair.west.core.tableSizes["sas"] == 1)
     }
 
+    @Test func `an INITIAL_CONTACT that was overtaken does not drop the SA that overtook it`() throws {
+        let pair = Pair()
+        var held: (bytes: [UInt8], source: Endpoint, destination: Endpoint)?
+        // East's IKE_AUTH request, which says that east has no other SA, is held back on the way.
+        pair.network.filter = { bytes, source, destination in
+            guard held == nil, source.address == pair.east.address,
+                let header = try? WireMessage(parsing: bytes).header, header.exchange == .ikeAuth, !header.isResponse
+            else { return true }
+            held = (bytes, source, destination)
+            return false
+        }
+        try pair.start()
+        pair.run(0.05)
+        let late = try #require(held)
+        // Meanwhile west begins, and comes up.
+        #expect(pair.west.core.initiate(connection: "c", child: nil, now: pair.now))
+        #expect(pair.network.run(for: .milliseconds(300)) { pair.isUp })
+        pair.network.put(late.bytes, from: late.source, to: late.destination)
+        pair.run(0.5)
+        #expect(pair.mismatch == nil)
+        #expect(pair.west.removals == 0 && pair.east.removals == 0)
+        pair.run(60)
+        #expect(pair.isUp && pair.mismatch == nil && pair.east.core.tableSizes["sas"] == 1)
+    }
+
     @Test func `two connections between the same identities do not drop each other`() throws {
         let pair = Pair()
         try pair.start()
