@@ -7,13 +7,13 @@ let strict: [SwiftSetting] = [.strictMemorySafety(), .swiftLanguageMode(.v6)]
 let systems: [SwiftSetting] = [.swiftLanguageMode(.v6)]
 
 #if arch(x86_64)
-let engineTargets: [Target] = [
-    .systemLibrary(name: "CIPSecMB", path: "Sources/CIPSecMB", providers: [.apt(["libipsec-mb-dev"])])
-]
-let engineDependencies: [Target.Dependency] = ["CIPSecMB"]
+    let engineTargets: [Target] = [
+        .systemLibrary(name: "CIPSecMB", path: "Sources/CIPSecMB", providers: [.apt(["libipsec-mb-dev"])])
+    ]
+    let engineDependencies: [Target.Dependency] = ["CIPSecMB"]
 #else
-let engineTargets: [Target] = []
-let engineDependencies: [Target.Dependency] = []
+    let engineTargets: [Target] = []
+    let engineDependencies: [Target.Dependency] = []
 #endif
 
 let package = Package(
@@ -71,7 +71,8 @@ let package = Package(
         .testTarget(name: "IKETests", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
         .testTarget(name: "Simulation", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
-        .testTarget(name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),
+        .testTarget(
+            name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(
             name: "GatewayTests",

@@ -121,7 +121,8 @@ final class BenchmarkRound {
         }
         rig.queues[port][0].completion.submit()
         guard transmitted.count == packets else {
-            throw DataplaneError("only \(transmitted.count) of \(packets) packets came through the worker; drops: \(dropList(rig))")
+            throw DataplaneError(
+                "only \(transmitted.count) of \(packets) packets came through the worker; drops: \(dropList(rig))")
         }
     }
 
@@ -147,7 +148,8 @@ final class BenchmarkRound {
             let data = near.umem + Int(nearPlaces[index]) + Ethernet.headerBytes
             nonce.storeBytes(of: rawSequences[index].bigEndian, toByteOffset: 4, as: UInt64.self)
             _ = PacketEngine.seal(
-                engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16, aadBytes: 12,
+                engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16,
+                aadBytes: 12,
                 data: data, length: length, tag: data + length)
         }
         return culvert_rdtsc() &- start
@@ -163,7 +165,8 @@ final class BenchmarkRound {
             let data = near.umem + Int(nearPlaces[index]) + Ethernet.headerBytes
             nonce.storeBytes(of: rawSequences[index].bigEndian, toByteOffset: 4, as: UInt64.self)
             let fits = PacketEngine.open(
-                engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16, aadBytes: 12,
+                engine, keyIs256: true, handle: sa.pointee.handle, manager: manager.handle, nonce: nonce, aad: nonce + 16,
+                aadBytes: 12,
                 data: data, length: length, tag: data + length)
             opened += fits ? 1 : 0
         }

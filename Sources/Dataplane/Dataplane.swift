@@ -59,10 +59,12 @@ public final class Dataplane {
             program = try XDPProgram()
             for (index, cpu) in settings.workerCPUs.enumerated() {
                 workers.append(
-                    try WorkerThread(index: index, cpu: cpu, frameBytes: settings.frameBytes, dropReasons: DropReason.allCases.count))
+                    try WorkerThread(
+                        index: index, cpu: cpu, frameBytes: settings.frameBytes, dropReasons: DropReason.allCases.count))
             }
         } catch {
-            throw DataplaneError("the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
+            throw DataplaneError(
+                "the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
         }
         owners = .allocate(capacity: count * settings.framesPerWorker)
         owners.initialize(repeating: FrameOwner.pool, count: count * settings.framesPerWorker)
@@ -91,7 +93,8 @@ public final class Dataplane {
         let arena = try Arena(byteCount: bytes, hugePages: wanted, numaNode: settings.numaNode)
         if settings.hugePages == .auto, !arena.usesHugePages {
             log(
-                "no huge pages: using ordinary ones for \(bytes >> 20) MiB of frames; reserve \((bytes + (2 << 20) - 1) >> 21) with sysctl vm.nr_hugepages for fewer TLB misses"
+                "no huge pages: using ordinary ones for \(bytes >> 20) MiB of frames; "
+                    + "reserve \((bytes + (2 << 20) - 1) >> 21) with sysctl vm.nr_hugepages for fewer TLB misses"
             )
         }
         return arena
@@ -107,7 +110,9 @@ public final class Dataplane {
 
     public func start() throws(DataplaneError) {
         for worker in workers {
-            do { try worker.start(parts(worker), engine: settings.engine) } catch { throw DataplaneError("worker \(worker.index): \(error)") }
+            do { try worker.start(parts(worker), engine: settings.engine) } catch {
+                throw DataplaneError("worker \(worker.index): \(error)")
+            }
         }
     }
 
@@ -136,8 +141,10 @@ public final class Dataplane {
             punts: SPSC.Producer(worker.shared.punts), injections: SPSC.Consumer(worker.shared.injections),
             controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
         return WorkerParts(
-            index: me, workerCount: count, umem: umem.base, frameBytes: settings.frameBytes, framesPerWorker: settings.framesPerWorker,
-            owners: owners, engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters, drops: worker.drops, tables: tables.view)
+            index: me, workerCount: count, umem: umem.base, frameBytes: settings.frameBytes,
+            framesPerWorker: settings.framesPerWorker,
+            owners: owners, engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters,
+            drops: worker.drops, tables: tables.view)
     }
 
     /// Ends the threads, detaches XDP, closes the sockets. Kernel routes and filters are not ours to touch.
@@ -171,14 +178,16 @@ public final class Dataplane {
     }
 
     func send(
-        _ kind: WorkerCommand.Kind, to worker: WorkerThread, identifier: UInt32, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0,
+        _ kind: WorkerCommand.Kind, to worker: WorkerThread, identifier: UInt32, pointer: UnsafeMutableRawPointer? = nil,
+        first: UInt64 = 0,
         second: UInt64 = 0
     ) {
         // Room in the command ring, and never more answers under way than the worker keeps free for them.
         while true {
             if worker.outstanding < Worker.commandSlots, let slot = worker.commands.reserve() {
                 let command = WorkerCommand(
-                    kind: kind.rawValue, identifier: identifier, pointer: UInt64(UInt(bitPattern: pointer)), first: first, second: second)
+                    kind: kind.rawValue, identifier: identifier, pointer: UInt64(UInt(bitPattern: pointer)), first: first,
+                    second: second)
                 slot.storeBytes(of: command, as: WorkerCommand.self)
                 worker.commands.commit()
                 worker.commands.publish()
@@ -247,7 +256,8 @@ public final class Dataplane {
             return nil
         case .wantsTunnel: return .wantsTunnel(childIndex: Int(answer.first))
         case .unresolved:
-            return .unresolved(address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second)), portIndex: Int(answer.first))
+            return .unresolved(
+                address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second)), portIndex: Int(answer.first))
         case .sequenceNumbersRunningOut: return .sequenceNumbersRunningOut(inboundSPI: answer.first)
         case .pathObserved:
             return .pathObserved(

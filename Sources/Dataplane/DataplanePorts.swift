@@ -60,12 +60,19 @@ extension Dataplane {
         }
         guard description.mtu + Ethernet.headerBytes + 256 <= settings.frameBytes else {
             throw DataplaneError(
-                "\(description.name) has an MTU of \(description.mtu), which does not fit frames of \(settings.frameBytes) octets; lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)")
+                "\(description.name) has an MTU of \(description.mtu), which does not fit frames of \(settings.frameBytes) octets; "
+                    + "lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)"
+            )
         }
         let queues = min(description.queues, Int(CULVERT_MAX_QUEUES))
-        let busiest = (queues + workers.count - 1) / workers.count + ports.compactMap { $0 }.reduce(0) { $0 + ($1.sockets.count + workers.count - 1) / workers.count }
+        let busiest =
+            (queues + workers.count - 1) / workers.count
+            + ports.compactMap { $0 }.reduce(0) { $0 + ($1.sockets.count + workers.count - 1) / workers.count }
         guard busiest <= Worker.queueLimit else {
-            throw DataplaneError("\(description.name): a worker would serve \(busiest) queues, more than \(Worker.queueLimit); use more workers or fewer queues (ethtool -L)")
+            throw DataplaneError(
+                "\(description.name): a worker would serve \(busiest) queues, more than \(Worker.queueLimit); "
+                    + "use more workers or fewer queues (ethtool -L)"
+            )
         }
         do {
             guard let owner = takeOwner() else {
@@ -112,7 +119,9 @@ extension Dataplane {
 
     private func portIndex(_ name: String) throws(DataplaneError) -> Int {
         if let known = portNames[name] { return known }
-        guard ports.count < TablesView.portLimit else { throw DataplaneError("more than \(TablesView.portLimit) interfaces cannot be attached") }
+        guard ports.count < TablesView.portLimit else {
+            throw DataplaneError("more than \(TablesView.portLimit) interfaces cannot be attached")
+        }
         portNames[name] = ports.count
         ports.append(nil)
         return ports.count - 1
@@ -141,17 +150,21 @@ extension Dataplane {
         case .native, .generic: options.copyMode = .copy
         }
         let area = UMEMArea(
-            base: umem.base, byteCount: workers.count * settings.framesPerWorker * settings.frameBytes, chunkBytes: UInt32(settings.frameBytes),
+            base: umem.base, byteCount: workers.count * settings.framesPerWorker * settings.frameBytes,
+            chunkBytes: UInt32(settings.frameBytes),
             headroomBytes: 0)
         var tries = 0
         while true {
-            var candidates: [AFXDPSocket.UMEM] = (opened + ports.compactMap { $0 }.flatMap(\.sockets)).map { .share($0.socket.number) }
+            var candidates: [AFXDPSocket.UMEM] = (opened + ports.compactMap { $0 }.flatMap(\.sockets)).map {
+                .share($0.socket.number)
+            }
             if candidates.isEmpty { candidates = [.register(area)] }
             var failure: SystemError?
             for candidate in candidates {
                 do {
                     return try AFXDPSocket(
-                        interfaceIndex: Int32(description.interfaceIndex), queue: UInt32(queue), umem: candidate, options: options)
+                        interfaceIndex: Int32(description.interfaceIndex), queue: UInt32(queue), umem: candidate, options: options
+                    )
                 } catch {
                     failure = error
                     // This one's interface is gone; another's may not be.
@@ -172,7 +185,8 @@ extension Dataplane {
         entry.initialize(
             to: Queue(
                 receive: ConsumerRing(socket.socket.receive), transmit: ProducerRing(socket.socket.transmit),
-                fill: ProducerRing(socket.socket.fill), completion: ConsumerRing(socket.socket.completion), descriptor: socket.socket.number,
+                fill: ProducerRing(socket.socket.fill), completion: ConsumerRing(socket.socket.completion),
+                descriptor: socket.socket.number,
                 portIndex: UInt8(index), owner: port.owner, canTransmit: queue < max(1, port.description.transmitQueues),
                 isUnderlay: role.contains(.underlay), isProtected: role.contains(.protected), inFlight: 0, staged: 0,
                 fillLimit: Self.ringEntries, fillTarget: 0, filled: 0, broken: false))
@@ -187,7 +201,9 @@ extension Dataplane {
         for worker in workers {
             let transmitter = worker.index < queues ? worker.index : (worker.index % queues) % workers.count
             let identifier = begin(1) { _ in }
-            send(.setTransmitter, to: worker, identifier: identifier, first: UInt64(port), second: UInt64(bitPattern: Int64(transmitter)))
+            send(
+                .setTransmitter, to: worker, identifier: identifier, first: UInt64(port),
+                second: UInt64(bitPattern: Int64(transmitter)))
         }
     }
 
@@ -231,7 +247,8 @@ extension Dataplane {
                     (
                         prefix: $0.prefix,
                         policy: PrefixPolicy(
-                            steer: $0.steer.rawValue, localSets: $0.localSets, remoteSets: $0.remoteSets, bypassSource: $0.bypassSource,
+                            steer: $0.steer.rawValue, localSets: $0.localSets, remoteSets: $0.remoteSets,
+                            bypassSource: $0.bypassSource,
                             bypassDestination: $0.bypassDestination)
                     )
                 })

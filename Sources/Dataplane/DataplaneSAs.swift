@@ -9,14 +9,19 @@ extension Dataplane {
         guard (0..<Worker.childLimit).contains(childIndex) else {
             throw DataplaneError("more than \(Worker.childLimit) children cannot be installed on one gateway")
         }
-        guard pairs[sa.inboundSPI] == nil else { throw DataplaneError("an SA with inbound SPI \(String(sa.inboundSPI, radix: 16)) is installed already") }
-        guard pairs.count < InboundTable.limit else { throw DataplaneError("more than \(InboundTable.limit) SAs cannot be installed") }
+        guard pairs[sa.inboundSPI] == nil else {
+            throw DataplaneError("an SA with inbound SPI \(String(sa.inboundSPI, radix: 16)) is installed already")
+        }
+        guard pairs.count < InboundTable.limit else {
+            throw DataplaneError("more than \(InboundTable.limit) SAs cannot be installed")
+        }
         // The two directions go to different workers, so that one tunnel can keep two cores busy.
         let outboundOwner = nextOwner % workers.count
         let inboundOwner = (nextOwner + 1) % workers.count
         nextOwner += 1
         let pair = try SAPair(
-            sa, childIndex: childIndex, engine: settings.engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: underlayMTU,
+            sa, childIndex: childIndex, engine: settings.engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner,
+            mtu: underlayMTU,
             numaNode: settings.numaNode)
         pairs[sa.inboundSPI] = pair
         broadcast(.installInbound, pointer: UnsafeMutableRawPointer(pair.inbound)) { plane in
@@ -29,7 +34,8 @@ extension Dataplane {
         guard let pair = pairs[inboundSPI], (0..<Worker.childLimit).contains(childIndex) else { return }
         outboundOfChild[childIndex] = inboundSPI
         broadcast(
-            .setOutbound, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(childIndex), second: UInt64(pair.outboundOwner))
+            .setOutbound, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(childIndex),
+            second: UInt64(pair.outboundOwner))
     }
 
     /// Packets of the child are dropped with `no-sa` and ask for a tunnel again.
@@ -55,7 +61,8 @@ extension Dataplane {
         pair.path = path
         let ports = path.isUDPEncapsulated ? UInt64(path.localPort) << 16 | UInt64(path.remotePort) : 0
         broadcast(
-            .movePath, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(local.bits) << 32 | UInt64(remote.bits), second: ports
+            .movePath, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(local.bits) << 32 | UInt64(remote.bits),
+            second: ports
         ) { _ in withExtendedLifetime(pair) {} }
     }
 

@@ -23,7 +23,9 @@ public struct DataplaneSettings: Sendable {
         hugePages: HugePagePolicy = .auto, framesPerWorker: Int = 8192, frameBytes: Int = 2048, numaNode: Int? = nil
     ) {
         (self.workerCPUs, self.engine, self.xdpMode, self.busyPoll) = (workerCPUs, engine, xdpMode, busyPoll)
-        (self.hugePages, self.framesPerWorker, self.frameBytes, self.numaNode) = (hugePages, framesPerWorker, frameBytes, numaNode)
+        (self.hugePages, self.framesPerWorker, self.frameBytes, self.numaNode) = (
+            hugePages, framesPerWorker, frameBytes, numaNode
+        )
     }
 
     /// The smallest frame that holds a packet of this MTU with 256 octets of headroom, trailer and ICV.
@@ -52,7 +54,9 @@ public struct PortDescription: Sendable, Hashable {
     public init(
         name: String, interfaceIndex: Int, role: PortRole, mac: [UInt8], mtu: Int, queues: Int, transmitQueues: Int? = nil
     ) {
-        (self.name, self.interfaceIndex, self.role, self.mac, self.mtu, self.queues) = (name, interfaceIndex, role, mac, mtu, queues)
+        (self.name, self.interfaceIndex, self.role, self.mac, self.mtu, self.queues) = (
+            name, interfaceIndex, role, mac, mtu, queues
+        )
         self.transmitQueues = transmitQueues ?? queues
     }
 }

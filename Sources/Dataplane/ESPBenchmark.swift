@@ -25,10 +25,13 @@ public enum ESPBenchmark {
         /// Time spent per size and direction, about.
         public var seconds: Double
         public init(
-            engine: EngineKind, sizes: [Int] = [64, 512, 1400], directions: [Direction] = [.out, .in], workers: Int = 1, sas: Int = 1,
+            engine: EngineKind, sizes: [Int] = [64, 512, 1400], directions: [Direction] = [.out, .in], workers: Int = 1,
+            sas: Int = 1,
             seconds: Double = 1
         ) {
-            (self.engine, self.sizes, self.directions, self.workers, self.sas, self.seconds) = (engine, sizes, directions, workers, sas, seconds)
+            (self.engine, self.sizes, self.directions, self.workers, self.sas, self.seconds) = (
+                engine, sizes, directions, workers, sas, seconds
+            )
         }
     }
 
@@ -54,7 +57,8 @@ public enum ESPBenchmark {
             throw DataplaneError("workers must be 1 to 64 and sas 1 to 128")
         }
         for size in options.sizes where !sizeRange.contains(size) {
-            throw DataplaneError("packets of \(size) octets do not fit: sizes are \(sizeRange.lowerBound) to \(sizeRange.upperBound)")
+            throw DataplaneError(
+                "packets of \(size) octets do not fit: sizes are \(sizeRange.lowerBound) to \(sizeRange.upperBound)")
         }
         let ticksPerSecond = measureTickRate()
         var results: [Result] = []
@@ -67,8 +71,10 @@ public enum ESPBenchmark {
                 let mpps = runs.map { ticksPerSecond / $0.worker / 1e6 }.reduce(0, +)
                 results.append(
                     Result(
-                        engine: options.engine.rawValue, direction: direction.rawValue, packetBytes: size, workers: options.workers,
-                        sas: options.sas, clocksPerPacket: clocks, rawClocksPerPacket: raw, mpps: mpps, gbps: mpps * Double(size) * 8 / 1000))
+                        engine: options.engine.rawValue, direction: direction.rawValue, packetBytes: size,
+                        workers: options.workers,
+                        sas: options.sas, clocksPerPacket: clocks, rawClocksPerPacket: raw, mpps: mpps,
+                        gbps: mpps * Double(size) * 8 / 1000))
             }
         }
         return results
@@ -84,7 +90,9 @@ public enum ESPBenchmark {
     }
 
     /// One thread per worker, each on its own CPU as far as there are any.
-    private static func runThreads(_ options: Options, _ direction: Direction, _ size: Int, _ ticksPerSecond: Double) throws -> [Medians] {
+    private static func runThreads(_ options: Options, _ direction: Direction, _ size: Int, _ ticksPerSecond: Double) throws
+        -> [Medians]
+    {
         let cpus = Numa.allowedCPUs()
         let jobs = (0..<options.workers).map { worker in
             Job(cpu: cpus.isEmpty ? nil : cpus[worker % cpus.count]) {

@@ -22,7 +22,8 @@ public final class ESPDebug {
         /// Seal: an inner IPv4 packet. Open: a whole outer IPv4 packet.
         public var packet: [UInt8]
         public init(
-            operation: Operation, spi: UInt32, key: [UInt8], salt: [UInt8], extended: Bool, udp: Bool, sequence: UInt64, packet: [UInt8]
+            operation: Operation, spi: UInt32, key: [UInt8], salt: [UInt8], extended: Bool, udp: Bool, sequence: UInt64,
+            packet: [UInt8]
         ) {
             (self.operation, self.spi, self.key, self.salt) = (operation, spi, key, salt)
             (self.extended, self.udp, self.sequence, self.packet) = (extended, udp, sequence, packet)
@@ -66,7 +67,9 @@ public final class ESPDebug {
 
     /// Runs one packet through the worker; exactly one packet or one drop comes out.
     public func run(_ request: Request) throws -> Outcome {
-        guard request.packet.count <= 1700, request.salt.count == 4 else { throw DataplaneError("packets have at most 1700 octets, salts 4") }
+        guard request.packet.count <= 1700, request.salt.count == 4 else {
+            throw DataplaneError("packets have at most 1700 octets, salts 4")
+        }
         let pair = try self.pair(request)
         if request.operation == .seal {
             pair.outbound.pointee.sequence = request.sequence &- 1

@@ -35,8 +35,8 @@ struct MemoryQueue {
 
 /// Workers over plain memory: the real worker code with a NIC made of two arrays. For tests and benchmarks.
 ///
-/// Port 0 is protected (10.1.0.0/16, the gateway is 10.1.0.1), port 1 the underlay (192.0.2.1, the peer is 192.0.2.2); each has one
-/// queue per worker. Child i protects 10.1.0.0/16 to 10.(2+i).0.0/16.
+/// Port 0 is protected (10.1.0.0/16, the gateway is 10.1.0.1), port 1 the underlay (192.0.2.1, the peer is 192.0.2.2); each has
+/// one queue per worker. Child i protects 10.1.0.0/16 to 10.(2+i).0.0/16.
 final class MemoryRig {
     static let protectedPort = 0
     static let underlayPort = 1
@@ -59,7 +59,9 @@ final class MemoryRig {
     private let wakeups: UnsafeMutablePointer<Int32>
     private var release: [() -> Void] = []
 
-    init(workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024, plan: ForwardingPlan) throws {
+    init(workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024, plan: ForwardingPlan)
+        throws
+    {
         workerCount = workers
         self.frameBytes = frameBytes
         self.framesPerWorker = framesPerWorker
@@ -117,7 +119,10 @@ final class MemoryRig {
                 .init(address: host("192.0.2.2"), portIndex: underlayPort, mac: remoteMAC),
             ],
             localAddresses: [host("10.1.0.1"), host("192.0.2.1")],
-            portAddresses: [.init(portIndex: protectedPort, address: host("10.1.0.1")), .init(portIndex: underlayPort, address: host("192.0.2.1"))])
+            portAddresses: [
+                .init(portIndex: protectedPort, address: host("10.1.0.1")),
+                .init(portIndex: underlayPort, address: host("192.0.2.1")),
+            ])
     }
 
     /// A worker of this rig. Its queues are attached; the caller runs it.
@@ -148,7 +153,8 @@ final class MemoryRig {
         var worker = Worker(
             WorkerParts(
                 index: index, workerCount: count, umem: umem, frameBytes: frameBytes, framesPerWorker: framesPerWorker,
-                owners: owners, engineManager: manager, busyPoll: false, links: links, counters: thread.counters, drops: thread.drops, tables: tables.view))
+                owners: owners, engineManager: manager, busyPoll: false, links: links, counters: thread.counters,
+                drops: thread.drops, tables: tables.view))
         for (port, role) in [(Self.protectedPort, PortRole.protected), (Self.underlayPort, .underlay)] {
             worker.attach(queues[port][index].queue(port: port, role: role, fillTarget: fillTarget))
         }
@@ -156,7 +162,9 @@ final class MemoryRig {
     }
 
     /// Sends one command to a worker.
-    func command(_ kind: WorkerCommand.Kind, to worker: Int, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0, second: UInt64 = 0) {
+    func command(
+        _ kind: WorkerCommand.Kind, to worker: Int, pointer: UnsafeMutableRawPointer? = nil, first: UInt64 = 0, second: UInt64 = 0
+    ) {
         let thread = threads[worker]
         guard let slot = thread.commands.reserve() else { return }
         let command = WorkerCommand(
@@ -193,13 +201,17 @@ final class MemoryRig {
             let spis = (UInt32(0x1000 + child), UInt32(0x2000 + child))
             return try SAPair(
                 ChildSA(
-                    connection: "rig", child: "child\(child)", inboundSPI: near ? spis.0 : spis.1, outboundSPI: near ? spis.1 : spis.0,
-                    transform: ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended), inboundKey: crypto.secret(bytes),
-                    outboundKey: crypto.secret(bytes), localSelectors: near ? local : remote, remoteSelectors: near ? remote : local,
+                    connection: "rig", child: "child\(child)", inboundSPI: near ? spis.0 : spis.1,
+                    outboundSPI: near ? spis.1 : spis.0,
+                    transform: ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended),
+                    inboundKey: crypto.secret(bytes),
+                    outboundKey: crypto.secret(bytes), localSelectors: near ? local : remote,
+                    remoteSelectors: near ? remote : local,
                     path: TunnelPath(
                         local: IPAddress(near ? "192.0.2.1" : "192.0.2.2")!, remote: IPAddress(near ? "192.0.2.2" : "192.0.2.1")!,
                         localPort: ports, remotePort: ports), replayWindowPackets: window),
-                childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: 1500, numaNode: nil)
+                childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: 1500,
+                numaNode: nil)
         }
         return (try make(true), try make(false))
     }

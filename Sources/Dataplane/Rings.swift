@@ -142,7 +142,8 @@ enum SPSC {
 
         var ring: RingMemory {
             RingMemory(
-                producer: memory.assumingMemoryBound(to: UInt32.self), consumer: (memory + 128).assumingMemoryBound(to: UInt32.self),
+                producer: memory.assumingMemoryBound(to: UInt32.self),
+                consumer: (memory + 128).assumingMemoryBound(to: UInt32.self),
                 flags: (memory + 64).assumingMemoryBound(to: UInt32.self), descriptors: memory + 256, size: UInt32(slots))
         }
     }

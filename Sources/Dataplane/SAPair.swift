@@ -31,11 +31,13 @@ final class SAPair {
         }
         let pairs = Self.selectorPairs(sa)
         guard !pairs.isEmpty, pairs.count <= Self.selectorPairLimit else {
-            throw DataplaneError("the SA has \(pairs.count) pairs of selectors; between 1 and \(Self.selectorPairLimit) can be installed")
+            throw DataplaneError(
+                "the SA has \(pairs.count) pairs of selectors; between 1 and \(Self.selectorPairLimit) can be installed")
         }
         let words = SequenceNumbers.words(windowPackets: sa.replayWindowPackets)
         do {
-            arena = try Arena.secret(byteCount: 512 + words * 8 + pairs.count * MemoryLayout<SelectorPair>.stride, numaNode: numaNode)
+            arena = try Arena.secret(
+                byteCount: 512 + words * 8 + pairs.count * MemoryLayout<SelectorPair>.stride, numaNode: numaNode)
             openContext = try Self.context(sa.inboundKey, sa.transform, engine, .open)
             sealContext = try Self.context(sa.outboundKey, sa.transform, engine, .seal)
         } catch {
@@ -55,25 +57,33 @@ final class SAPair {
         let udpPorts = UInt32(sa.path.localPort) << 16 | UInt32(sa.path.remotePort)
         outbound.initialize(
             to: OutboundSA(
-                handle: sealContext.handle, sequence: 0, lastSequence: SequenceNumbers.last(extended: sa.transform.extendedSequenceNumbers),
-                rekeySequence: SequenceNumbers.rekeyThreshold(extended: sa.transform.extendedSequenceNumbers), packets: 0, bytes: 0,
+                handle: sealContext.handle, sequence: 0,
+                lastSequence: SequenceNumbers.last(extended: sa.transform.extendedSequenceNumbers),
+                rekeySequence: SequenceNumbers.rekeyThreshold(extended: sa.transform.extendedSequenceNumbers), packets: 0,
+                bytes: 0,
                 spiWire: sa.outboundSPI.bigEndian, saltWire: Self.salt(sa.outboundKey), localWire: 0, remoteWire: 0, remote: 0,
                 udpPortsWire: 0, checksumBase: 0, mtuBytes: UInt16(clamping: mtu), largestPayloadBytes: 0, mssBytes: 0,
                 childIndex: UInt16(childIndex), engine: engine, keyIs256: sa.transform.keyBits == 256,
-                extended: sa.transform.extendedSequenceNumbers, udp: false, owner: UInt8(outboundOwner), inboundSPI: sa.inboundSPI,
+                extended: sa.transform.extendedSequenceNumbers, udp: false, owner: UInt8(outboundOwner),
+                inboundSPI: sa.inboundSPI,
                 pairCount: UInt32(pairs.count), pairs: pairMemory))
         outbound.pointee.setPath(local: local.bits, remote: remote.bits, ports: sa.path.isUDPEncapsulated ? udpPorts : 0)
         inbound.initialize(
             to: InboundSA(
                 handle: openContext.handle, highest: 0, bitmap: bitmap, bitmapWords: UInt32(words),
-                windowPackets: UInt32(sa.replayWindowPackets), packets: 0, bytes: 0, saltWire: Self.salt(sa.inboundKey), spi: sa.inboundSPI,
-                pairCount: UInt32(pairs.count), mssBytes: outbound.pointee.mssBytes, childIndex: UInt16(childIndex), pairs: pairMemory,
+                windowPackets: UInt32(sa.replayWindowPackets), packets: 0, bytes: 0, saltWire: Self.salt(sa.inboundKey),
+                spi: sa.inboundSPI,
+                pairCount: UInt32(pairs.count), mssBytes: outbound.pointee.mssBytes, childIndex: UInt16(childIndex),
+                pairs: pairMemory,
                 remote: remote.bits, remotePort: sa.path.remotePort, engine: engine, keyIs256: sa.transform.keyBits == 256,
-                extended: sa.transform.extendedSequenceNumbers, udp: sa.path.isUDPEncapsulated, owner: UInt8(inboundOwner), dropsReplay: 0,
+                extended: sa.transform.extendedSequenceNumbers, udp: sa.path.isUDPEncapsulated, owner: UInt8(inboundOwner),
+                dropsReplay: 0,
                 dropsAuthentication: 0, dropsSelector: 0, dropsMalformed: 0))
     }
 
-    private static func context(_ key: Secret, _ transform: ESPTransform, _ engine: EngineKind, _ direction: AEADContext.Direction) throws
+    private static func context(
+        _ key: Secret, _ transform: ESPTransform, _ engine: EngineKind, _ direction: AEADContext.Direction
+    ) throws
         -> AEADContext
     {
         let bare = OpenSSLCrypto().slice(key, 0..<transform.keyBits / 8)
@@ -90,7 +100,8 @@ final class SAPair {
         var pairs: [SelectorPair] = []
         for local in sa.localSelectors {
             for remote in sa.remoteSelectors {
-                guard case (.v4(let a), .v4(let b)) = (local.first, local.last), case (.v4(let c), .v4(let d)) = (remote.first, remote.last)
+                guard case (.v4(let a), .v4(let b)) = (local.first, local.last),
+                    case (.v4(let c), .v4(let d)) = (remote.first, remote.last)
                 else { continue }
                 guard local.ipProtocol == 0 || remote.ipProtocol == 0 || local.ipProtocol == remote.ipProtocol else { continue }
                 let anyPort = local.ports == 0...65535 && remote.ports == 0...65535

@@ -159,7 +159,8 @@ final class Tables {
             while neighbours[index].address != 0 { index = (index + 1) & (slots - 1) }
             let m = neighbour.mac
             neighbours[index] = .init(
-                address: neighbour.address.bits, portIndex: UInt8(clamping: neighbour.portIndex), mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
+                address: neighbour.address.bits, portIndex: UInt8(clamping: neighbour.portIndex),
+                mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
         }
         let portMemory = UnsafeMutablePointer<TablesView.Port>.allocate(capacity: TablesView.portLimit)
         portMemory.initialize(
@@ -204,7 +205,8 @@ final class Tables {
         }
         let (s, t) = (rule.source.ports, rule.destination.ports)
         return TablesView.Rule(
-            sourceFirst: a.bits, sourceLast: b.bits, destinationFirst: c.bits, destinationLast: d.bits, sourcePortFirst: s.lowerBound,
+            sourceFirst: a.bits, sourceLast: b.bits, destinationFirst: c.bits, destinationLast: d.bits,
+            sourcePortFirst: s.lowerBound,
             sourcePortLast: s.upperBound, destinationPortFirst: t.lowerBound, destinationPortLast: t.upperBound,
             protocolNumber: max(rule.source.ipProtocol, rule.destination.ipProtocol), anyPort: s == 0...65535 && t == 0...65535,
             verdict: verdict, childIndex: child)

@@ -179,7 +179,8 @@ struct Worker: ~Copyable {
         transmitterOfPort.initialize(repeating: -1, count: TablesView.portLimit)
         flows = .allocate(capacity: Self.flowSlots)
         flows.initialize(
-            repeating: FlowEntry(source: 0, destination: 0, ports: 0, generation: 0, protocolNumber: 0, hasPorts: false, verdict: .unknown,
+            repeating: FlowEntry(
+                source: 0, destination: 0, ports: 0, generation: 0, protocolNumber: 0, hasPorts: false, verdict: .unknown,
                 childIndex: 0),
             count: Self.flowSlots)
         hops = .allocate(capacity: Self.hopSlots)
@@ -352,7 +353,9 @@ extension Worker {
     @inline(__always)
     func load32(_ pointer: UnsafeMutableRawPointer) -> UInt32 { UInt32(bigEndian: pointer.loadUnaligned(as: UInt32.self)) }
     @inline(__always)
-    func load8(_ pointer: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 { pointer.load(fromByteOffset: offset, as: UInt8.self) }
+    func load8(_ pointer: UnsafeMutableRawPointer, _ offset: Int) -> UInt8 {
+        pointer.load(fromByteOffset: offset, as: UInt8.self)
+    }
     @inline(__always)
     func store16(_ value: UInt16, _ pointer: UnsafeMutableRawPointer) {
         pointer.storeBytes(of: value.bigEndian, as: UInt16.self)

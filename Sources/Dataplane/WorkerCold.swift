@@ -133,7 +133,11 @@ extension Worker {
         if ingress == TablesView.kernelPort {
             // From the gateway's own TUN, or out of the tunnel: policy sends it where the original came from.
             let destination = load32(place + IPv4.destinationOffset)
-            if tables.isLocal(destination) { punt(place, length: error.count) } else { outbound(place, available: error.count, ingress: ingress) }
+            if tables.isLocal(destination) {
+                punt(place, length: error.count)
+            } else {
+                outbound(place, available: error.count, ingress: ingress)
+            }
         } else {
             send(place, length: error.count, to: load32(place + IPv4.destinationOffset))
         }
@@ -141,7 +145,9 @@ extension Worker {
 
     /// The address of the port, or of any protected port for packets that came out of the tunnel.
     private func errorSource(_ ingress: UInt8) -> UInt32 {
-        if Int(ingress) < TablesView.portLimit, tables.ports[Int(ingress)].address != 0 { return tables.ports[Int(ingress)].address }
+        if Int(ingress) < TablesView.portLimit, tables.ports[Int(ingress)].address != 0 {
+            return tables.ports[Int(ingress)].address
+        }
         for queue in 0..<queueCount where queues[queue].isProtected {
             let address = tables.ports[Int(queues[queue].portIndex)].address
             if address != 0 { return address }

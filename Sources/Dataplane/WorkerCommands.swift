@@ -7,7 +7,8 @@ import Wire
 /// What control tells a worker: 32 octets a command, answered when carried out.
 struct WorkerCommand {
     enum Kind: UInt32 {
-        case stop, publish, installInbound, removeInbound, setOutbound, attachQueue, detachPort, setTransmitter, movePath, setMTU, recoverFrames
+        case stop, publish, installInbound, removeInbound, setOutbound, attachQueue, detachPort, setTransmitter, movePath, setMTU,
+            recoverFrames
     }
     var kind: UInt32
     /// Echoed in the answer.
@@ -51,7 +52,8 @@ extension Worker {
             run(command)
             if let answer = links.answers.reserve() {
                 answer.storeBytes(
-                    of: WorkerAnswer(kind: WorkerAnswer.Kind.done.rawValue, first: command.identifier, second: 0), as: WorkerAnswer.self)
+                    of: WorkerAnswer(kind: WorkerAnswer.Kind.done.rawValue, first: command.identifier, second: 0),
+                    as: WorkerAnswer.self)
                 links.answers.commit()
                 controlPending = true
             }
@@ -83,7 +85,9 @@ extension Worker {
         case .setTransmitter: transmitterOfPort[Int(command.first)] = Int(Int64(bitPattern: command.second))
         case .movePath:
             guard let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) else { return }
-            sa.pointee.setPath(local: UInt32(command.first >> 32), remote: UInt32(truncatingIfNeeded: command.first), ports: UInt32(truncatingIfNeeded: command.second))
+            sa.pointee.setPath(
+                local: UInt32(command.first >> 32), remote: UInt32(truncatingIfNeeded: command.first),
+                ports: UInt32(truncatingIfNeeded: command.second))
         case .setMTU:
             if let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) {
                 sa.pointee.setMTU(UInt16(clamping: command.first))
@@ -146,7 +150,11 @@ extension Worker {
                 let place = umem + Int(frame) + Worker.headroomBytes
                 place.copyMemory(from: slot + 8, byteCount: length)
                 links.injections.release()
-                if isESP { inbound(place, available: length) } else { outbound(place, available: length, ingress: TablesView.kernelPort) }
+                if isESP {
+                    inbound(place, available: length)
+                } else {
+                    outbound(place, available: length, ingress: TablesView.kernelPort)
+                }
             } else {
                 drops[Int(DropReason.noFrames.rawValue)] &+= 1
                 links.injections.release()

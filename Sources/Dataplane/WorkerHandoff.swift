@@ -27,7 +27,8 @@ extension Worker {
         }
         owners[Int(truncatingIfNeeded: UInt64(pointer - umem) >> frameShift)] = FrameOwner.worker
         slot.storeBytes(of: UInt64(pointer - umem), as: UInt64.self)
-        slot.storeBytes(of: UInt64(length & 0xFFFF) | UInt64(kind.rawValue) << 16 | UInt64(aux) << 32, toByteOffset: 8, as: UInt64.self)
+        slot.storeBytes(
+            of: UInt64(length & 0xFFFF) | UInt64(kind.rawValue) << 16 | UInt64(aux) << 32, toByteOffset: 8, as: UInt64.self)
         links.handoffOut[owner].commit()
         wakeMask |= 1 << UInt64(owner)
     }
@@ -135,7 +136,8 @@ extension Worker {
             if queues[queue].filled < queues[queue].fillTarget / 2 { starved = true }
         }
         pollSet[queueCount] = pollfd(fd: links.wakeups[index], events: Int16(POLLIN), revents: 0)
-        // Held packets expire, completions of the last packets are reaped, and frames come home from other workers without an event.
+        // Held packets expire, completions of the last packets are reaped, and frames come home from other workers: all without
+        // an event.
         let timeoutMilliseconds: Int32 = starved ? 1 : inFlight ? 20 : (holdsInUse > 0 ? 100 : 1000)
         let ready = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
         // A port that was down may be up again.

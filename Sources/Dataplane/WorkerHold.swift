@@ -19,7 +19,8 @@ struct Hold {
     var askedAt: UInt64 = 0
     /// Frame offset of the IPv4 header in the low 48 bits, length above.
     var packets = (
-        UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0),
+        UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0),
+        UInt64(0),
         UInt64(0), UInt64(0), UInt64(0), UInt64(0)
     )
 
@@ -92,7 +93,8 @@ extension Worker {
     @inline(never)
     mutating func expireHolds() {
         let now = culvert_monotonic_coarse_ns()
-        for index in 0..<Worker.holdSlots where holds[index].nextHop != 0 && now &- holds[index].since > Hold.lifetimeNanoseconds {
+        for index in 0..<Worker.holdSlots where holds[index].nextHop != 0 && now &- holds[index].since > Hold.lifetimeNanoseconds
+        {
             let hold = holds[index]
             freeHold(index)
             for packet in 0..<hold.count { drop(.noNeighbour, umem + Int(hold.word(at: packet) & 0xFFFF_FFFF_FFFF)) }

@@ -38,12 +38,14 @@ extension Worker {
     ///
     /// 1. recover the 64-bit number; 2. replay check; 3. open in place; 4. replay update; 5. trailer; 6. inner packet.
     @inline(never)
-    mutating func decapsulate(_ sa: UnsafeMutablePointer<InboundSA>, _ outer: UnsafeMutableRawPointer, espOffset: Int, total: Int) {
+    mutating func decapsulate(_ sa: UnsafeMutablePointer<InboundSA>, _ outer: UnsafeMutableRawPointer, espOffset: Int, total: Int)
+    {
         let esp = outer + espOffset
         let low = load32(esp + 4)
         var sequence = UInt64(low)
         if sa.pointee.extended {
-            guard let full = SequenceNumbers.infer(low: low, highest: sa.pointee.highest, windowPackets: sa.pointee.windowPackets) else {
+            guard let full = SequenceNumbers.infer(low: low, highest: sa.pointee.highest, windowPackets: sa.pointee.windowPackets)
+            else {
                 sa.pointee.dropsReplay &+= 1
                 drop(.replay, outer)
                 return
@@ -85,7 +87,9 @@ extension Worker {
 
     /// The inner packet: lengths, selectors, ECN, MSS, TTL, next hop.
     @inline(__always)
-    mutating func deliver(_ sa: UnsafeMutablePointer<InboundSA>, _ header: UnsafeMutableRawPointer, available: Int, outerTOS: UInt8) {
+    mutating func deliver(
+        _ sa: UnsafeMutablePointer<InboundSA>, _ header: UnsafeMutableRawPointer, available: Int, outerTOS: UInt8
+    ) {
         let headerBytes = Int(load8(header, 0) & 15) &* 4
         let total = Int(load16(header + IPv4.totalLengthOffset))
         guard load8(header, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total >= headerBytes, total <= available else {
@@ -98,7 +102,8 @@ extension Worker {
         let source = load32(header + IPv4.sourceOffset)
         guard
             fits(
-                sa.pointee.pairs, sa.pointee.pairCount, header, headerBytes: headerBytes, total: total, remote: source, local: destination,
+                sa.pointee.pairs, sa.pointee.pairCount, header, headerBytes: headerBytes, total: total, remote: source,
+                local: destination,
                 inbound: true)
         else {
             sa.pointee.dropsSelector &+= 1
@@ -132,7 +137,8 @@ extension Worker {
     /// Whether an inner packet is within one of an SA's pairs of selectors. The first pair nearly always decides.
     @inline(__always)
     func fits(
-        _ pairs: UnsafeMutablePointer<SelectorPair>, _ count: UInt32, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int,
+        _ pairs: UnsafeMutablePointer<SelectorPair>, _ count: UInt32, _ header: UnsafeMutableRawPointer, headerBytes: Int,
+        total: Int,
         remote: UInt32, local: UInt32, inbound: Bool
     ) -> Bool {
         var index = 0
@@ -144,7 +150,9 @@ extension Worker {
             else { continue }
             if pair.pointee.protocolNumber == 0 { return true }
             guard pair.pointee.protocolNumber == load8(header, IPv4.protocolOffset) else { continue }
-            if pair.pointee.anyPort || portsFit(pair, header, headerBytes: headerBytes, total: total, inbound: inbound) { return true }
+            if pair.pointee.anyPort || portsFit(pair, header, headerBytes: headerBytes, total: total, inbound: inbound) {
+                return true
+            }
         }
         return false
     }
@@ -156,12 +164,16 @@ extension Worker {
         guard total >= headerBytes &+ 4, load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0 else { return false }
         let (source, destination) = (load16(header + headerBytes), load16(header + headerBytes + 2))
         let (remote, local) = inbound ? (source, destination) : (destination, source)
-        return remote >= pair.pointee.remotePortFirst && remote <= pair.pointee.remotePortLast && local >= pair.pointee.localPortFirst
+        return remote >= pair.pointee.remotePortFirst && remote <= pair.pointee.remotePortLast
+            && local >= pair.pointee.localPortFirst
             && local <= pair.pointee.localPortLast
     }
 
     @inline(__always)
-    func open(_ sa: UnsafeMutablePointer<InboundSA>, _ esp: UnsafeMutableRawPointer, data: UnsafeMutableRawPointer, length: Int, sequence: UInt64)
+    func open(
+        _ sa: UnsafeMutablePointer<InboundSA>, _ esp: UnsafeMutableRawPointer, data: UnsafeMutableRawPointer, length: Int,
+        sequence: UInt64
+    )
         -> Bool
     {
         // The nonce is the salt and the IV as it came. RFC 4106 §4.
@@ -174,7 +186,8 @@ extension Worker {
             aadBytes = 12
         }
         return PacketEngine.open(
-            sa.pointee.engine, keyIs256: sa.pointee.keyIs256, handle: sa.pointee.handle, manager: engineManager, nonce: scratch, aad: aad,
+            sa.pointee.engine, keyIs256: sa.pointee.keyIs256, handle: sa.pointee.handle, manager: engineManager, nonce: scratch,
+            aad: aad,
             aadBytes: aadBytes, data: data, length: length, tag: data + length)
     }
 

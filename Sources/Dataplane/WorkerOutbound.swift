@@ -27,7 +27,8 @@ extension Worker {
         if tables.rulesUsePorts { (ports, hasPorts) = portKey(header, headerBytes: headerBytes, total: total) }
         let hash = (source &* 0x9E37_79B1) ^ (destination &* 0x85EB_CA77) ^ (ports &* 0xC2B2_AE3D) ^ UInt32(number)
         let flow = flows + Int((hash ^ (hash >> 15)) & UInt32(Worker.flowSlots &- 1))
-        if flow.pointee.generation != tables.generation || flow.pointee.destination != destination || flow.pointee.source != source
+        if flow.pointee.generation != tables.generation || flow.pointee.destination != destination
+            || flow.pointee.source != source
             || flow.pointee.ports != ports || flow.pointee.protocolNumber != number || flow.pointee.hasPorts != hasPorts
         {
             learnFlow(flow, source: source, destination: destination, ports: hasPorts ? ports : nil, number: number)
@@ -43,7 +44,9 @@ extension Worker {
             return
         }
         if workerCount > 1, Int(outboundSlots[child].owner) != index {
-            handOff(header, length: total, kind: .outbound, aux: UInt32(child) << 8 | UInt32(ingress), to: Int(outboundSlots[child].owner))
+            handOff(
+                header, length: total, kind: .outbound, aux: UInt32(child) << 8 | UInt32(ingress),
+                to: Int(outboundSlots[child].owner))
             return
         }
         encapsulate(sa, header, total: total, ingress: ingress)
@@ -76,7 +79,9 @@ extension Worker {
     /// 1. selectors; 2. TTL; 3. MSS of a SYN; 4. does it fit; 5. sequence number, which is also the IV; 6. trailer; 7. ESP, UDP
     /// and outer IP headers into the headroom; 8. seal; 9. next hop of the peer.
     @inline(never)
-    mutating func encapsulate(_ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
+    mutating func encapsulate(
+        _ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8
+    ) {
         // The peer may have narrowed what policy asked for (RFC 7296 §2.9); it would drop the rest.
         guard
             fits(
@@ -112,7 +117,9 @@ extension Worker {
         }
         sa.pointee.sequence = sequence
         // Repeated now and then: a hint can be lost.
-        if sequence >= sa.pointee.rekeySequence, sequence & 0xFFFFF == sa.pointee.rekeySequence & 0xFFFFF { tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI, 0) }
+        if sequence >= sa.pointee.rekeySequence, sequence & 0xFFFFF == sa.pointee.rekeySequence & 0xFFFFF {
+            tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI, 0)
+        }
 
         let tos = load8(header, IPv4.tosOffset)
         let trailer = header + total
@@ -127,7 +134,9 @@ extension Worker {
         esp.storeBytes(of: sequence.bigEndian, toByteOffset: 8, as: UInt64.self)
         writeTwelve(sa.pointee.saltWire, sequence.bigEndian, to: scratch)
 
-        let outer = buildOuter(sa, esp, payloadBytes: ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ sealedBytes &+ ESPLayout.icvBytes, tos: tos, udp: udp)
+        let outer = buildOuter(
+            sa, esp, payloadBytes: ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ sealedBytes &+ ESPLayout.icvBytes, tos: tos,
+            udp: udp)
         guard seal(sa, esp, data: header, length: sealedBytes, sequence: sequence) else {
             drop(.transmitFailed, header)
             return
@@ -140,7 +149,9 @@ extension Worker {
     /// Outer IPv4 and, when negotiated, UDP. DSCP and ECN are copied from the inner header (RFC 6040 §4.1, normal mode); DF is
     /// set and the identification zero, as RFC 6864 §4.1 allows for atomic datagrams; the UDP checksum is zero (RFC 3948 §2.1).
     @inline(__always)
-    func buildOuter(_ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, payloadBytes: Int, tos: UInt8, udp: Bool)
+    func buildOuter(
+        _ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, payloadBytes: Int, tos: UInt8, udp: Bool
+    )
         -> UnsafeMutableRawPointer
     {
         var outer = esp - IPv4.minimumHeaderBytes
@@ -164,7 +175,10 @@ extension Worker {
 
     /// AES-GCM over payload, padding and trailer. AAD is SPI and sequence number, 64 bits of it with ESN. RFC 4106 §5.
     @inline(__always)
-    func seal(_ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, data: UnsafeMutableRawPointer, length: Int, sequence: UInt64)
+    func seal(
+        _ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, data: UnsafeMutableRawPointer, length: Int,
+        sequence: UInt64
+    )
         -> Bool
     {
         var aad = esp
@@ -175,7 +189,8 @@ extension Worker {
             aadBytes = 12
         }
         return PacketEngine.seal(
-            sa.pointee.engine, keyIs256: sa.pointee.keyIs256, handle: sa.pointee.handle, manager: engineManager, nonce: scratch, aad: aad,
+            sa.pointee.engine, keyIs256: sa.pointee.keyIs256, handle: sa.pointee.handle, manager: engineManager, nonce: scratch,
+            aad: aad,
             aadBytes: aadBytes, data: data, length: length, tag: data + length)
     }
 
@@ -184,11 +199,11 @@ extension Worker {
     @inline(__always)
     func writeTwelve(_ first: UInt32, _ second: UInt64, to place: UnsafeMutableRawPointer) {
         #if _endian(little)
-        place.storeBytes(of: UInt64(first) | second << 32, as: UInt64.self)
-        place.storeBytes(of: UInt32(truncatingIfNeeded: second >> 32), toByteOffset: 8, as: UInt32.self)
+            place.storeBytes(of: UInt64(first) | second << 32, as: UInt64.self)
+            place.storeBytes(of: UInt32(truncatingIfNeeded: second >> 32), toByteOffset: 8, as: UInt32.self)
         #else
-        place.storeBytes(of: first, as: UInt32.self)
-        place.storeBytes(of: second, toByteOffset: 4, as: UInt64.self)
+            place.storeBytes(of: first, as: UInt32.self)
+            place.storeBytes(of: second, toByteOffset: 4, as: UInt64.self)
         #endif
     }
 

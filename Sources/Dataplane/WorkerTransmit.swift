@@ -36,14 +36,17 @@ extension Worker {
     func hop(_ destination: UInt32) -> UnsafeMutablePointer<HopEntry> {
         let hash = destination &* 0x9E37_79B1
         let entry = hops + Int((hash ^ (hash >> 16)) & UInt32(Worker.hopSlots &- 1))
-        if entry.pointee.destination != destination || entry.pointee.generation != tables.generation { learnHop(entry, destination) }
+        if entry.pointee.destination != destination || entry.pointee.generation != tables.generation {
+            learnHop(entry, destination)
+        }
         return entry
     }
 
     @inline(never)
     func learnHop(_ entry: UnsafeMutablePointer<HopEntry>, _ destination: UInt32) {
         var new = HopEntry(
-            destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination, headerFirst: 0,
+            destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination,
+            headerFirst: 0,
             headerLast: 0)
         defer { entry.pointee = new }
         // RFC 1812 §5.3.7: this network, loopback, multicast and reserved addresses are never forwarded.
@@ -59,7 +62,9 @@ extension Worker {
         }
         new.portIndex = route.portIndex
         new.nextHop = route.gateway == 0 ? destination : route.gateway
-        guard Int(route.portIndex) < TablesView.portLimit, let neighbour = tables.neighbour(new.nextHop, portIndex: route.portIndex) else {
+        guard Int(route.portIndex) < TablesView.portLimit,
+            let neighbour = tables.neighbour(new.nextHop, portIndex: route.portIndex)
+        else {
             new.kind = .unresolved
             return
         }

@@ -43,7 +43,7 @@ extension IKECore {
         }
     }
 
-    /// A child that we created moments ago and that the peer, not knowing, asks for now: of the two the one with the lowest nonce
+    /// A child that we created moments ago and that the peer, not knowing, now asks for: of the two the one with the lowest nonce
     /// goes, by its creator, as after simultaneous rekeying (§2.8.1). Older children are left alone: a peer may want parallel
     /// ones (§2.8).
     private func crossed(_ established: EstablishedSA, _ new: ChildRecord, now: Instant) -> ChildRecord? {

@@ -45,24 +45,41 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     public var remedy: String { Self.table[Int(rawValue)].remedy }
 
     public init?(name: String) {
-        guard let index = Self.table.firstIndex(where: { $0.name == name }), let found = Self(rawValue: UInt8(index)) else { return nil }
+        guard let index = Self.table.firstIndex(where: { $0.name == name }), let found = Self(rawValue: UInt8(index)) else {
+            return nil
+        }
         self = found
     }
 
     private static let table: [(name: String, text: String, remedy: String)] = [
         ("malformed", "headers or lengths do not fit the frame", "capture on the sending side; look for a broken NIC offload"),
-        ("no-policy", "no policy covers source and destination", "add the pair to local_subnets and remote_subnets, or a bypass policy"),
+        (
+            "no-policy", "no policy covers source and destination",
+            "add the pair to local_subnets and remote_subnets, or a bypass policy"
+        ),
         ("policy-discard", "a policy says discard", "nothing, unless the policy is wrong"),
         ("no-sa", "the policy says protect and no SA is up", "see the connection's reason in `culvert status`"),
-        ("unknown-spi", "no inbound SA has this SPI", "expected for seconds after a restart; otherwise the peer kept an old SA: `culvert down`, then `up`"),
-        ("replay", "the sequence number was seen or left the window", "raise replay_window when the path reorders more than it covers"),
+        (
+            "unknown-spi", "no inbound SA has this SPI",
+            "expected for seconds after a restart; otherwise the peer kept an old SA: `culvert down`, then `up`"
+        ),
+        (
+            "replay", "the sequence number was seen or left the window",
+            "raise replay_window when the path reorders more than it covers"
+        ),
         ("authentication-failed", "the ICV does not verify", "damage on the path, or an attacker"),
-        ("selector-mismatch", "the inner packet is outside the SA's selectors", "compare local_subnets and remote_subnets of both ends"),
+        (
+            "selector-mismatch", "the inner packet is outside the SA's selectors",
+            "compare local_subnets and remote_subnets of both ends"
+        ),
         ("unsupported-payload", "the ESP payload is not IPv4", "configure the peer for IPv4 in tunnel mode"),
         ("dummy-packet", "traffic flow confidentiality padding", "nothing: RFC 4303 §2.6 says discard"),
         ("ecn-incompatible", "outer CE on an inner packet that is not ECN capable", "nothing: RFC 6040 §4.2 says drop"),
         ("ttl-expired", "the TTL ran out here", "look for a routing loop"),
-        ("too-big", "does not fit the path and may not be fragmented", "nothing: the sender was told by ICMP; check that it accepts ICMP"),
+        (
+            "too-big", "does not fit the path and may not be fragmented",
+            "nothing: the sender was told by ICMP; check that it accepts ICMP"
+        ),
         ("sequence-exhausted", "the SA has used all its sequence numbers", "negotiate -esn, or shorten lifetime_packets"),
         ("no-route", "no route to the destination", "add the route"),
         ("no-neighbour", "the next hop does not answer ARP", "check the host, the cable and the VLAN"),

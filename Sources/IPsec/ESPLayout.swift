@@ -17,7 +17,8 @@ public enum ESPLayout {
 
     /// Octets from the outer IP header through the ICV.
     @inlinable public static func totalBytes(payloadBytes: Int, udp: Bool) -> Int {
-        outerBytes(udp: udp) &+ headerBytes &+ ivBytes &+ payloadBytes &+ padBytes(payloadBytes: payloadBytes) &+ trailerBytes &+ icvBytes
+        outerBytes(udp: udp) &+ headerBytes &+ ivBytes &+ payloadBytes &+ padBytes(payloadBytes: payloadBytes) &+ trailerBytes
+            &+ icvBytes
     }
 
     /// The largest inner packet whose ESP packet fits `mtu`.

@@ -33,7 +33,9 @@ public enum SequenceNumbers {
     }
 
     /// Whether `sequence` is new and inside the window. Reads only: believed after the ICV verifies.
-    @inlinable public static func isAcceptable(_ sequence: UInt64, highest: UInt64, windowPackets: UInt64, bitmap: Span<UInt64>) -> Bool {
+    @inlinable public static func isAcceptable(_ sequence: UInt64, highest: UInt64, windowPackets: UInt64, bitmap: Span<UInt64>)
+        -> Bool
+    {
         if sequence > highest { return true }
         // RFC 4303 §3.3.3: the first packet carries 1; zero is never valid.
         if sequence == 0 || highest &- sequence >= windowPackets { return false }

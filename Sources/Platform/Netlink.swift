@@ -265,7 +265,8 @@ public final class Netlink {
     }
 }
 
-/// Hears of every change of links and of IPv4 addresses, routes, rules and neighbours. Make it before the first reading by `Netlink`, so
+/// Hears of every change of links and of IPv4 addresses, routes, rules and neighbours. Make it before the first reading by
+/// `Netlink`, so
 /// that no change falls between.
 ///
 /// Of routes the kernel tells less than it does: those that go with an address or a link are not announced, and a new route may

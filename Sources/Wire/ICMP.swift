@@ -7,7 +7,8 @@ public enum ICMP {
         case timeExceeded
     }
 
-    /// Octets of the original datagram quoted: its header and at least 8 octets (RFC 792); RFC 1812 §4.3.2.3 allows up to 576 in all.
+    /// Octets of the original datagram quoted: its header and at least 8 octets (RFC 792); RFC 1812 §4.3.2.3 allows up to 576
+    /// in all.
     public static let quotedBytesLimit = 548
 
     /// Whether an error about `packet` may be sent at all. RFC 1812 §4.3.2.7: never about an ICMP error, a fragment other than

@@ -110,9 +110,7 @@ public enum IPAddress: Hashable, Sendable, CustomStringConvertible {
     case v6(IPv6Address)
 
     public init?(_ text: some StringProtocol) {
-        if let v4 = IPv4Address(text) { self = .v4(v4) }
-        else if let v6 = IPv6Address(text) { self = .v6(v6) }
-        else { return nil }
+        if let v4 = IPv4Address(text) { self = .v4(v4) } else if let v6 = IPv6Address(text) { self = .v6(v6) } else { return nil }
     }
 
     /// Network-order octets: 4 or 16, nothing else.
@@ -120,9 +118,10 @@ public enum IPAddress: Hashable, Sendable, CustomStringConvertible {
         switch bytes.count {
         case 4: self = .v4(IPv4Address(bits: bytes.reduce(0) { $0 << 8 | UInt32($1) }))
         case 16:
-            self = .v6(IPv6Address(
-                high: bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) },
-                low: bytes.dropFirst(8).reduce(0) { $0 << 8 | UInt64($1) }))
+            self = .v6(
+                IPv6Address(
+                    high: bytes.prefix(8).reduce(0) { $0 << 8 | UInt64($1) },
+                    low: bytes.dropFirst(8).reduce(0) { $0 << 8 | UInt64($1) }))
         default: return nil
         }
     }
@@ -188,9 +187,10 @@ public struct IPPrefix: Hashable, Sendable, CustomStringConvertible {
         switch address {
         case .v4(let a): .v4(IPv4Address(bits: length == 32 ? a.bits : a.bits | (~UInt32(0) >> UInt32(length))))
         case .v6(let a):
-            .v6(IPv6Address(
-                high: length >= 64 ? a.high : a.high | (~UInt64(0) >> UInt64(length)),
-                low: length == 128 ? a.low : (length <= 64 ? ~0 : a.low | (~UInt64(0) >> UInt64(length - 64)))))
+            .v6(
+                IPv6Address(
+                    high: length >= 64 ? a.high : a.high | (~UInt64(0) >> UInt64(length)),
+                    low: length == 128 ? a.low : (length <= 64 ? ~0 : a.low | (~UInt64(0) >> UInt64(length - 64)))))
         }
     }
 

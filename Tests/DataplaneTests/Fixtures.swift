@@ -22,7 +22,8 @@ final class TwoEnds {
         nearPlan(&plan)
         let near = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: plan)
         var mirrored = MemoryRig.plan()
-        mirrored.routes.append(.init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+        mirrored.routes.append(
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         farPlan(&mirrored)
         let far = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: mirrored)
         pair = try MemoryRig.pairs(engine: engine, keyBits: keyBits, extended: extended, udp: udp, window: window)
@@ -59,12 +60,14 @@ final class TwoEnds {
 
 /// An inner IPv4 packet with a good header checksum.
 func inner(
-    _ bytes: Int, source: String = "10.1.0.2", destination: String = "10.2.0.2", protocolNumber: UInt8 = 17, ttl: UInt8 = 64, tos: UInt8 = 0,
+    _ bytes: Int, source: String = "10.1.0.2", destination: String = "10.2.0.2", protocolNumber: UInt8 = 17, ttl: UInt8 = 64,
+    tos: UInt8 = 0,
     fragmentField: UInt16 = 0, payload: [UInt8]? = nil
 ) -> [UInt8] {
     let body = payload ?? (0..<bytes - 20).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ bytes) }
     return IPv4Header.bytes(
-        source: IPv4Address(source)!, destination: IPv4Address(destination)!, protocolNumber: protocolNumber, payloadBytes: body.count, tos: tos,
+        source: IPv4Address(source)!, destination: IPv4Address(destination)!, protocolNumber: protocolNumber,
+        payloadBytes: body.count, tos: tos,
         ttl: ttl, fragmentField: fragmentField) + body
 }
 
@@ -88,8 +91,11 @@ func aged(_ packet: [UInt8], hops: UInt8, tos: UInt8? = nil) -> [UInt8] {
 
 func bytes(hex: String) -> [UInt8] {
     let digits = Array(hex.utf8)
-    return stride(from: 0, to: digits.count - 1, by: 2).map { UInt8(String(decoding: digits[$0..<$0 + 2], as: UTF8.self), radix: 16)! }
+    return stride(from: 0, to: digits.count - 1, by: 2).map {
+        UInt8(String(decoding: digits[$0..<$0 + 2], as: UTF8.self), radix: 16)!
+    }
 }
 
 /// Tests/Vectors, found from this file.
-let vectorFolder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appending(path: "Vectors")
+let vectorFolder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().appending(
+    path: "Vectors")

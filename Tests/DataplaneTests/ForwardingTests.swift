@@ -97,9 +97,11 @@ import Wire
         for index in 0..<18 { #expect(ends.open(ends.seal(inner(100 + index))[0]).isEmpty) }
         #expect(ends.far.drops(.noNeighbour) == 2)
         var plan = MemoryRig.plan()
-        plan.routes.append(.init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+        plan.routes.append(
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         let mac = MemoryRig.localMAC
-        let port = TablesView.Port(mac: (mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), attached: true, mtuBytes: 1500, address: 0)
+        let port = TablesView.Port(
+            mac: (mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), attached: true, mtuBytes: 1500, address: 0)
         let tables = Tables(plan, ports: [port, port], generation: 2)
         var view = tables.view
         withUnsafeMutablePointer(to: &view) {
@@ -138,7 +140,9 @@ import Wire
             _ = ends.nearWorker.runOnce()
             _ = ends.farWorker.runOnce()
         }
-        let held = { (worker: borrowing Worker) in (0..<worker.queueCount).reduce(worker.poolCount) { $0 + Int(worker.queues[$1].filled) } }
+        let held = { (worker: borrowing Worker) in
+            (0..<worker.queueCount).reduce(worker.poolCount) { $0 + Int(worker.queues[$1].filled) }
+        }
         #expect(held(ends.nearWorker) == 512 && held(ends.farWorker) == 512)
         #expect(before.0 > 0)
     }
@@ -153,7 +157,8 @@ import Wire
         ])
         let tables = Tables(plan, ports: [], generation: 1)
         let port = { (text: String) in tables.view.route(to: IPv4Address(text)!.bits)?.portIndex }
-        #expect(port("8.8.8.8") == 1 && port("10.9.9.9") == 2 && port("10.1.2.4") == 3 && port("10.1.2.3") == TablesView.kernelPort)
+        #expect(
+            port("8.8.8.8") == 1 && port("10.9.9.9") == 2 && port("10.1.2.4") == 3 && port("10.1.2.3") == TablesView.kernelPort)
         withExtendedLifetime(tables) {}
         let empty = Tables(ForwardingPlan(), ports: [], generation: 1)
         #expect(empty.view.route(to: 1) == nil)

@@ -78,7 +78,9 @@ import Testing
         for index in 0..<20_000 {
             let sa = (records + 256 * (index % 2000)).assumingMemoryBound(to: InboundSA.self)
             // Few home slots, so that runs grow long and wrap around the end.
-            let spi = UInt32.random(in: 1...8, using: &random) << 16 | UInt32(InboundTable.slotCount - 4 + Int.random(in: 0...5, using: &random))
+            let spi =
+                UInt32.random(in: 1...8, using: &random) << 16
+                | UInt32(InboundTable.slotCount - 4 + Int.random(in: 0...5, using: &random))
             if Bool.random(using: &random) {
                 sa.pointee.spi = spi
                 let inserted = table.insert(sa)

@@ -88,7 +88,9 @@ import Wire
         // The near end is told to protect more than the far end agreed to, and its SA to carry it.
         let ends = try TwoEnds(nearPlan: {
             $0.rules = [
-                .init(source: TrafficSelector(IPPrefix("0.0.0.0/0")!), destination: TrafficSelector(IPPrefix("0.0.0.0/0")!), action: .protect(childIndex: 0))
+                .init(
+                    source: TrafficSelector(IPPrefix("0.0.0.0/0")!), destination: TrafficSelector(IPPrefix("0.0.0.0/0")!),
+                    action: .protect(childIndex: 0))
             ]
         })
         #expect(ends.seal(inner(64, source: "10.9.0.2")).isEmpty, "the sender's own selectors hold it back")
@@ -108,8 +110,11 @@ import Wire
         let ends = try TwoEnds(nearPlan: {
             let any = TrafficSelector(IPPrefix("10.1.0.0/16")!)
             $0.rules.insert(
-                .init(source: any, destination: TrafficSelector(IPPrefix("10.2.0.0/16")!, ipProtocol: 17, ports: 53...53), action: .discard), at: 0)
-            $0.rules.append(.init(source: any, destination: TrafficSelector(IPPrefix("10.3.0.0/16")!), action: .protect(childIndex: 7)))
+                .init(
+                    source: any, destination: TrafficSelector(IPPrefix("10.2.0.0/16")!, ipProtocol: 17, ports: 53...53),
+                    action: .discard), at: 0)
+            $0.rules.append(
+                .init(source: any, destination: TrafficSelector(IPPrefix("10.3.0.0/16")!), action: .protect(childIndex: 7)))
         })
         let dns: [UInt8] = [0x10, 0, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]
         #expect(ends.seal(inner(0, payload: dns)).isEmpty)

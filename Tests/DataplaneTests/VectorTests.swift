@@ -36,7 +36,8 @@ import Wire
         let esp = bytes(hex: vector.esp_packet)
         let outer =
             IPv4Header.bytes(
-                source: IPv4Address("192.0.2.2")!, destination: IPv4Address("192.0.2.1")!, protocolNumber: 50, payloadBytes: esp.count) + esp
+                source: IPv4Address("192.0.2.2")!, destination: IPv4Address("192.0.2.1")!, protocolNumber: 50,
+                payloadBytes: esp.count) + esp
         let sequence = UInt64(vector.seq, radix: 16)!
         let outcome = try debug.run(
             .init(
@@ -73,7 +74,8 @@ import Wire
         let file = vectorFolder.appending(path: "dpdk/packets.json")
         let all = (try? JSONDecoder().decode(Packets.self, from: Data(contentsOf: file)).cases) ?? []
         return all.filter {
-            $0.aead_algo == "AES_GCM" && $0.mode == "TUNNEL" && $0.outer == "IPV4" && $0.input_text.hasPrefix("4") && [32, 64].contains($0.key?.count)
+            $0.aead_algo == "AES_GCM" && $0.mode == "TUNNEL" && $0.outer == "IPV4" && $0.input_text.hasPrefix("4")
+                && [32, 64].contains($0.key?.count)
         }
     }()
 
@@ -85,7 +87,8 @@ import Wire
         let debug = try ESPDebug(engine: engine, near: "0.0.0.0/0", far: "0.0.0.0/0")
         let outcome = try debug.run(
             .init(
-                operation: .open, spi: vector.spi, key: bytes(hex: vector.key ?? ""), salt: bytes(hex: vector.salt ?? ""), extended: vector.esn == 1,
+                operation: .open, spi: vector.spi, key: bytes(hex: vector.key ?? ""), salt: bytes(hex: vector.salt ?? ""),
+                extended: vector.esn == 1,
                 udp: vector.udp_encap == 1, sequence: vector.seq &- 1, packet: bytes(hex: vector.output_text)))
         #expect(outcome == .packet(aged(bytes(hex: vector.input_text), hops: 1)))
     }
