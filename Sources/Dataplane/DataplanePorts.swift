@@ -60,8 +60,8 @@ extension Dataplane {
         }
         guard description.mtu + Ethernet.headerBytes + 256 <= settings.frameBytes else {
             throw DataplaneError(
-                "\(description.name) has an MTU of \(description.mtu), which does not fit frames of \(settings.frameBytes) "
-                    + "octets; lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)"
+                "\(description.name) has an MTU of \(description.mtu), more than frames of \(settings.frameBytes) octets hold; "
+                    + "lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)"
             )
         }
         let queues = min(description.queues, Int(CULVERT_MAX_QUEUES))

@@ -327,7 +327,7 @@ final class ControlThread {
         let problems = kernel.apply(routing)
         for problem in problems { complain(problem) }
         if problems.isEmpty { applied.routing = routing }
-        let filter = FilterPlan(policy, underlay: ports.underlayNames)
+        let filter = FilterPlan(policy, underlay: ports.underlayNames, outer: ports.outerNames)
         if filter != applied.filter {
             if let problem = kernel.apply(filter) { complain(problem) } else { applied.filter = filter }
         }

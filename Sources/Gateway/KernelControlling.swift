@@ -47,9 +47,18 @@ struct FilterPlan: Hashable, Sendable {
     /// Let through, before `drop`.
     var accept: [Pair]
     var drop: [Pair]
+    /// Interfaces that are the underlay's alone: no host of ours is behind them.
+    var outerInterfaces: [String]
+    /// What only a spoofer sends there: from our own subnets to protected ones. Routed into the tunnel it would reach the far
+    /// site as authentic.
+    var spoofed: [Pair]
 
-    init(_ policy: PolicySet, underlay: [String]) {
+    init(_ policy: PolicySet, underlay: [String], outer: [String] = []) {
         interfaces = underlay
+        outerInterfaces = outer
+        spoofed = policy.protections.map {
+            Pair(source: $0.local.filter { $0.length > 0 }, destination: $0.remote)
+        }
         accept = policy.addressOnlyBypasses.flatMap { bypass in
             let (a, b) = (bypass.source.prefixes, bypass.destination.prefixes)
             return [Pair(source: a, destination: b), Pair(source: b, destination: a)]

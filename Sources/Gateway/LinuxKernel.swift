@@ -178,7 +178,9 @@ final class LinuxKernel: KernelControlling {
             list.map { KernelFilter.Pair(sources: $0.source, destinations: $0.destination) }
         }
         do throws(SystemError) {
-            try filter.install(interfaces: plan.interfaces, accept: pairs(plan.accept), drop: pairs(plan.drop))
+            try filter.install(
+                interfaces: plan.interfaces, accept: pairs(plan.accept), drop: pairs(plan.drop), outer: plan.outerInterfaces,
+                spoofed: pairs(plan.spoofed))
             return nil
         } catch {
             return "The packet filter against clear inbound packets cannot be set: \(error). XDP drops them while attached."

@@ -137,6 +137,14 @@ enum Steering {
                 prefix: route.prefix, gateway: route.gateway, portIndex: route.linkIndex.flatMap { portOfLink[$0] })
         }
         let protected = policy.protectedPrefixes
+        // The same for what lies inside one, except the sites' own networks: the kernel's table does not know the main table's
+        // longer prefixes either.
+        for prefix in result.keys where protected.contains(where: { $0.contains(prefix) }) {
+            guard !policy.protections.contains(where: { $0.local.contains { $0.length > 0 && $0.contains(prefix) } }) else {
+                continue
+            }
+            result[prefix] = .init(prefix: prefix, gateway: nil, portIndex: nil)
+        }
         for prefix in protected { result[prefix] = .init(prefix: prefix, gateway: nil, portIndex: nil) }
         for peer in peers where protected.contains(where: { $0.contains(.v4(peer)) }) {
             guard let host = IPPrefix(.v4(peer), length: 32) else { continue }

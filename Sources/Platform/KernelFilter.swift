@@ -7,7 +7,8 @@ import Wire
 ///
 /// ```
 /// table ip culvert {
-///     chain prerouting { type filter hook prerouting priority raw; iifname "wan0" jump inbound }
+///     chain prerouting { type filter hook prerouting priority raw; iifname "wan0" jump outer; iifname "wan0" jump inbound }
+///     chain outer { ip saddr <local subnets> ip daddr <remote subnets> counter drop }   only where no host of ours is
 ///     chain inbound {
 ///         fib daddr type local  esp, ah, udp dport 500, 4500, later UDP fragments  accept
 ///         ip saddr … ip daddr … accept                                             bypass
@@ -36,6 +37,7 @@ public final class KernelFilter {
 
     private static let prerouting = "prerouting"
     private static let inbound = "inbound"
+    private static let outer = "outer"
 
     public init(table: String = "culvert") throws(SystemError) {
         self.table = table
@@ -54,22 +56,29 @@ public final class KernelFilter {
     ///   - interfaces: the underlay's, by name: they need not exist yet.
     ///   - accept: let through before `drop`, in the direction given.
     ///   - drop: clear packets from sources to destinations.
-    public func install(interfaces: [String], accept: [Pair], drop: [Pair]) throws(SystemError) {
+    ///   - outer: those of `interfaces` that have no host of ours behind them.
+    ///   - spoofed: dropped there as well, after `accept`.
+    public func install(
+        interfaces: [String], accept: [Pair], drop: [Pair], outer: [String] = [], spoofed: [Pair] = []
+    ) throws(SystemError) {
         let accepted = Self.pairs(accept)
         let dropped = Self.pairs(drop)
-        guard accepted.count + dropped.count <= Self.pairLimit else {
+        let never = Self.pairs(spoofed)
+        guard accepted.count + dropped.count + never.count <= Self.pairLimit else {
             throw SystemError(
-                call: "nf_tables", code: E2BIG, subject: "\(accepted.count + dropped.count) pairs of prefixes",
+                call: "nf_tables", code: E2BIG, subject: "\(accepted.count + dropped.count + never.count) pairs of prefixes",
                 remedy: "configure at most \(Self.pairLimit) pairs of local and remote subnets")
         }
         let before = (try? currentDrops()) ?? 0
         do throws(SystemError) {
-            try commit(messages(interfaces, accepted, dropped))
+            try commit(messages(interfaces, accepted, dropped, outer, never))
         } catch {
             // Kernels without the fib expression cannot tell local destinations: ESP and IKE then pass to any.
             guard error.code == ENOENT, !fibIsMissing else { throw Self.explained(error) }
             fibIsMissing = true
-            do throws(SystemError) { try commit(messages(interfaces, accepted, dropped)) } catch { throw Self.explained(error) }
+            do throws(SystemError) {
+                try commit(messages(interfaces, accepted, dropped, outer, never))
+            } catch { throw Self.explained(error) }
         }
         droppedBefore &+= before
     }
@@ -112,13 +121,16 @@ public final class KernelFilter {
         }
     }
 
-    private func messages(_ interfaces: [String], _ accept: [PrefixPair], _ drop: [PrefixPair]) -> [NetlinkMessage] {
+    private func messages(
+        _ interfaces: [String], _ accept: [PrefixPair], _ drop: [PrefixPair], _ outer: [String], _ spoofed: [PrefixPair]
+    ) -> [NetlinkMessage] {
         // Deleting a table that is not there fails: so it is made, deleted with all it had, and made anew.
         var list = [
             tableMessage(NFT_MSG_NEWTABLE.rawValue, NLM_F_CREATE), tableMessage(NFT_MSG_DELTABLE.rawValue, 0),
             tableMessage(NFT_MSG_NEWTABLE.rawValue, NLM_F_CREATE), chain(Self.prerouting, isBase: true),
-            chain(Self.inbound, isBase: false),
+            chain(Self.inbound, isBase: false), chain(Self.outer, isBase: false),
         ]
+        list += outer.map { rule(Self.prerouting, [.interface($0), .jump(Self.outer)]) }
         list += interfaces.map { rule(Self.prerouting, [.interface($0), .jump(Self.inbound)]) }
         let local: [FilterExpression] = fibIsMissing ? [] : [.localDestination]
         let udp = local + [.layer4(17)]
@@ -140,6 +152,8 @@ public final class KernelFilter {
         list += drop.map {
             rule(Self.inbound, addresses($0) + [.count, .drop])
         }
+        list += accept.map { rule(Self.outer, addresses($0) + [.return]) }
+        list += spoofed.map { rule(Self.outer, addresses($0) + [.count, .drop]) }
         return list
     }
 

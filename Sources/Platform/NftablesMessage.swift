@@ -31,6 +31,8 @@ enum FilterExpression {
     case accept
     case drop
     case jump(String)
+    /// Back to where the chain was jumped to from.
+    case `return`
 
     static func source(_ prefix: IPv4PrefixBytes) -> [FilterExpression] { address(prefix, offset: 12) }
     static func destination(_ prefix: IPv4PrefixBytes) -> [FilterExpression] { address(prefix, offset: 16) }
@@ -69,6 +71,7 @@ enum FilterExpression {
         case .accept: Self.verdict(&list, 1, chain: nil)
         case .drop: Self.verdict(&list, 0, chain: nil)
         case .jump(let chain): Self.verdict(&list, -3, chain: chain)
+        case .return: Self.verdict(&list, -5, chain: nil)
         }
     }
 

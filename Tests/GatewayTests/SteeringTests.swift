@@ -116,7 +116,7 @@ struct ForwardingTests {
         view.routes += [
             .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.99"), linkIndex: 2, metric: 100),
             .init(prefix: prefix("172.16.0.0/12"), gateway: nil, linkIndex: 7, metric: 0),
-            .init(prefix: prefix("198.51.100.0/24"), gateway: nil, linkIndex: nil, metric: 0)
+            .init(prefix: prefix("198.51.100.0/24"), gateway: nil, linkIndex: nil, metric: 0),
         ]
         let plan = Steering.forwardingPlan(policy([]), view: view, ports: eastPorts)
         #expect(plan.routes.first { $0.prefix.length == 0 }?.gateway == v4("192.0.2.2"))
@@ -142,7 +142,7 @@ struct ForwardingTests {
         var view = eastView()
         view.neighbours = [
             .init(address: v4("192.0.2.2"), linkIndex: 2, mac: [1, 2, 3, 4, 5, 6]),
-            .init(address: v4("172.16.0.9"), linkIndex: 7, mac: [9])
+            .init(address: v4("172.16.0.9"), linkIndex: 7, mac: [9]),
         ]
         let plan = Steering.forwardingPlan(policy([]), view: view, ports: eastPorts)
         #expect(plan.neighbours.map(\.address) == [v4("192.0.2.2")])
@@ -206,6 +206,23 @@ struct RoutingPlanTests {
     @Test func `without protected prefixes nothing is installed`() {
         let plan = RoutingPlan(policy([]), view: eastView(), outside: outside)
         #expect(plan.rules.isEmpty && plan.routes.isEmpty)
+    }
+
+    @Test func `on interfaces that are the underlay's alone our own addresses are spoofed`() {
+        let plan = FilterPlan(
+            policy([(["10.1.0.0/24", "0.0.0.0/0"], ["10.2.0.0/24"])]), underlay: ["wan0", "both0"], outer: ["wan0"])
+        #expect(plan.outerInterfaces == ["wan0"])
+        // A hub protects everybody's packets to its spokes: that part is no spoofing.
+        #expect(plan.spoofed == [.init(source: [prefix("10.1.0.0/24")], destination: [prefix("10.2.0.0/24")])])
+    }
+
+    @Test func `a longer route inside a protected prefix does not lead out in the clear`() {
+        var view = eastView()
+        view.routes.append(.init(prefix: prefix("10.2.3.0/24"), gateway: IPv4Address("192.0.2.9"), linkIndex: 2, metric: 0))
+        let ports = [AttachedInterface(portIndex: 1, linkIndex: 2, name: "wan0", role: .underlay)]
+        let plan = Steering.forwardingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/16"])]), view: view, ports: ports)
+        let inner = plan.routes.first { $0.prefix == prefix("10.2.3.0/24") }
+        #expect(inner != nil && inner?.portIndex == nil, "the kernel sends it back through the tunnel")
     }
 
     @Test func `the packet filter drops the reverse of what is protected on underlay interfaces`() {

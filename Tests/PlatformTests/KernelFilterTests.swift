@@ -123,6 +123,22 @@ struct KernelFilterTests {
         }
     }
 
+    @Test("drops our own addresses on the outer interfaces, for protected destinations only")
+    func spoofed() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0")
+            let filter = try KernelFilter()
+            let pair = KernelFilter.Pair(sources: [Self.local], destinations: [Self.remote])
+            let bypass = KernelFilter.Pair(sources: [IPPrefix("10.1.9.0/24")!], destinations: [Self.remote])
+            try filter.install(interfaces: ["wan0"], accept: [bypass], drop: [], outer: ["wan0"], spoofed: [pair])
+            let port = try FramePort("far0")
+            try Self.expect(1, droppedOf: [Self.udp("10.1.0.5", "10.2.0.9", port: 7, data: [1])], filter, port)
+            try Self.expect(0, droppedOf: [Self.udp("10.1.9.5", "10.2.0.9", port: 7, data: [1])], filter, port)
+            try Self.expect(0, droppedOf: [Self.udp("10.1.0.5", "198.51.100.9", port: 7, data: [1])], filter, port)
+            try Self.expect(0, droppedOf: [Self.udp("198.51.100.9", "10.2.0.9", port: 7, data: [1])], filter, port)
+        }
+    }
+
     @Test("guards only the interfaces it is told, also those that come later")
     func interfaces() async throws {
         try await withVethPair {
