@@ -212,15 +212,19 @@ static __always_inline int bypassed(const struct culvert_prefix_policy *source,
 
 /*
  * RFC 4301 section 5.2: a packet that came in the clear, although some child's selectors cover it, must be discarded: from
- * that child's remote subnets to its local ones.
+ * that child's remote subnets to its local ones. On a port that is the protected side as well, packets between local subnets
+ * are the site's own, also when a child's remote subnets are everywhere.
  */
-static __always_inline int must_be_protected(const struct iphdr *ip)
+static __always_inline int must_be_protected(const struct packet *p)
 {
+    const struct iphdr *ip = p->ip;
     const struct culvert_prefix_policy *source = policy_of(ip->saddr);
     if (!source || source->remote_sets == 0)
         return 0;
     const struct culvert_prefix_policy *destination = policy_of(ip->daddr);
     if (!destination || (source->remote_sets & destination->local_sets) == 0)
+        return 0;
+    if ((p->port->roles & CULVERT_ROLE_PROTECTED) && (source->local_sets & destination->local_sets) != 0)
         return 0;
     /* A bypass rule is written for the way out; its answers come in with the addresses swapped. */
     return !bypassed(source, destination) && !bypassed(destination, source);
@@ -262,7 +266,7 @@ static __always_inline int ipv4(struct packet *p, void *network)
             if (decided >= 0)
                 return decided;
         }
-        if (must_be_protected(ip))
+        if (must_be_protected(p))
             return verdict(CULVERT_COUNT_DROPPED_CLEAR_INBOUND, XDP_DROP);
     }
     if (p->port->roles & CULVERT_ROLE_PROTECTED)

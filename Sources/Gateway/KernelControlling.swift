@@ -63,6 +63,13 @@ struct FilterPlan: Hashable, Sendable {
             let (a, b) = (bypass.source.prefixes, bypass.destination.prefixes)
             return [Pair(source: a, destination: b), Pair(source: b, destination: a)]
         }
+        // One-armed: what stays between local subnets is the site's own, also when a child protects everything else.
+        if outer.isEmpty {
+            accept += policy.protections.map {
+                let local = $0.local.filter { $0.length > 0 }
+                return Pair(source: local, destination: local)
+            }
+        }
         drop = policy.protections.map { Pair(source: $0.remote, destination: $0.local) }
     }
 }

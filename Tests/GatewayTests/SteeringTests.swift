@@ -216,6 +216,11 @@ struct RoutingPlanTests {
         #expect(plan.spoofed == [.init(source: [prefix("10.1.0.0/24")], destination: [prefix("10.2.0.0/24")])])
     }
 
+    @Test func `on a one-armed gateway the site's own packets pass the filter`() {
+        let plan = FilterPlan(policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), underlay: ["eth0"], outer: [])
+        #expect(plan.accept == [.init(source: [prefix("10.1.0.0/24")], destination: [prefix("10.1.0.0/24")])])
+    }
+
     @Test func `a longer route inside a protected prefix does not lead out in the clear`() {
         var view = eastView()
         view.routes.append(.init(prefix: prefix("10.2.3.0/24"), gateway: IPv4Address("192.0.2.9"), linkIndex: 2, metric: 0))
@@ -226,7 +231,8 @@ struct RoutingPlanTests {
     }
 
     @Test func `the packet filter drops the reverse of what is protected on underlay interfaces`() {
-        let plan = FilterPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24"])]), underlay: ["wan0"])
+        let plan = FilterPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/24"])]), underlay: ["wan0"], outer: ["wan0"])
+        #expect(plan.accept.isEmpty)
         #expect(plan.drop == [.init(source: [prefix("10.2.0.0/24")], destination: [prefix("10.1.0.0/24")])])
         #expect(plan.interfaces == ["wan0"])
     }

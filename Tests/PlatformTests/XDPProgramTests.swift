@@ -53,6 +53,8 @@ private struct Rig {
             (prefix("10.2.9.0/24"), PrefixPolicy(steer: 2, remoteSets: 1, bypassDestination: 1)),
             (prefix("10.9.0.0/24"), PrefixPolicy(steer: 0, localSets: 2)),
             (prefix("10.3.0.0/24"), PrefixPolicy(steer: 2, remoteSets: 2)),
+            // Local to a child whose remote subnets are everywhere.
+            (prefix("10.4.0.0/24"), PrefixPolicy(steer: 1, localSets: 4, remoteSets: 4)),
         ])
     }
 
@@ -135,6 +137,12 @@ private struct Rig {
         Case("to somewhere else", "wan0", 2, .passed, Frame(source: "10.2.0.5", destination: "10.8.0.5")),
         Case("that answers a bypassed packet", "wan0", 2, .passed, Frame(source: "10.2.9.5", destination: "10.1.0.5")),
         Case("on a port with both roles", "arm0", 1, .droppedClearInbound, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
+        Case(
+            "between our own subnets on the underlay, when everything else is the peer's", "wan0", 1, .droppedClearInbound,
+            Frame(source: "10.4.0.5", destination: "10.4.0.6")),
+        Case(
+            "between our own subnets on a port with both roles", "arm0", 2, .passed,
+            Frame(source: "10.4.0.5", destination: "10.4.0.6")),
         Case("not on a protected port", "lan0", 2, .passed, Frame(source: "10.2.0.5", destination: "10.1.0.5")),
     ]
 
