@@ -11,10 +11,9 @@ import time
 from .capture import CLEAR_FILTER, Capture, tally
 from .daemons import REPOSITORY, Culvert, culvert_binary
 from .shell import LabError, Paint, require_root
-from .topology import Lab
+from .topology import Lab, sweep
 from .traffic import measure, ping
 
-INSTANCE = "demo"
 HEADERS_BYTES = 96
 
 COUNT_ESP = """
@@ -32,7 +31,7 @@ class Demo:
 
     def __init__(self, options):
         self.options, self.paint, self.started = options, Paint(), time.monotonic()
-        self.lab = Lab(INSTANCE)
+        self.lab = Lab(f"demo{os.getpid()}")
         self.gateways = {}
 
     def step(self, text):
@@ -41,6 +40,7 @@ class Demo:
 
     def run(self):
         self.step("Making the laboratory: host-east ── gw-east ── wire ── gw-west ── host-west")
+        sweep()
         self.lab.up()
         self.step(f"Measuring plain kernel routing, nothing encrypted ({4 * self.options.seconds} s)")
         plain = measure(self.lab, seconds=self.options.seconds)
@@ -107,11 +107,11 @@ class Demo:
         (self.lab.directory / "keep").touch()
         east = self.gateways.get("east")
         print("\nThe laboratory stays up. To play with it (as root):")
-        print("    scripts/lab exec --instance demo host-east ping 10.2.0.2")
-        print("    scripts/lab exec --instance demo wire tcpdump -n -i east")
+        print(f"    scripts/lab exec --instance {self.lab.instance} host-east ping 10.2.0.2")
+        print(f"    scripts/lab exec --instance {self.lab.instance} wire tcpdump -n -i east")
         if east:
             print(f"    {culvert_binary()} status --watch --socket {east.socket}")
-        print("To remove it:\n    scripts/lab down --instance demo")
+        print(f"To remove it:\n    scripts/lab down --instance {self.lab.instance}")
 
 
 def interrupted(number, _):
