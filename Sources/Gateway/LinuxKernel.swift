@@ -57,6 +57,9 @@ final class LinuxKernel: KernelControlling {
         if let sentence = Capability.problem() { throw GatewayStartError(exitCode: 77, sentence: sentence) }
         do throws(SystemError) { try ProcessHardening.disableCoreDumps() } catch { throw startError(error) }
         ProcessHardening.raiseMemoryLockLimit()
+        // Key schedules of libcrypto and the configuration's text lie in the ordinary heap: not into swap with them. Where it is
+        // not allowed the secret arenas are still locked one by one.
+        try? ProcessHardening.lockAllMemory()
     }
 
     static func allowedCPUs() -> [Int] { Numa.allowedCPUs() }
