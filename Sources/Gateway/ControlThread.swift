@@ -22,6 +22,7 @@ final class ControlThread {
     /// Changes of kernel state are gathered for this long before plans are made anew.
     static let settleTime: TimeAmount = .milliseconds(5)
     static let tick: TimeAmount = .milliseconds(500)
+    static let filterCheckInterval: Duration = .seconds(5)
     /// Between ticks while a new SA waits for its first packet.
     static let hurriedTick: TimeAmount = .milliseconds(20)
     /// Packets taken from the TUN device before others have their turn.
@@ -37,6 +38,7 @@ final class ControlThread {
     let lifecycle: SALifecycle
     let ports: PortKeeper
     let startedAt: Instant
+    private var nextFilterCheck = Instant(nanoseconds: 0)
     private let logger: Logger
     let coreSettings: CoreSettings
 
@@ -419,8 +421,18 @@ final class ControlThread {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
+        keepFilter()
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()
+    }
+
+    /// Looks every five seconds whether somebody took the packet filter away, and puts it back.
+    private func keepFilter() {
+        guard now >= nextFilterCheck else { return }
+        nextFilterCheck = now + Self.filterCheckInterval
+        guard let wanted = applied.filter, !surroundings.kernel.isFilterInPlace() else { return }
+        complain("The packet filter against clear inbound packets was removed (nft flush ruleset?); it is put back.")
+        if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
 
     private func lifetime(_ key: ChildKey) -> (bytes: UInt64, packets: UInt64) {

@@ -17,6 +17,8 @@ protocol KernelControlling: AnyObject {
     func apply(_ plan: RoutingPlan) -> [String]
     /// Replaces the packet filter against clear inbound traffic; a sentence when the kernel refused.
     func apply(_ plan: FilterPlan) -> String?
+    /// Whether the filter is still there: `nft flush ruleset` takes it away, and nobody tells.
+    func isFilterInPlace() -> Bool
     /// Packets that this filter has dropped; never less than before.
     func filteredPackets() -> UInt64
     /// Makes the kernel find the neighbour, and keep it found.

@@ -190,6 +190,9 @@ final class LinuxKernel: KernelControlling {
         }
     }
 
+    /// A kernel that does not answer is not asked to do it all again.
+    func isFilterInPlace() -> Bool { (try? filter.isInPlace()) ?? true }
+
     func filteredPackets() -> UInt64 { filter.droppedPackets() }
 
     func resolve(_ address: IPv4Address, linkIndex: Int) {

@@ -207,6 +207,7 @@ final class FakeKernel: KernelControlling {
     }
     func queueCount(_ name: String) -> Int { 1 }
     var tunnelRefuses = false
+    func isFilterInPlace() -> Bool { true }
     func filteredPackets() -> UInt64 { 5 }
     func forgetLostNeighbours(now: Instant) {}
     func letGoOfNeighbours() {}
