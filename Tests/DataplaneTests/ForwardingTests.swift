@@ -147,6 +147,24 @@ import Wire
         #expect(before.0 > 0)
     }
 
+    @Test("a port that goes gives back every frame, those the kernel had too, and once only")
+    func detaching() throws {
+        let ends = try TwoEnds()
+        for index in 0..<10 { ends.near.feed(inner(60 + index), port: MemoryRig.protectedPort, worker: 0) }
+        ends.near.command(.detachPort, to: 0, first: UInt64(MemoryRig.protectedPort))
+        _ = ends.nearWorker.runOnce()
+        #expect(ends.nearWorker.queueCount == 1)
+        #expect(ends.near.drops(.portDown) == 10, "received and never looked at")
+        let owner = UInt64(FrameOwner.firstPort) + UInt64(MemoryRig.protectedPort)
+        for _ in 0..<2 {
+            ends.near.command(.recoverFrames, to: 0, first: owner)
+            _ = ends.nearWorker.runOnce()
+            #expect(ends.nearWorker.poolCount + Int(ends.nearWorker.queues[0].filled) == 512)
+        }
+        ends.nearWorker.release(ends.nearWorker.pool[0])
+        #expect(ends.nearWorker.poolCount + Int(ends.nearWorker.queues[0].filled) == 512, "a frame that is home stays one")
+    }
+
     @Test("a longest prefix wins, and a gateway's address is looked up instead of the destination's")
     func routes() {
         let plan = ForwardingPlan(routes: [
