@@ -26,10 +26,11 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
     ],
     targets: [
         .target(name: "CLinux", linkerSettings: [.linkedLibrary("bpf"), .linkedLibrary("xdp"), .linkedLibrary("numa")]),
-        .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("crypto")]),
+        .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
         .target(name: "Wire", swiftSettings: strict),
         .target(name: "IPsec", dependencies: ["Wire"], swiftSettings: strict),
         .target(
@@ -37,7 +38,12 @@ let package = Package(
             dependencies: ["Wire", "IPsec", .product(name: "DequeModule", package: "swift-collections")],
             swiftSettings: strict),
         .target(
-            name: "Crypto", dependencies: ["COpenSSL", "IPsec", "IKE", "Wire"] + engineDependencies,
+            name: "Crypto",
+            dependencies: [
+                "COpenSSL", "IPsec", "IKE", "Wire",
+                // Its module is called Crypto too; here it is ML-KEM's, until OpenSSL 3.5 is everywhere.
+                .product(name: "Crypto", package: "swift-crypto", moduleAliases: ["Crypto": "SwiftCrypto"]),
+            ] + engineDependencies,
             swiftSettings: systems),
         .target(name: "Platform", dependencies: ["CLinux", "Wire"], swiftSettings: systems, plugins: ["BPFCompiler"]),
         .target(

@@ -1,0 +1,112 @@
+// What AUTH payloads are signed and verified with, when it is not a pre-shared key. RFC 7296 §2.15, §3.6, §3.8; RFC 7427;
+// RFC 8420. The core hands octets in and gets signatures and verdicts out; keys and certificates stay outside.
+
+/// The public keys that IKE signs with.
+public enum PublicKeyKind: Hashable, Sendable {
+    case rsa(bits: Int)
+    case ecdsaP256, ecdsaP384, ecdsaP521
+    case ed25519, ed448
+}
+
+/// Hash functions of RFC 7427 §4 and RFC 8420 §2; raw values are the numbers in SIGNATURE_HASH_ALGORITHMS.
+public enum SignatureHash: UInt16, CaseIterable, Sendable {
+    case sha1 = 1
+    case sha256 = 2
+    case sha384 = 3
+    case sha512 = 4
+    /// Ed25519 and Ed448 sign the octets themselves.
+    case identity = 5
+}
+
+/// One way to sign. RFC 7427 §3 and appendix A, RFC 8420 §2, RFC 4754.
+public enum SignatureScheme: Hashable, Sendable {
+    case rsaPKCS1(SignatureHash)
+    /// RSASSA-PSS, MGF1 with the same hash, salt as long as the hash.
+    case rsaPSS(SignatureHash)
+    /// DER-encoded Ecdsa-Sig-Value, as RFC 7427 has it; the older methods 9 to 11 have r and s side by side (RFC 4754 §7).
+    case ecdsa(SignatureHash)
+    case ed25519, ed448
+}
+
+/// A private key of ours. Its private half is wiped on release.
+public protocol SigningKey: AnyObject, Sendable {
+    var kind: PublicKeyKind { get }
+    /// SubjectPublicKeyInfo, DER. RFC 7670 §3.
+    var subjectPublicKeyInfo: [UInt8] { get }
+    /// - Returns: the signature; for ECDSA an Ecdsa-Sig-Value in DER.
+    func sign(_ octets: [UInt8], _ scheme: SignatureScheme) throws(IKECryptoError) -> [UInt8]
+}
+
+/// A public key of the peer.
+public protocol VerifyingKey: AnyObject, Sendable {
+    var kind: PublicKeyKind { get }
+    /// SubjectPublicKeyInfo, DER.
+    var subjectPublicKeyInfo: [UInt8] { get }
+    /// False also when the scheme does not fit the key. ECDSA signatures are in DER.
+    func verify(_ signature: [UInt8], of octets: [UInt8], _ scheme: SignatureScheme) -> Bool
+}
+
+/// Why a certificate is not accepted.
+public struct CertificateRefusal: Error, Hashable, Sendable {
+    public enum Kind: String, Sendable {
+        case malformed, expired, notYetValid, untrusted, revoked, nameMismatch, keyUsage, weak, revocationUnknown
+    }
+    public var kind: Kind
+    /// One sentence for the operator: which certificate, what is wrong, what to do.
+    public var sentence: String
+    public init(_ kind: Kind, _ sentence: String) { (self.kind, self.sentence) = (kind, sentence) }
+}
+
+/// A certificate of the peer that was found good.
+public struct TrustedPeer: Sendable {
+    public var key: any VerifyingKey
+    /// Subject as text, for log and status.
+    public var subject: String
+    /// Seconds since 1970.
+    public var expires: Int64
+    /// What to ask an OCSP responder before the peer is believed; nil when revocation is settled or not asked for.
+    public var revocationCheck: RevocationCheck?
+    public init(key: any VerifyingKey, subject: String, expires: Int64, revocationCheck: RevocationCheck?) {
+        (self.key, self.subject, self.expires, self.revocationCheck) = (key, subject, expires, revocationCheck)
+    }
+}
+
+/// An OCSP request for the surroundings to send. RFC 6960.
+public struct RevocationCheck: Hashable, Sendable {
+    /// `http://` addresses of responders, best first.
+    public var responders: [String]
+    /// OCSPRequest, DER.
+    public var request: [UInt8]
+    public init(responders: [String], request: [UInt8]) { (self.responders, self.request) = (responders, request) }
+}
+
+/// The certificate authorities, revocation lists and policy that one connection trusts. Knows the time of day by itself.
+public protocol PeerTrust: AnyObject, Sendable {
+    /// SHA-1 of each trust anchor's SubjectPublicKeyInfo, for CERTREQ. RFC 7296 §3.7.
+    var authorityKeyHashes: [[UInt8]] { get }
+    /// Checks chain, validity, key usage, revocation, and that the certificate speaks for `identity`.
+    /// - Parameters:
+    ///   - certificates: X.509, DER, as they came in CERT payloads; the first is the end entity's. RFC 7296 §3.6.
+    ///   - identity: from the peer's ID payload.
+    ///   - revocationLists: CRLs in DER, from CERT payloads of encoding 7.
+    ///   - ocspResponses: OCSPResponse in DER, from CERT payloads of encoding 14 (RFC 4806) or from a responder.
+    func evaluate(
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+    ) throws(CertificateRefusal) -> TrustedPeer
+    /// The key inside a SubjectPublicKeyInfo (RFC 7670), or nil when it cannot be used.
+    func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)?
+}
+
+/// What proves our own identity by signature.
+public struct SigningIdentity: Sendable {
+    public var key: any SigningKey
+    /// X.509 in DER, end entity first, then intermediates, without the trust anchor. Empty: the raw public key is sent.
+    public var certificates: [[UInt8]]
+    /// SHA-1 of the SubjectPublicKeyInfo of every issuer in the chain: which CERTREQs this identity answers.
+    public var issuerKeyHashes: [[UInt8]]
+    /// A stapled OCSPResponse (RFC 4806), DER.
+    public var ocspResponse: [UInt8]?
+    public init(key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil) {
+        (self.key, self.certificates, self.issuerKeyHashes, self.ocspResponse) = (key, certificates, issuerKeyHashes, ocspResponse)
+    }
+}
