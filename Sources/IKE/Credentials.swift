@@ -107,6 +107,8 @@ public struct SigningIdentity: Sendable {
     /// A stapled OCSPResponse (RFC 4806), DER.
     public var ocspResponse: [UInt8]?
     public init(key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil) {
-        (self.key, self.certificates, self.issuerKeyHashes, self.ocspResponse) = (key, certificates, issuerKeyHashes, ocspResponse)
+    public init(
+        key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil
+    ) {
     }
 }
