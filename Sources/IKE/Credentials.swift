@@ -106,9 +106,10 @@ public struct SigningIdentity: Sendable {
     public var issuerKeyHashes: [[UInt8]]
     /// A stapled OCSPResponse (RFC 4806), DER.
     public var ocspResponse: [UInt8]?
-    public init(key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil) {
     public init(
         key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil
     ) {
+        (self.key, self.certificates) = (key, certificates)
+        (self.issuerKeyHashes, self.ocspResponse) = (issuerKeyHashes, ocspResponse)
     }
 }
