@@ -152,7 +152,12 @@ class Culvert(Daemon):
 
 STRONGSWAN_PLUGINS = ("random nonce aes sha1 sha2 hmac kdf gcm openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey "
                       "kernel-libipsec kernel-netlink socket-default vici updown")
-STRONGSWAN_DAEMON = "/usr/sbin/charon-systemd"
+# STRONGSWAN=/opt/strongswan runs the tests against another build of it, installed there, instead of Debian's.
+STRONGSWAN = os.environ.get("STRONGSWAN", "/usr")
+STRONGSWAN_DAEMON = f"{STRONGSWAN}/sbin/charon-systemd"
+STRONGSWAN_CLIENT = f"{STRONGSWAN}/sbin/swanctl"
+if STRONGSWAN != "/usr":
+    STRONGSWAN_PLUGINS = STRONGSWAN_PLUGINS.replace("kernel-libipsec", "ml kernel-libipsec")
 
 
 class StrongSwan(Daemon):
@@ -203,7 +208,7 @@ class StrongSwan(Daemon):
         return self
 
     def swanctl(self, *words, check=True, timeout=60):
-        return run(["swanctl", *words, "--uri", self.uri], check=check, timeout=timeout,
+        return run([STRONGSWAN_CLIENT, *words, "--uri", self.uri], check=check, timeout=timeout,
                    env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path)})
 
     def initiate(self, child="net", timeout=30, check=True):
