@@ -17,7 +17,8 @@ extension IKECore {
         do throws(IKEFault) {
             let authentication = try KeySchedule(crypto: crypto).authentication(
                 prf: suite.prf, presharedKey: plan.presharedKey, message: initiation.message, nonce: responderNonce,
-                identity: identity.encoded, authenticationKey: keys.initiatorAuthentication)
+                identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
+                intermediate: sa.intermediateAuthentication.octets)
             var payloads: [Payload] = [.identityInitiator(identity)]
             if isOnlyContact(sa, plan) { payloads.append(.notify(Notify(.initialContact))) }
             if let remote = plan.remoteIdentity { payloads.append(.identityResponder(WireIdentity(remote))) }
@@ -97,7 +98,8 @@ extension IKECore {
         guard let suite = sa.suite, let keys = sa.keys else { return "The IKE SA has no keys." }
         let expected = try? KeySchedule(crypto: crypto).authentication(
             prf: suite.prf, presharedKey: plan.presharedKey, message: state.responderMessage, nonce: state.initiatorNonce,
-            identity: identity.encoded, authenticationKey: keys.responderAuthentication)
+            identity: identity.encoded, authenticationKey: keys.responderAuthentication,
+            intermediate: sa.intermediateAuthentication.octets)
         guard let expected, crypto.constantTimeEqual(expected, authentication.data) else {
             return Reasons.wrongSecret(plan: plan, remote: sa.path.remote, identity: identity)
         }

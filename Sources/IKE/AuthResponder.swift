@@ -84,7 +84,8 @@ extension IKECore {
         guard let suite = sa.suite, let keys = sa.keys else { return false }
         let expected = try? KeySchedule(crypto: crypto).authentication(
             prf: suite.prf, presharedKey: plan.presharedKey, message: state.initiatorMessage, nonce: state.responderNonce,
-            identity: identity.encoded, authenticationKey: keys.initiatorAuthentication)
+            identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
+            intermediate: sa.intermediateAuthentication.octets)
         guard let expected else { return false }
         return crypto.constantTimeEqual(expected, value)
     }
@@ -100,7 +101,8 @@ extension IKECore {
         guard let suite = sa.suite, let keys = sa.keys, let remoteIdentity = identity.identity,
             let authentication = try? KeySchedule(crypto: crypto).authentication(
                 prf: suite.prf, presharedKey: plan.presharedKey, message: state.responderMessage, nonce: state.initiatorNonce,
-                identity: ours.encoded, authenticationKey: keys.responderAuthentication)
+                identity: ours.encoded, authenticationKey: keys.responderAuthentication,
+                intermediate: sa.intermediateAuthentication.octets)
         else {
             respond(sa, .ikeAuth, [.notify(Notify(.authenticationFailed))], path: path)
             finishClosed(sa, reason: nil, failed: false, now: now)

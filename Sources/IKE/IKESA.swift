@@ -30,6 +30,8 @@ package final class IKESA {
 
     package var suite: IKESuite?
     package var keys: IKEKeys?
+    /// What AUTH covers besides IKE_SA_INIT and the identity. RFC 9242 §3.3.2.
+    package var intermediateAuthentication = IntermediateAuthentication()
 
     // Requests of ours: window one. RFC 7296 §2.3.
     package var nextRequestID: UInt32 = 0

@@ -80,20 +80,42 @@ package struct KeySchedule {
         } catch { throw .ours("deriving child keys failed: \(error)") }
     }
 
-    /// `AUTH = prf( prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets>)`. RFC 7296 §2.15.
+    /// What the signer's AUTH covers, whatever the method: `RealMsg1 | NonceRData | MACedIDForI | IntAuth` for the initiator,
+    /// `RealMsg2 | NonceIData | MACedIDForR | IntAuth` for the responder. RFC 7296 §2.15, RFC 9242 §3.3.2.
     /// - Parameters:
     ///   - message: the signer's own IKE_SA_INIT message, from the first octet of its header.
     ///   - nonce: the other side's nonce.
     ///   - identity: the signer's ID payload without the generic header.
-    ///   - authenticationKey: SK_pi or SK_pr of the signer.
-    package func authentication(
-        prf: PseudoRandomFunction, presharedKey: Secret, message: [UInt8], nonce: [UInt8], identity: [UInt8],
-        authenticationKey: Secret
+    ///   - authenticationKey: SK_pi or SK_pr of the signer, the latest there is (`IKEKeys`).
+    ///   - intermediate: `IKESA.intermediateAuthentication.octets`, the same on both sides; empty without IKE_INTERMEDIATE.
+    package func signedOctets(
+        prf: PseudoRandomFunction, message: [UInt8], nonce: [UInt8], identity: [UInt8], authenticationKey: Secret,
+        intermediate: [UInt8]
     ) throws(IKEFault) -> [UInt8] {
         do throws(IKECryptoError) {
-            let macedIdentity = try crypto.prf(prf, key: authenticationKey, data: identity)
-            let padded = try crypto.prfSecret(prf, key: presharedKey, data: [.bytes(Array("Key Pad for IKEv2".utf8))])
-            return try crypto.prf(prf, key: padded, data: message + nonce + macedIdentity)
+            return message + nonce + (try crypto.prf(prf, key: authenticationKey, data: identity)) + intermediate
         } catch { throw .ours("computing AUTH failed: \(error)") }
+    }
+
+    /// `AUTH = prf( prf(Shared Secret, "Key Pad for IKEv2"), <SignedOctets>)`. RFC 7296 §2.15.
+    package func authentication(
+        prf: PseudoRandomFunction, presharedKey: Secret, signedOctets: [UInt8]
+    ) throws(IKEFault) -> [UInt8] {
+        do throws(IKECryptoError) {
+            let padded = try crypto.prfSecret(prf, key: presharedKey, data: [.bytes(Array("Key Pad for IKEv2".utf8))])
+            return try crypto.prf(prf, key: padded, data: signedOctets)
+        } catch { throw .ours("computing AUTH failed: \(error)") }
+    }
+
+    /// Both steps, for a pre-shared key.
+    package func authentication(
+        prf: PseudoRandomFunction, presharedKey: Secret, message: [UInt8], nonce: [UInt8], identity: [UInt8],
+        authenticationKey: Secret, intermediate: [UInt8] = []
+    ) throws(IKEFault) -> [UInt8] {
+        try authentication(
+            prf: prf, presharedKey: presharedKey,
+            signedOctets: try signedOctets(
+                prf: prf, message: message, nonce: nonce, identity: identity, authenticationKey: authenticationKey,
+                intermediate: intermediate))
     }
 }
