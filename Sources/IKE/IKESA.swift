@@ -42,8 +42,12 @@ package final class IKESA {
 
     // Requests of the peer.
     package var expectedRequestID: UInt32 = 0
-    package var lastResponse: (id: UInt32, bytes: [UInt8])?
+    package var lastResponse: SentResponse?
     package var withheld: WithheldResponse?
+
+    package var fragmentation = FragmentationState()
+    /// When the peer last sent fragments of a message that is too long.
+    package var lastOversized: Instant?
 
     // NAT traversal.
     package var localNAT = false
@@ -108,7 +112,10 @@ package struct OutstandingRequest {
     package var exchange: ExchangeType
     package var kind: Kind
     /// From the IKE header on: "A retransmission from the initiator MUST be bitwise identical to the original request."
-    package var bytes: [UInt8]
+    /// The fragments when it is split.
+    package var messages: [[UInt8]]
+    /// What they were sealed from; nil for IKE_SA_INIT.
+    package var content: ProtectedContent?
     package var firstSent: Instant
     package var nextTransmit: Instant
     package var interval: Duration
@@ -123,6 +130,16 @@ package struct OutstandingRequest {
         case deleteIKE
         case informational
     }
+}
+
+/// Our last response, for requests that come again.
+package struct SentResponse {
+    package var id: UInt32
+    /// The fragments when it is split.
+    package var messages: [[UInt8]]
+    package var content: ProtectedContent
+    package var datagramBytes: Int
+    package var repeats = 0
 }
 
 /// Something to ask the peer for, as soon as the window allows.

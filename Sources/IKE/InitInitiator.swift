@@ -58,9 +58,10 @@ extension IKECore {
             payloads += NATDetection(crypto: crypto).notifies(
                 initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: sa.path, forged: state.forgedDigest)
         }
+        if plan.paths.fragmentation { payloads.append(.notify(Notify(.fragmentationSupported))) }
         sa.nextRequestID = 0
         state.message = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: false, id: 0), payloads)
-        launch(.initiate, .ikeSAInit, state.message, on: sa, now: now)
+        launch(.initiate, .ikeSAInit, [state.message], nil, on: sa, now: now)
     }
 
     /// Takes a response to IKE_SA_INIT. Nothing in it is authentic yet, so what is not usable is ignored, and a refusal is only
@@ -143,6 +144,7 @@ extension IKECore {
         sa.responderSPI = message.header.responderSPI
         connections[plan.name]?.preferredMethod = state.keyExchange.method
         detectNAT(sa, payloads, plan, path: path)
+        if plan.paths.fragmentation, payloads.notify(.fragmentationSupported) != nil { agreeOnFragmentation(sa, plan) }
         sa.outstanding = nil
         beginAuth(sa, state, responderNonce: nonce, responderMessage: bytes, plan, now: now)
     }

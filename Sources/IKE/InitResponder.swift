@@ -155,6 +155,10 @@ extension IKECore {
             let forged = plan.natTraversal == .force ? random.bytes(20) : nil
             payloads += nat.notifies(initiatorSPI: sa.initiatorSPI, responderSPI: spi, path: path, forged: forged)
         }
+        if plan.paths.fragmentation, message.payloads.notify(.fragmentationSupported) != nil {
+            payloads.append(.notify(Notify(.fragmentationSupported)))
+            agreeOnFragmentation(sa, plan)
+        }
         state.responderMessage = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: true, id: 0), payloads)
         sas[spi] = sa
         initIndex[key] = spi

@@ -105,6 +105,7 @@ extension IKECore {
             installFailed(token: withheld.token, reason: "the data plane did not answer within 10 s", now: now)
             sa.withheld = nil
         }
+        expireFragments(sa, now: now)
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
         keepAlive(sa, established, now: now)
@@ -174,6 +175,7 @@ extension IKECore {
         var deadlines: [Instant] = []
         if let request = sa.outstanding { deadlines.append(min(request.nextTransmit, request.giveUpAt)) }
         if let withheld = sa.withheld { deadlines.append(withheld.expires) }
+        if let expires = fragmentsDeadline(sa) { deadlines.append(expires) }
         switch sa.phase {
         case .halfOpen(let state): deadlines.append(state.expires)
         case .closed(let until): deadlines.append(until)

@@ -3,7 +3,10 @@ package struct WireMessage: Sendable {
     package struct Encrypted: Sendable {
         /// Type of the first payload inside.
         package var firstPayload: PayloadType
-        /// From the IKE header through the Encrypted payload's generic header: what the ICV covers besides the ciphertext.
+        /// Set when it is an Encrypted Fragment payload.
+        package var fragment: FragmentNumber?
+        /// From the IKE header through the Encrypted payload's generic header, and the fragment's numbers: what the ICV covers
+        /// besides the ciphertext.
         package var associatedData: [UInt8]
         /// IV, ciphertext and ICV.
         package var sealed: [UInt8]
@@ -21,7 +24,8 @@ package struct WireMessage: Sendable {
         payloads = chain.payloads
         encrypted = chain.encrypted.map { part in
             Encrypted(
-                firstPayload: part.first, associatedData: Array(bytes[..<part.body.startIndex]), sealed: Array(part.body))
+                firstPayload: part.first, fragment: part.fragment,
+                associatedData: Array(bytes[..<part.body.startIndex]), sealed: Array(part.body))
         }
     }
 
@@ -83,7 +87,7 @@ package struct PayloadList: Sendable {
 /// The chain of generic payload headers. RFC 7296 §3.2.
 package struct PayloadChain {
     package var payloads = PayloadList()
-    package var encrypted: (first: PayloadType, body: ArraySlice<UInt8>)?
+    package var encrypted: (first: PayloadType, fragment: FragmentNumber?, body: ArraySlice<UInt8>)?
 
     /// Payloads that a message holds once at most.
     private static let single: Set<PayloadType> = [
@@ -108,7 +112,17 @@ package struct PayloadChain {
             if type == .encrypted {
                 // "An Encrypted payload MUST be the last payload in a packet": its next payload is the first one inside.
                 guard reader.isAtEnd else { throw .malformed("message: payloads after the Encrypted payload") }
-                encrypted = (next, body)
+                encrypted = (next, nil, body)
+                return
+            }
+            if type == .encryptedFragment {
+                // "As is the case for the Encrypted payload, the Encrypted Fragment payload … MUST be the last payload in the
+                // message." RFC 7383 §2.5.
+                guard reader.isAtEnd else { throw .malformed("message: payloads after the Encrypted Fragment payload") }
+                var fragment = OctetReader(body)
+                let number = FragmentNumber(
+                    number: try fragment.u16("SKF: fragment number"), total: try fragment.u16("SKF: total fragments"))
+                encrypted = (next, number, fragment.rest())
                 return
             }
             if Self.single.contains(type), !seen.insert(type).inserted { throw .malformed("message: a payload is there twice") }

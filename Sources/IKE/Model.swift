@@ -117,6 +117,7 @@ public struct ConnectionPlan: Sendable {
     public var dpdInterval: Duration  // zero: no liveness checks
     public var natTraversal: NATTraversal
     public var children: [ChildPlan]
+    public var paths = PathPlan()
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
         presharedKey: Secret, proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600),

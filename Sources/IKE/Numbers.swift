@@ -39,9 +39,11 @@ package struct PayloadType: RawRepresentable, Hashable, Sendable {
     package static let encrypted = Self(rawValue: 46)
     package static let configuration = Self(rawValue: 47)
     package static let extensibleAuthentication = Self(rawValue: 48)
+    /// SKF, "Encrypted and Authenticated Fragment". RFC 7383 §2.5.
+    package static let encryptedFragment = Self(rawValue: 53)
 
     /// Types that RFC 7296 defines; the critical bit of these is ignored (§3.2).
-    package var isDefined: Bool { (33...48).contains(rawValue) }
+    package var isDefined: Bool { (33...48).contains(rawValue) || self == .encryptedFragment }
 }
 
 /// Security protocol identifiers. RFC 7296 §3.3.1.
@@ -105,6 +107,8 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let rekeySA = Self(16393)
     public static let espTFCPaddingNotSupported = Self(16394)
 
+    public static let fragmentationSupported = Self(16430)
+
     public var isError: Bool { rawValue < 16384 }
 
     public var description: String {
@@ -122,6 +126,6 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         16388: "NAT_DETECTION_SOURCE_IP", 16389: "NAT_DETECTION_DESTINATION_IP", 16390: "COOKIE", 16391: "USE_TRANSPORT_MODE",
         16392: "HTTP_CERT_LOOKUP_SUPPORTED", 16393: "REKEY_SA", 16394: "ESP_TFC_PADDING_NOT_SUPPORTED",
         16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED", 16404: "MULTIPLE_AUTH_SUPPORTED",
-        16406: "REDIRECT_SUPPORTED",
+        16406: "REDIRECT_SUPPORTED", 16430: "IKEV2_FRAGMENTATION_SUPPORTED",
     ]
 }

@@ -98,11 +98,11 @@ extension IKECore {
             counters.unexpected &+= 1
             return
         }
-        guard let inner = open(encrypted, sa) else { return }
+        guard let content = unseal(message, encrypted, sa, path: path, now: now) else { return }
         heard(sa, path: path, now: now)
         sa.outstanding = nil
         let payloads: PayloadList
-        do throws(IKEFault) { payloads = try PayloadChain(first: encrypted.firstPayload, bytes: inner[...]).clear() } catch {
+        do throws(IKEFault) { payloads = try content.payloads() } catch {
             finishUnreadable(sa, request, error, now: now)
             return
         }
@@ -148,10 +148,10 @@ extension IKECore {
         guard id == sa.expectedRequestID else { receiveOutOfTurn(message, encrypted, sa, path: path, now: now); return }
         // What is closed only repeats its last answer.
         guard sa.withheld == nil, !sa.isClosed else { return }
-        guard let inner = open(encrypted, sa) else { return }
+        guard let content = unseal(message, encrypted, sa, path: path, now: now) else { return }
         heard(sa, path: path, now: now)
         let payloads: PayloadList
-        do throws(IKEFault) { payloads = try PayloadChain(first: encrypted.firstPayload, bytes: inner[...]).clear() } catch {
+        do throws(IKEFault) { payloads = try content.payloads() } catch {
             answerUnreadable(sa, message.header.exchange, error, path: path, now: now)
             return
         }
@@ -177,12 +177,12 @@ extension IKECore {
         _ message: WireMessage, _ encrypted: WireMessage.Encrypted, _ sa: IKESA, path: Path, now: Instant
     ) {
         let id = message.header.messageID
+        let isRepeated = sa.lastResponse?.id == id
+        // "MUST only trigger a retransmission of the response message (fragmented or not) if the Fragment Number field in the
+        // received fragment is set to 1; otherwise, it MUST be ignored." RFC 7383 §2.6.1.
+        if let fragment = encrypted.fragment, fragment.number != 1 { return }
         guard open(encrypted, sa) != nil else { return }
-        if let last = sa.lastResponse, last.id == id {
-            counters.responsesRetransmitted &+= 1
-            transmit(last.bytes, path: path)
-            return
-        }
+        if isRepeated { repeatResponse(sa, path: path); return }
         counters.outOfWindow &+= 1
         guard id > sa.expectedRequestID, sa.established != nil else { return }
         if let last = sa.lastInvalidMessageID, now < last + Bounds.hintInterval { return }
@@ -246,6 +246,10 @@ extension IKECore {
         sa.lastHint = now
         enqueue(.liveness, on: sa)
     }
+}
+
+extension ProtectedContent {
+    func payloads() throws(IKEFault) -> PayloadList { try PayloadChain(first: firstPayload, bytes: inner[...]).clear() }
 }
 
 extension PayloadChain {

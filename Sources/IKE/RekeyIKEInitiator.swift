@@ -126,6 +126,8 @@ extension IKECore {
             phase: .closing, now: now)
         (successor.suite, successor.keys, successor.connection) = (suite, keys, sa.connection)
         (successor.localNAT, successor.remoteNAT, successor.encapsulates) = (sa.localNAT, sa.remoteNAT, sa.encapsulates)
+        successor.fragmentation.isNegotiated = sa.fragmentation.isNegotiated
+        successor.fragmentation.datagramBytes = sa.fragmentation.datagramBytes
         let lifetime = connection.plan.lifetime
         successor.phase = .established(
             EstablishedSA(

@@ -6,12 +6,12 @@ extension IKECore {
 
     /// Seals and sends a request, and keeps it until its response comes.
     func send(_ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ payloads: [Payload], on sa: IKESA, now: Instant) {
-        guard let suite = sa.suite, let keys = sa.ourKeys else { return }
-        let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
+        guard sa.suite != nil, sa.ourKeys != nil else { return }
         do throws(IKEFault) {
-            let header = sa.header(exchange, isResponse: false, id: sa.nextRequestID)
-            let bytes = try sealer.seal(header, payloads, keys: keys, iv: freshIV(sa, suite.cipher))
-            launch(kind, exchange, bytes, on: sa, now: now)
+            let content = ProtectedContent(
+                header: sa.header(exchange, isResponse: false, id: sa.nextRequestID), payloads: payloads)
+            let messages = try sealed(content, on: sa, path: sa.path, datagramBytes: sa.fragmentation.datagramBytes)
+            launch(kind, exchange, messages, content, on: sa, now: now)
         } catch {
             log(.error, sa.connection, "A request could not be sent: \(error.sentence).")
         }
@@ -19,20 +19,27 @@ extension IKECore {
 
     /// RFC 5282 §3.1 asks for IVs that are unique under a key: with AES-GCM a counter of what was sealed with it, requests and
     /// responses together. CBC needs them unpredictable (RFC 7296 §3.14).
-    private func freshIV(_ sa: IKESA, _ cipher: IKECipher) -> [UInt8] {
+    func freshIV(_ sa: IKESA, _ cipher: IKECipher) -> [UInt8] {
         guard case .aesGCM16 = cipher else { return random.bytes(cipher.ivBytes) }
         sa.sealedMessages &+= 1
         return [UInt8](u64: sa.sealedMessages)
     }
 
     /// Sends the octets of a request under the next message id and starts its retransmission.
-    func launch(_ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ bytes: [UInt8], on sa: IKESA, now: Instant) {
+    /// - Parameters:
+    ///   - messages: the message, or its fragments.
+    ///   - content: what they were sealed from; nil for IKE_SA_INIT, which is never split.
+    func launch(
+        _ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ messages: [[UInt8]], _ content: ProtectedContent?,
+        on sa: IKESA, now: Instant
+    ) {
+        sa.fragmentation.response = nil
         sa.outstanding = OutstandingRequest(
-            id: sa.nextRequestID, exchange: exchange, kind: kind, bytes: bytes, firstSent: now,
+            id: sa.nextRequestID, exchange: exchange, kind: kind, messages: messages, content: content, firstSent: now,
             nextTransmit: now + settings.retransmitInitial, interval: settings.retransmitInitial, transmissions: 1,
             giveUpAt: now + patience(sa))
         sa.nextRequestID &+= 1
-        transmit(bytes, path: sa.path)
+        for message in messages { transmit(message, path: sa.path) }
         touch(sa)
     }
 
@@ -65,13 +72,25 @@ extension IKECore {
             if request.giveUpAt <= now { giveUp(sa, request, now: now); return }
         }
         if request.nextTransmit <= now {
-            request.interval = longer(request.interval)
+            if !splitUnanswered(&request, on: sa) { request.interval = longer(request.interval) }
             request.nextTransmit = now + request.interval
             request.transmissions += 1
             counters.requestsRetransmitted &+= 1
-            transmit(request.bytes, path: sa.path)
+            for message in request.messages { transmit(message, path: sa.path) }
         }
         sa.outstanding = request
+    }
+
+    /// Goes unanswered: in smaller fragments, which start the intervals over (RFC 7383 §2.5.2). False when nothing changed.
+    private func splitUnanswered(_ request: inout OutstandingRequest, on sa: IKESA) -> Bool {
+        guard request.transmissions % Bounds.transmissionsPerFragmentSize == 0, let content = request.content,
+            let split = splitSmaller(
+                content, request.messages, on: sa, path: sa.path, from: sa.fragmentation.datagramBytes)
+        else { return false }
+        sa.fragmentation.datagramBytes = split.datagramBytes
+        request.messages = split.messages
+        request.interval = settings.retransmitInitial
+        return true
     }
 
     /// "an implementation deems the IKE SA to have failed … discards all state associated with the IKE SA" (§2.1).
@@ -133,18 +152,35 @@ extension IKECore {
 
     /// Answers the request in hand. The response is kept until the next request: "The responder MUST remember each response".
     func respond(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: [Payload], path: Path) {
-        guard let suite = sa.suite, let keys = sa.ourKeys else { return }
+        guard sa.suite != nil, sa.ourKeys != nil else { return }
         let id = sa.expectedRequestID
-        let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
         do throws(IKEFault) {
-            let header = sa.header(exchange, isResponse: true, id: id)
-            let bytes = try sealer.seal(header, payloads, keys: keys, iv: freshIV(sa, suite.cipher))
-            sa.lastResponse = (id, bytes)
+            let content = ProtectedContent(header: sa.header(exchange, isResponse: true, id: id), payloads: payloads)
+            let longest = sa.fragmentation.requestDatagramBytes ?? sa.fragmentation.datagramBytes
+            let datagramBytes = max(
+                Bounds.shortestFragmentDatagramBytes, min(sa.fragmentation.datagramBytes, longest))
+            let messages = try sealed(content, on: sa, path: path, datagramBytes: datagramBytes)
+            sa.lastResponse = SentResponse(id: id, messages: messages, content: content, datagramBytes: datagramBytes)
             sa.expectedRequestID = id &+ 1
-            transmit(bytes, path: path)
+            for message in messages { transmit(message, path: path) }
         } catch {
             log(.error, sa.connection, "A response could not be sent: \(error.sentence).")
         }
+    }
+
+    /// The same response again. Once the peer has asked for it repeatedly it may be too long for the path: "Examples of
+    /// heuristics are … receiving repeated retransmissions of the request for the responder" (RFC 7383 §2.4).
+    func repeatResponse(_ sa: IKESA, path: Path) {
+        guard var last = sa.lastResponse else { return }
+        counters.responsesRetransmitted &+= 1
+        last.repeats += 1
+        if last.repeats % Bounds.transmissionsPerFragmentSize == 0,
+            let split = splitSmaller(last.content, last.messages, on: sa, path: path, from: last.datagramBytes)
+        {
+            (last.messages, last.datagramBytes) = (split.messages, split.datagramBytes)
+        }
+        sa.lastResponse = last
+        for message in last.messages { transmit(message, path: path) }
     }
 
     func respond(_ sa: IKESA, _ exchange: ExchangeType, error fault: IKEFault, path: Path) {

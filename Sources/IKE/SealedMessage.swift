@@ -24,10 +24,9 @@ package struct MessageSealer {
     package func seal(
         _ header: IKEHeader, first: PayloadType, inner: [UInt8], keys: DirectionKeys, iv: [UInt8]
     ) throws(IKEFault) -> [UInt8] {
-        let padding = (cipher.blockBytes - (inner.count + 1) % cipher.blockBytes) % cipher.blockBytes
-        let plaintext = inner + [UInt8](repeating: 0, count: padding) + [UInt8(padding)]
-        let payloadBytes = 4 + cipher.ivBytes + plaintext.count + cipher.icvBytes
-        let total = IKEHeader.byteCount + payloadBytes
+        let plaintext = padded(inner)
+        let total = messageBytes(innerBytes: inner.count)
+        let payloadBytes = total - IKEHeader.byteCount
         guard total <= Bounds.messageBytes else { throw .ours("a message to send is longer than \(Bounds.messageBytes) octets") }
         var header = header
         header.nextPayload = .encrypted
@@ -35,6 +34,50 @@ package struct MessageSealer {
         var associated = header.encoded
         associated += [first.rawValue, 0]
         associated.append(u16: UInt16(clamping: payloadBytes))
+        return try seal(plaintext, after: associated, keys: keys, iv: iv)
+    }
+
+    /// One Encrypted Fragment payload: as above, with the fragment's numbers behind the generic header and in the associated
+    /// data. "The cryptographic processing of the Encrypted Fragment payload is identical" (RFC 7383 §2.5).
+    package func sealFragment(
+        _ header: IKEHeader, first: PayloadType, chunk: [UInt8], _ fragment: FragmentNumber, keys: DirectionKeys, iv: [UInt8]
+    ) throws(IKEFault) -> [UInt8] {
+        let total = messageBytes(innerBytes: chunk.count) + FragmentNumber.byteCount
+        guard total <= Bounds.messageBytes else { throw .ours("a fragment to send is longer than \(Bounds.messageBytes) octets") }
+        // "When prepending the IKE header to the IKE Fragment messages, it MUST be taken intact from the original message, except
+        // for the Length and Next Payload fields."
+        var header = header
+        header.nextPayload = .encryptedFragment
+        header.length = UInt32(clamping: total)
+        var associated = header.encoded
+        associated += [first.rawValue, 0]
+        associated.append(u16: UInt16(clamping: total - IKEHeader.byteCount))
+        associated.append(u16: fragment.number)
+        associated.append(u16: fragment.total)
+        return try seal(padded(chunk), after: associated, keys: keys, iv: iv)
+    }
+
+    /// Octets of a message with one Encrypted payload of this content.
+    package func messageBytes(innerBytes: Int) -> Int {
+        let blocks = innerBytes / cipher.blockBytes + 1
+        let plaintextBytes = cipher.blockBytes == 1 ? innerBytes + 1 : blocks * cipher.blockBytes
+        return IKEHeader.byteCount + 4 + cipher.ivBytes + plaintextBytes + cipher.icvBytes
+    }
+
+    /// Octets of content in fragments that make messages no longer than this; one at least.
+    package func chunkBytes(messageBytes: Int) -> Int {
+        let room = messageBytes - IKEHeader.byteCount - 4 - FragmentNumber.byteCount - cipher.ivBytes - cipher.icvBytes
+        return max(1, room / cipher.blockBytes * cipher.blockBytes - 1)
+    }
+
+    private func padded(_ inner: [UInt8]) -> [UInt8] {
+        let padding = (cipher.blockBytes - (inner.count + 1) % cipher.blockBytes) % cipher.blockBytes
+        return inner + [UInt8](repeating: 0, count: padding) + [UInt8(padding)]
+    }
+
+    private func seal(_ plaintext: [UInt8], after associated: [UInt8], keys: DirectionKeys, iv: [UInt8]) throws(IKEFault)
+        -> [UInt8]
+    {
         do throws(IKECryptoError) {
             return associated
                 + (try crypto.seal(

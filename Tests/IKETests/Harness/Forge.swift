@@ -13,6 +13,8 @@ struct Forge {
         self.sa = sa
     }
 
+    init(sa: IKESA) { self.sa = sa }
+
     func request(_ exchange: ExchangeType, _ payloads: [Payload], id: UInt32) throws -> [UInt8] {
         try request(exchange, first: payloads.first?.type ?? .none, inner: PayloadChain.encode(payloads), id: id)
     }

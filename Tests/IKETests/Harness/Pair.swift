@@ -23,6 +23,7 @@ final class Pair {
         var lifetime: Duration = .seconds(3600)
         var ikeLifetime: Duration = .seconds(4 * 3600)
         var remoteAddress: IPAddress?
+        var paths = PathPlan()
     }
 
     var eastSide = Side(
@@ -43,7 +44,7 @@ final class Pair {
     }
 
     static func plan(_ side: Side, local: IPAddress) throws -> ConnectionPlan {
-        ConnectionPlan(
+        var plan = ConnectionPlan(
             name: "c", localAddress: local, remoteAddress: side.remoteAddress, localIdentity: side.identity,
             remoteIdentity: side.remoteIdentity, presharedKey: OpenSSLCrypto().secret(Array(side.secret.utf8)),
             proposals: try side.ike.map { try IKEProposal(keywords: $0) }, lifetime: side.ikeLifetime, dpdInterval: side.dpd,
@@ -54,6 +55,8 @@ final class Pair {
                     remoteSelectors: child.remote.map { TrafficSelector(IPPrefix($0)!) },
                     proposals: try side.esp.map { try ESPProposal(keywords: $0) }, lifetime: side.lifetime, start: side.start)
             })
+        plan.paths = side.paths
+        return plan
     }
 
     func configureEast() throws { east.core.addConnection(try Self.plan(eastSide, local: east.address), now: network.now) }
