@@ -82,40 +82,12 @@ public enum ESPBenchmark {
 
     private struct Medians: Sendable { var worker: Double; var raw: Double }
 
-    private final class Job: @unchecked Sendable {
-        let cpu: Int?
-        let body: () throws -> Medians
-        var outcome: Swift.Result<Medians, any Error>?
-        init(cpu: Int?, _ body: @escaping () throws -> Medians) { (self.cpu, self.body) = (cpu, body) }
-    }
-
-    /// One thread per worker, each on its own CPU as far as there are any.
     private static func runThreads(_ options: Options, _ direction: Direction, _ size: Int, _ ticksPerSecond: Double) throws
         -> [Medians]
     {
-        let cpus = Numa.allowedCPUs()
-        let jobs = (0..<options.workers).map { worker in
-            Job(cpu: cpus.isEmpty ? nil : cpus[worker % cpus.count]) {
-                try measure(options, direction, size, deadline: options.seconds * ticksPerSecond)
-            }
+        try PinnedThreads.run(options.workers) { _ in
+            try measure(options, direction, size, deadline: options.seconds * ticksPerSecond)
         }
-        var threads: [pthread_t] = []
-        for job in jobs {
-            var thread = pthread_t()
-            let pointer = Unmanaged.passRetained(job).toOpaque()
-            let result = pthread_create(
-                &thread, nil,
-                { argument in
-                    let job = Unmanaged<Job>.fromOpaque(argument!).takeRetainedValue()
-                    if let cpu = job.cpu { try? Numa.pinThread(toCPU: cpu) }
-                    job.outcome = Swift.Result { try job.body() }
-                    return nil
-                }, pointer)
-            guard result == 0 else { throw DataplaneError("no thread could be started (errno \(result))") }
-            threads.append(thread)
-        }
-        for thread in threads { pthread_join(thread, nil) }
-        return try jobs.map { try $0.outcome!.get() }
     }
 
     private static func measureTickRate() -> Double {

@@ -64,3 +64,17 @@ public enum StandardError {
 public enum MonotonicClock {
     public static var nanoseconds: UInt64 { culvert_monotonic_ns() }
 }
+
+/// What this process holds.
+public enum ProcessMemory {
+    /// Octets in RAM, from /proc/self/statm; 0 when that cannot be read.
+    public static var residentBytes: Int {
+        guard let file = fopen("/proc/self/statm", "re") else { return 0 }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 256)
+        guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
+        let fields = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self).split(separator: " ")
+        guard fields.count > 1, let pages = Int(fields[1]) else { return 0 }
+        return pages * Int(sysconf(Int32(_SC_PAGESIZE)))
+    }
+}

@@ -32,3 +32,35 @@ def test_bench_has_a_table_for_people():
     assert done.returncode == 0 and "64" in done.stdout
     with pytest.raises(ValueError):
         json.loads(done.stdout)
+
+
+def bench_ike(*words):
+    done = subprocess.run([str(culvert_binary()), "bench", "ike", *words], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_bench_ike_counts_handshakes_and_rekeys_of_both_ends():
+    status, output, errors = bench_ike("--proposals", "aes256gcm16-prfsha384-x25519", "--seconds", "0.05", "--json")
+    assert status == 0, errors
+    results = json.loads(output)["results"]
+    assert [result["operation"] for result in results] == ["handshake", "rekey-child", "rekey-ike"]
+    for result in results:
+        assert result["threads"] == 1 and result["authentication"] == "psk"
+        # One core cannot be both ends faster than it is one of them.
+        assert 0 < result["per_second"] < min(result["initiator_per_second"], result["responder_per_second"])
+    handshake, rekey_child, _ = (result["per_second"] for result in results)
+    assert handshake < rekey_child  # without perfect forward secrecy a child costs no key exchange
+
+
+def test_bench_ike_holds_many_sas_and_tells_their_memory():
+    status, output, errors = bench_ike("--sas", "300", "--json")
+    assert status == 0, errors
+    report = json.loads(output)
+    assert report["sas"] == 300 and report["bytes_per_sa"] > 0 and report["established_per_second"] > 0
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--proposals", "aes256gcm16-prfsha384-x25519,nonsense"], "nonsense"), (["--auth", "nonsense"], "psk"), (["--sas", "0"], "--sas")])
+def test_bench_ike_says_what_it_cannot_read(words, said):
+    status, output, errors = bench_ike(*words, "--seconds", "0.01")
+    assert status != 0 and not output and said in errors
