@@ -64,10 +64,16 @@ public struct TrustedPeer: Sendable {
     public var subject: String
     /// Seconds since 1970.
     public var expires: Int64
-    /// What to ask an OCSP responder before the peer is believed; nil when revocation is settled or not asked for.
+    /// What to ask an OCSP responder before the peer is believed; nil when revocation is settled or not asked for. Its answers are
+    /// given to `evaluate` once more; when it asks again (no answer, or none that helps), `isRequired` decides.
     public var revocationCheck: RevocationCheck?
-    public init(key: any VerifyingKey, subject: String, expires: Int64, revocationCheck: RevocationCheck?) {
+    /// Sentences for log and status: a revocation list that has expired, a certificate that soon will.
+    public var warnings: [String]
+    public init(
+        key: any VerifyingKey, subject: String, expires: Int64, revocationCheck: RevocationCheck?, warnings: [String] = []
+    ) {
         (self.key, self.subject, self.expires, self.revocationCheck) = (key, subject, expires, revocationCheck)
+        self.warnings = warnings
     }
 }
 
@@ -77,7 +83,15 @@ public struct RevocationCheck: Hashable, Sendable {
     public var responders: [String]
     /// OCSPRequest, DER.
     public var request: [UInt8]
-    public init(responders: [String], request: [UInt8]) { (self.responders, self.request) = (responders, request) }
+    /// Whether the peer is refused (`revocationUnknown`, with `sentence`) when no responder settles it: `ocsp: require` or
+    /// `revocation: strict`. Otherwise it is believed, and `sentence` is a warning.
+    public var isRequired: Bool
+    /// What to say when no responder settles it.
+    public var sentence: String
+    public init(responders: [String], request: [UInt8], isRequired: Bool = false, sentence: String = "") {
+        (self.responders, self.request) = (responders, request)
+        (self.isRequired, self.sentence) = (isRequired, sentence)
+    }
 }
 
 /// The certificate authorities, revocation lists and policy that one connection trusts. Knows the time of day by itself.
