@@ -64,8 +64,8 @@ public struct TrustedPeer: Sendable {
     public var subject: String
     /// Seconds since 1970.
     public var expires: Int64
-    /// What to ask an OCSP responder before the peer is believed; nil when revocation is settled or not asked for. Its answers are
-    /// given to `evaluate` once more; when it asks again (no answer, or none that helps), `isRequired` decides.
+    /// What to ask an OCSP responder before the peer is believed; nil when revocation is settled or not asked for. The answers
+    /// are given to `evaluate` once more; when it asks again (no answer, or none that helps), `isRequired` decides.
     public var revocationCheck: RevocationCheck?
     /// Sentences for log and status: a revocation list that has expired, a certificate that soon will.
     public var warnings: [String]
