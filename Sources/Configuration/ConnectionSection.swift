@@ -14,7 +14,10 @@ private struct Peer {
     /// nil: `any`, or refused.
     var address: IPAddress?
     var isAnyAddress = false
+    /// Of the local side.
     var identity: Identity?
+    /// Of the remote side.
+    var pattern = IdentityPattern.any
     var usesCertificate = false
 }
 
@@ -72,11 +75,12 @@ extension Reader {
 
         guard let nameEntry, let name, let localAddress = local.address, let key, remote.address != nil || remote.isAnyAddress
         else { return nil }
-        let connection = Connection(
+        var connection = Connection(
             name: name, localAddress: localAddress, remoteAddress: remote.address,
-            localIdentity: local.identity ?? .address(localAddress), remoteIdentity: remote.identity, presharedKey: key,
+            localIdentity: local.identity ?? .address(localAddress), remoteIdentity: nil, presharedKey: key,
             ikeProposals: settings.ikeProposals, ikeLifetime: settings.ikeLifetime, dpdInterval: settings.dpdInterval,
             natTraversal: settings.natTraversal, children: children.map(\.child))
+        connection.remotePattern = remote.pattern
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 
@@ -130,6 +134,7 @@ extension Reader {
         }
         guard let id = mapping["id"] else {
             peer.identity = peer.address.map { .address($0) }
+            peer.pattern = peer.address.map { .exactly(.address($0)) } ?? .any
             if peer.isAnyAddress {
                 error(
                     mapping.mark,
@@ -137,17 +142,21 @@ extension Reader {
             }
             return peer
         }
-        if isWord("any", id.value) {
-            if isLocal { error(id.mark, "`local` needs an identity of its own; only `remote` may be `any`") }
+        if isLocal {
+            if isWord("any", id.value) {
+                error(id.mark, "`local` needs an identity of its own; only `remote` may be `any`")
+            } else {
+                peer.identity = identity(id)
+            }
         } else {
-            peer.identity = identity(id)
+            peer.pattern = identityPattern(id) ?? .any
         }
         return peer
     }
 
     private enum Authentication: String, CaseIterable { case psk, certificate }
 
-    private func isWord(_ word: String, _ value: Value) -> Bool {
+    func isWord(_ word: String, _ value: Value) -> Bool {
         if case .scalar(word, isQuoted: false) = value.content { true } else { false }
     }
 

@@ -69,14 +69,14 @@ extension Reader {
     private func checkPeers(_ connections: [CheckedConnection]) {
         struct Ends: Hashable {
             var localAddress: IPAddress, remoteAddress: IPAddress?
-            var localIdentity: Identity, remoteIdentity: Identity?
+            var localIdentity: Identity, remotePattern: IdentityPattern
         }
         var first: [Ends: String] = [:]
         for checked in connections {
             let connection = checked.connection
             let ends = Ends(
                 localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
-                localIdentity: connection.localIdentity, remoteIdentity: connection.remoteIdentity)
+                localIdentity: connection.localIdentity, remotePattern: connection.remotePattern)
             guard let other = first[ends] else { first[ends] = connection.name; continue }
             warning(
                 checked.nameMark,

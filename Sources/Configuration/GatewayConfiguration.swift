@@ -58,8 +58,7 @@ public struct Connection: Sendable {
     /// nil: `any`.
     public var remoteAddress: IPAddress?
     public var localIdentity: Identity
-    /// nil: `any`.
-    public var remoteIdentity: Identity?
+    public var remotePattern: IdentityPattern
     public var presharedKey: [UInt8]
     public var ikeProposals: [IKEProposal]
     public var ikeLifetime: Duration
@@ -75,9 +74,16 @@ public struct Connection: Sendable {
         children: [Child]
     ) {
         (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
-        (self.localIdentity, self.remoteIdentity, self.presharedKey) = (localIdentity, remoteIdentity, presharedKey)
+        (self.localIdentity, self.presharedKey) = (localIdentity, presharedKey)
+        remotePattern = remoteIdentity.map(IdentityPattern.exactly) ?? .any
         (self.ikeProposals, self.ikeLifetime, self.dpdInterval) = (ikeProposals, ikeLifetime, dpdInterval)
         (self.natTraversal, self.children) = (natTraversal, children)
+    }
+
+    /// The one identity that the peer may have; nil when it may have several: any, when set.
+    public var remoteIdentity: Identity? {
+        get { remotePattern.exact }
+        set { remotePattern = newValue.map(IdentityPattern.exactly) ?? .any }
     }
 }
 

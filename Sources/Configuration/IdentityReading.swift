@@ -23,6 +23,34 @@ extension Reader {
         return typed(text, as: type, valueEntry)
     }
 
+    /// What a peer may call itself: `any`, an identity, or one with a wildcard: `*.branch.example` for names below a domain,
+    /// `*@example` for mail addresses, a distinguished name with `*` for values (`O=Example, CN=*`).
+    func identityPattern(_ entry: Entry) -> IdentityPattern? {
+        if isWord("any", entry.value) { return .any }
+        if case .scalar = entry.value.content, let text = text(entry), text.hasPrefix("*") {
+            guard isBounded(text, entry) else { return nil }
+            return wildcard(text, entry)
+        }
+        guard let identity = identity(entry) else { return nil }
+        if case .distinguishedName(let der) = identity, let name = X501Name(der), name.hasWildcard {
+            return .distinguishedName(name)
+        }
+        return .exactly(identity)
+    }
+
+    private func wildcard(_ text: String, _ entry: Entry) -> IdentityPattern? {
+        let suffix = String(text.dropFirst())
+        let separator = suffix.first
+        guard separator == "." || separator == "@", isDomainName(String(suffix.dropFirst())) else {
+            error(
+                entry.mark,
+                "\(quoted(text)) is not a pattern: write `*.branch.example`, `*@example`, a distinguished name with `*` as a "
+                    + "value, or `any`")
+            return nil
+        }
+        return separator == "." ? .namesBelow(suffix) : .mailboxesOf(suffix)
+    }
+
     private func isBounded(_ text: String, _ entry: Entry) -> Bool {
         guard text.utf8.count > Self.maxIdentityBytes else { return true }
         error(entry.mark, "an identity is longer than \(Self.maxIdentityBytes) bytes")

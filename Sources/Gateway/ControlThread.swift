@@ -209,6 +209,8 @@ final class ControlThread {
             log(.debug, "connection established", connection: connection)
         case .connectionDown(let connection, let reason):
             log(.debug, "connection down: \(reason)", connection: connection)
+        case .checkRevocation(_, let token): core.revocationAnswered(token: token, response: nil, now: now)
+        case .askBackend(_, let token): core.backendAnswered(token: token, answer: nil, now: now)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
@@ -446,7 +448,7 @@ final class ControlThread {
     func add(_ position: Int) {
         let connection = configuration.connections[position]
         let plan = SettingsMapping.plan(connection, secret: surroundings.crypto.secret)
-        keyFingerprints[connection.name] = fingerprint(plan.presharedKey)
+        keyFingerprints[connection.name] = fingerprint(surroundings.crypto.secret(connection.presharedKey))
         configuration.connections[position].wipePresharedKey()
         core.addConnection(plan, now: now)
     }

@@ -63,7 +63,7 @@ extension ControlThread {
         guard fingerprint(surroundings.crypto.secret(new.presharedKey)) == keyFingerprints[old.name] else { return false }
         guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
             new.localIdentity == old.localIdentity,
-            new.remoteIdentity == old.remoteIdentity, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,
+            new.remotePattern == old.remotePattern, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,
             new.dpdInterval == old.dpdInterval, new.natTraversal == old.natTraversal, new.children.count == old.children.count
         else { return false }
         return zip(new.children, old.children).allSatisfy { a, b in

@@ -66,10 +66,11 @@ enum SettingsMapping {
 
     /// The core's view of a connection. The pre-shared key goes into secret memory by `secret`.
     static func plan(_ connection: Connection, secret: ([UInt8]) -> Secret) -> ConnectionPlan {
-        ConnectionPlan(
+        let keys = PresharedKeys(secret(connection.presharedKey))
+        return ConnectionPlan(
             name: connection.name, localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
-            localIdentity: connection.localIdentity, remoteIdentity: connection.remoteIdentity,
-            presharedKey: secret(connection.presharedKey), proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
+            localIdentity: connection.localIdentity, remotePattern: connection.remotePattern,
+            localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys), proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
             children: connection.children.map(plan))
     }

@@ -33,7 +33,7 @@ struct StatusBuilder {
         let remote = StatusReport.Peer(
             address: (ike?.path.remote.address ?? configured.remoteAddress)?.description ?? "any",
             port: ike?.path.remote.port ?? ikePort,
-            id: (ike?.remoteIdentity ?? configured.remoteIdentity)?.description ?? "any", nat: ike?.remoteNAT ?? false)
+            id: ike?.remoteIdentity.description ?? configured.remotePattern.description, nat: ike?.remoteNAT ?? false)
         return StatusReport.Connection(
             name: configured.name, state: state, reason: state == .established ? nil : reason(configured, status), local: local,
             remote: remote, ike: ike.map(ikeSA),

@@ -15,8 +15,11 @@ extension IKECore {
         let offer = makeOffer(childPlan, selectors: nil, withMethods: false)
         let identity = WireIdentity(plan.localIdentity)
         do throws(IKEFault) {
+            guard case .presharedKey(let keyring) = plan.localAuthentication,
+                let secret = keyring.secret(expecting: plan.remotePattern)
+            else { throw .ours("connection \(plan.name) has no pre-shared key for \(plan.remotePattern)") }
             let authentication = try KeySchedule(crypto: crypto).authentication(
-                prf: suite.prf, presharedKey: plan.presharedKey, message: initiation.message, nonce: responderNonce,
+                prf: suite.prf, presharedKey: secret, message: initiation.message, nonce: responderNonce,
                 identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
                 intermediate: sa.intermediateAuthentication.octets)
             var payloads: [Payload] = [.identityInitiator(identity)]
@@ -86,18 +89,21 @@ extension IKECore {
         _ sa: IKESA, _ state: AuthenticatingSA, _ plan: ConnectionPlan, _ identity: WireIdentity,
         _ authentication: (method: UInt8, data: [UInt8])
     ) -> String? {
-        if let wanted = plan.remoteIdentity, identity.identity != wanted {
-            return Reasons.wrongResponder(identity, wanted: wanted, plan: plan, remote: sa.path.remote)
-        }
-        guard identity.identity != nil else {
+        guard let claimed = identity.identity else {
             return "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand."
+        }
+        guard plan.remotePattern.matches(claimed) else {
+            return Reasons.wrongResponder(identity, plan: plan, remote: sa.path.remote)
         }
         guard authentication.method == AuthenticationMethod.sharedKey else {
             return Reasons.wrongMethod(authentication.method, plan: plan, remote: sa.path.remote)
         }
         guard let suite = sa.suite, let keys = sa.keys else { return "The IKE SA has no keys." }
+        guard case .presharedKey(let keyring) = plan.remoteAuthentication, let secret = keyring.secret(for: claimed) else {
+            return "Connection \(plan.name) has no pre-shared key for \(claimed)."
+        }
         let expected = try? KeySchedule(crypto: crypto).authentication(
-            prf: suite.prf, presharedKey: plan.presharedKey, message: state.responderMessage, nonce: state.initiatorNonce,
+            prf: suite.prf, presharedKey: secret, message: state.responderMessage, nonce: state.initiatorNonce,
             identity: identity.encoded, authenticationKey: keys.responderAuthentication,
             intermediate: sa.intermediateAuthentication.octets)
         guard let expected, crypto.constantTimeEqual(expected, authentication.data) else {

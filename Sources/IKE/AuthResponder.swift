@@ -50,7 +50,7 @@ extension IKECore {
         let wanted = payloads.identityResponder
         let known = candidates.filter { candidate in
             guard let theirs = identity.identity else { return false }
-            return candidate.plan.remoteIdentity == nil || candidate.plan.remoteIdentity == theirs
+            return candidate.plan.remotePattern.matches(theirs)
         }
         let meant = known.filter { $0.plan.localIdentity == wanted?.identity }
         let matching = meant + known.filter { other in !meant.contains { $0 === other } }
@@ -81,9 +81,11 @@ extension IKECore {
     private func proves(_ sa: IKESA, _ state: HalfOpenSA, _ identity: WireIdentity, _ value: [UInt8], _ plan: ConnectionPlan)
         -> Bool
     {
-        guard let suite = sa.suite, let keys = sa.keys else { return false }
+        guard let suite = sa.suite, let keys = sa.keys, let claimed = identity.identity,
+            case .presharedKey(let keyring) = plan.remoteAuthentication, let secret = keyring.secret(for: claimed)
+        else { return false }
         let expected = try? KeySchedule(crypto: crypto).authentication(
-            prf: suite.prf, presharedKey: plan.presharedKey, message: state.initiatorMessage, nonce: state.responderNonce,
+            prf: suite.prf, presharedKey: secret, message: state.initiatorMessage, nonce: state.responderNonce,
             identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
             intermediate: sa.intermediateAuthentication.octets)
         guard let expected else { return false }
@@ -99,8 +101,9 @@ extension IKECore {
         let plan = connection.plan
         let ours = WireIdentity(plan.localIdentity)
         guard let suite = sa.suite, let keys = sa.keys, let remoteIdentity = identity.identity,
+            case .presharedKey(let keyring) = plan.localAuthentication, let secret = keyring.secret(for: remoteIdentity),
             let authentication = try? KeySchedule(crypto: crypto).authentication(
-                prf: suite.prf, presharedKey: plan.presharedKey, message: state.responderMessage, nonce: state.initiatorNonce,
+                prf: suite.prf, presharedKey: secret, message: state.responderMessage, nonce: state.initiatorNonce,
                 identity: ours.encoded, authenticationKey: keys.responderAuthentication,
                 intermediate: sa.intermediateAuthentication.octets)
         else {

@@ -25,6 +25,8 @@ public final class IKECore {
     /// Installations under way: token to inbound SPI.
     var installs: [UInt64: UInt32] = [:]
     var nextToken: UInt64 = 1
+    /// IKE_AUTH exchanges that wait for somebody outside: token to our SPI of the IKE SA.
+    var authenticationWaits: [UInt64: UInt64] = [:]
     var cookies: CookieJar
     var initRefusals = RateLimiter(perSecond: Bounds.initRefusalsPerSecond)
     var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)

@@ -52,7 +52,7 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
         switch self {
         case .address(let a): a.description
         case .fqdn(let s), .email(let s): Self.shown(s.utf8)
-        case .distinguishedName(let d): "DN(\(d.count) octets)"
+        case .distinguishedName(let d): X501Name(d)?.description ?? "DN(\(d.count) octets)"
         case .keyID(let k): "key-id:" + Self.shown(k)
         }
     }
@@ -60,10 +60,16 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
     private static let shownOctets = 128
 
     private static func shown(_ octets: some Collection<UInt8>) -> String {
+        let text = printable(octets.prefix(shownOctets), escapesBackslash: true)
+        return octets.count > shownOctets ? text + "… (\(octets.count) octets)" : text
+    }
+
+    /// - Parameter escapesBackslash: false when the backslashes are ours.
+    static func printable(_ octets: some Collection<UInt8>, escapesBackslash: Bool = false) -> String {
         let digits = Array("0123456789abcdef")
         var text = ""
-        for octet in octets.prefix(shownOctets) {
-            if (0x20...0x7E).contains(octet), octet != 0x5C {
+        for octet in octets {
+            if (0x20...0x7E).contains(octet), octet != 0x5C || !escapesBackslash {
                 text.unicodeScalars.append(Unicode.Scalar(octet))
             } else {
                 text += "\\x"
@@ -71,7 +77,7 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
                 text.append(digits[Int(octet & 15)])
             }
         }
-        return octets.count > shownOctets ? text + "… (\(octets.count) octets)" : text
+        return text
     }
 }
 
@@ -109,25 +115,53 @@ public struct ConnectionPlan: Sendable {
     /// nil: the peer may come from anywhere and cannot be initiated to.
     public var remoteAddress: IPAddress?
     public var localIdentity: Identity
-    /// nil: any identity that authenticates.
-    public var remoteIdentity: Identity?
-    public var presharedKey: Secret
+    /// Which identities of the peer are accepted.
+    public var remotePattern: IdentityPattern
+    public var localAuthentication: LocalAuthentication
+    public var remoteAuthentication: RemoteAuthentication
+    public var rsaPadding: RSAPadding = .pss
+    /// `allow_weak: [sha1]`: signatures over SHA-1, which peers without RFC 7427 make with RSA keys.
+    public var allowsSHA1Signatures = false
+    public var childless: Childless = .allow
     public var proposals: [IKEProposal]
     public var lifetime: Duration
     public var dpdInterval: Duration  // zero: no liveness checks
     public var natTraversal: NATTraversal
     public var children: [ChildPlan]
     public var paths = PathPlan()
+
+    public init(
+        name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity,
+        remotePattern: IdentityPattern, localAuthentication: LocalAuthentication, remoteAuthentication: RemoteAuthentication,
+        proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600), dpdInterval: Duration = .seconds(10),
+        natTraversal: NATTraversal = .auto, children: [ChildPlan]
+    ) {
+        (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
+        (self.localIdentity, self.remotePattern) = (localIdentity, remotePattern)
+        (self.localAuthentication, self.remoteAuthentication) = (localAuthentication, remoteAuthentication)
+        (self.proposals, self.lifetime, self.dpdInterval) = (proposals, lifetime, dpdInterval)
+        (self.natTraversal, self.children) = (natTraversal, children)
+    }
+
+    /// Both sides use one pre-shared key, and the peer has one identity (nil: any).
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
         presharedKey: Secret, proposals: [IKEProposal], lifetime: Duration = .seconds(4 * 3600),
         dpdInterval: Duration = .seconds(10),
         natTraversal: NATTraversal = .auto, children: [ChildPlan]
     ) {
-        (self.name, self.localAddress, self.remoteAddress) = (name, localAddress, remoteAddress)
-        (self.localIdentity, self.remoteIdentity, self.presharedKey) = (localIdentity, remoteIdentity, presharedKey)
-        (self.proposals, self.lifetime, self.dpdInterval) = (proposals, lifetime, dpdInterval)
-        (self.natTraversal, self.children) = (natTraversal, children)
+        self.init(
+            name: name, localAddress: localAddress, remoteAddress: remoteAddress, localIdentity: localIdentity,
+            remotePattern: remoteIdentity.map(IdentityPattern.exactly) ?? .any,
+            localAuthentication: .presharedKey(PresharedKeys(presharedKey)),
+            remoteAuthentication: .presharedKey(PresharedKeys(presharedKey)), proposals: proposals, lifetime: lifetime,
+            dpdInterval: dpdInterval, natTraversal: natTraversal, children: children)
+    }
+
+    /// The one identity that the peer may have; nil when it may have several: any, when set.
+    public var remoteIdentity: Identity? {
+        get { remotePattern.exact }
+        set { remotePattern = newValue.map(IdentityPattern.exactly) ?? .any }
     }
 }
 
@@ -159,6 +193,10 @@ public enum Event: Sendable {
     case removeChild(connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32)
     /// Authenticated packets came from somewhere else (a NAT rebooted): send there from now on. RFC 7296 §2.23.
     case movePath(connection: String, inboundSPIs: [UInt32], path: TunnelPath)
+    /// Ask an OCSP responder whether a certificate of the peer is revoked, and answer with `revocationAnswered(token:)`. RFC 6960.
+    case checkRevocation(RevocationCheck, token: UInt64)
+    /// Ask an authentication backend (RADIUS), and answer with `backendAnswered(token:)`.
+    case askBackend(EAPBackendRequest, token: UInt64)
     case connectionEstablished(connection: String)
     /// The connection is down or could not come up; the sentence names cause and remedy.
     case connectionDown(connection: String, reason: String)

@@ -27,7 +27,7 @@ enum Reasons {
     }
 
     static func authRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
-        let theirs = plan.remoteIdentity?.description ?? "any"
+        let theirs = plan.remotePattern.description
         guard notify.type == .authenticationFailed else {
             return "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
                 + "The peer's log and status say why."
@@ -91,15 +91,15 @@ enum Reasons {
     }
 
     static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
-        let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remoteIdentity?.description ?? "any")" }
+        let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remotePattern)" }
         return "The peer \(remote) identifies as \(identity.sentence), but connection "
             + "\(expected.joined(separator: "; connection ")): change remote.id here or local.id there."
     }
 
     /// The responder named itself otherwise than we expect.
-    static func wrongResponder(_ identity: WireIdentity, wanted: Identity, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id \(wanted): change "
-            + "remote.id here or local.id there."
+    static func wrongResponder(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
+        "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id "
+            + "\(plan.remotePattern): change remote.id here or local.id there."
     }
 
     /// The initiator refused us after our IKE_AUTH response.

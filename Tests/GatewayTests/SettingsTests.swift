@@ -44,7 +44,8 @@ struct SettingsTests {
 
     @Test func `a connection becomes a plan, its key goes where it is told`() {
         let plan = SettingsMapping.plan(connection()) { PlainSecret($0) }
-        #expect(plan.presharedKey.count == 35)
+        guard case .presharedKey(let keys) = plan.localAuthentication else { Issue.record("no pre-shared key"); return }
+        #expect(keys.secret(for: .fqdn("west.example"))?.count == 35)
         #expect(plan.children.first?.localSelectors == [selector("10.1.0.0/24")])
         var wiped = connection()
         wiped.wipePresharedKey()

@@ -25,6 +25,10 @@ final class Node {
     var heldTokens: [UInt64] = []
     var holdsInstallations = false
     var failsInstallations: String?
+    /// What OCSP responders and authentication backends say; nil: nothing comes, and the test answers by `heldTokens`.
+    var answersRevocation: ((RevocationCheck) -> [UInt8]?)?
+    var answersBackend: ((EAPBackendRequest) -> EAPBackendAnswer?)?
+    var revocationChecks: [RevocationCheck] = []
     /// False: the machine is off, nothing is sent or received.
     var isAlive = true
 
@@ -63,6 +67,13 @@ final class Node {
             case .movePath(_, _, let path): moves.append(path)
             case .connectionEstablished: ups += 1
             case .connectionDown(_, let reason): downs.append(reason)
+            case .checkRevocation(let check, let token):
+                revocationChecks.append(check)
+                guard let answer = answersRevocation else { heldTokens.append(token); continue }
+                core.revocationAnswered(token: token, response: answer(check), now: now)
+            case .askBackend(let request, let token):
+                guard let answer = answersBackend else { heldTokens.append(token); continue }
+                core.backendAnswered(token: token, answer: answer(request), now: now)
             case .log(_, _, let text): logs.append(text)
             }
         }
