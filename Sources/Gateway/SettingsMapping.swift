@@ -70,7 +70,8 @@ enum SettingsMapping {
         return ConnectionPlan(
             name: connection.name, localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
             localIdentity: connection.localIdentity, remotePattern: connection.remotePattern,
-            localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys), proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
+            localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys),
+            proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
             children: connection.children.map(plan))
     }

@@ -58,8 +58,8 @@ public struct X501Name: Hashable, Sendable, CustomStringConvertible {
 
     // MARK: Showing
 
-    /// `C=DE, O=Example, CN=west`: in the order of the Name, special characters after a backslash (RFC 4514 §2.4), octets that are
-    /// not printable ASCII as \xNN.
+    /// `C=DE, O=Example, CN=west`: in the order of the Name, special characters after a backslash (RFC 4514 §2.4), octets that
+    /// are not printable ASCII as \xNN.
     public var description: String {
         parts.map { $0.map(\.description).joined(separator: "+") }.joined(separator: ", ")
     }

@@ -193,7 +193,7 @@ public enum Event: Sendable {
     case removeChild(connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32)
     /// Authenticated packets came from somewhere else (a NAT rebooted): send there from now on. RFC 7296 §2.23.
     case movePath(connection: String, inboundSPIs: [UInt32], path: TunnelPath)
-    /// Ask an OCSP responder whether a certificate of the peer is revoked, and answer with `revocationAnswered(token:)`. RFC 6960.
+    /// Ask an OCSP responder whether the peer's certificate is revoked, and answer with `revocationAnswered(token:)`. RFC 6960.
     case checkRevocation(RevocationCheck, token: UInt64)
     /// Ask an authentication backend (RADIUS), and answer with `backendAnswered(token:)`.
     case askBackend(EAPBackendRequest, token: UInt64)
