@@ -9,7 +9,8 @@ extension ESPBenchmark.Direction: ExpressibleByArgument {}
 
 /// `culvert bench`
 struct Bench: ParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "Throughput benchmarks.", subcommands: [BenchESP.self, BenchIKE.self])
+    static let configuration = CommandConfiguration(
+        abstract: "Throughput benchmarks.", subcommands: [BenchESP.self, BenchIKE.self])
 }
 
 /// `64,512,1400`

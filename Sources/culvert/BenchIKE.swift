@@ -1,6 +1,7 @@
 import ArgumentParser
 import Gateway
 import Glibc
+import IKE
 
 extension IKEBenchmark.Operation: ExpressibleByArgument {}
 extension IKEBenchmarkCredentials.Method: ExpressibleByArgument {}
@@ -44,6 +45,9 @@ struct BenchIKE: ParsableCommand {
         if !(1...64).contains(threads) { throw ValidationError("--threads must be 1 to 64.") }
         if !(0.01...600).contains(seconds) { throw ValidationError("--seconds must be 0.01 to 600.") }
         if let sas, !(1...Self.mostSAs).contains(sas) { throw ValidationError("--sas must be 1 to \(Self.mostSAs).") }
+        for proposal in proposals.list {
+            do { _ = try IKEProposal(keywords: proposal) } catch { throw ValidationError("--proposals: \(error).") }
+        }
         for word in auth.list where IKEBenchmarkCredentials.Method(rawValue: word) == nil {
             throw ValidationError("--auth does not know \"\(word)\"; it knows \(Self.methods).")
         }

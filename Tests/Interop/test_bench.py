@@ -60,7 +60,8 @@ def test_bench_ike_holds_many_sas_and_tells_their_memory():
 
 
 @pytest.mark.parametrize("words, said", [
-    (["--proposals", "aes256gcm16-prfsha384-x25519,nonsense"], "nonsense"), (["--auth", "nonsense"], "psk"), (["--sas", "0"], "--sas")])
+    (["--proposals", "aes256gcm16-prfsha384-x25519,nonsense"], "nonsense"), (["--auth", "nonsense"], "psk"),
+    (["--sas", "0"], "--sas")])
 def test_bench_ike_says_what_it_cannot_read(words, said):
     status, output, errors = bench_ike(*words, "--seconds", "0.01")
-    assert status != 0 and not output and said in errors
+    assert status == 64 and not output and said in errors
