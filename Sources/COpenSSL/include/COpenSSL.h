@@ -22,6 +22,7 @@
 
 #include "culvert_gcm.h"
 #include "culvert_keys.h"
+#include "culvert_tls.h"
 
 #ifndef MADV_DONTDUMP
 #define MADV_DONTDUMP 16
