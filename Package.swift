@@ -74,7 +74,7 @@ let package = Package(
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: systems),
         .testTarget(name: "IPsecTests", dependencies: ["IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "CryptoTests", dependencies: ["Crypto", "IKE", "IPsec", "Wire"], swiftSettings: systems),
-        .testTarget(name: "IKETests", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
+        .testTarget(name: "IKETests", dependencies: ["IKE", "IPsec", "Wire", "Crypto", "COpenSSL"], swiftSettings: systems),
         .testTarget(name: "Simulation", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
         .testTarget(

@@ -153,7 +153,9 @@ extension OpenSSLCrypto: EAPCrypto {
         if let failure { throw failure }
         // "Key-Length, Key, Padding": the length does not count itself.
         let length = clear.withBytes { Int($0.unsafeLoad(as: UInt8.self)) }
-        guard length > 0, length < clear.count else { throw .library("an MS-MPPE key does not decrypt: the RADIUS secrets differ") }
+        guard length > 0, length < clear.count else {
+            throw .library("an MS-MPPE key does not decrypt: the RADIUS secrets differ")
+        }
         return slice(clear, 1..<1 + length)
     }
 

@@ -208,7 +208,9 @@ package final class MSCHAPv2Client {
         let expected = try crypto.mschapAuthenticatorResponse(
             passwordHash: hash, response: response, authenticatorChallenge: challenge, peerChallenge: peerChallenge,
             userName: MSCHAPv2.withoutDomain(userName))
-        let proof = message.starts(with: [UInt8(ascii: "S"), UInt8(ascii: "=")]) ? Hexadecimal.octets(message.dropFirst(2).prefix(40)) : nil
+        let proof =
+            message.starts(with: [UInt8(ascii: "S"), UInt8(ascii: "=")])
+            ? Hexadecimal.octets(message.dropFirst(2).prefix(40)) : nil
         guard let proof, proof == expected else {
             return end("the server does not prove that it knows our password: it may be somebody else")
         }

@@ -48,7 +48,9 @@ package enum MSCHAPv2Packet: Hashable, Sendable {
         case (OpCode.response, false):
             let size = Int(try reader.u8("EAP-MSCHAPv2: no value size"))
             // Peer challenge, eight reserved octets, response, flags. RFC 2759 §4.
-            guard size == Self.challengeBytes + 8 + Self.responseBytes + 1 else { throw .malformed("EAP-MSCHAPv2: response size") }
+            guard size == Self.challengeBytes + 8 + Self.responseBytes + 1 else {
+                throw .malformed("EAP-MSCHAPv2: response size")
+            }
             let challenge = Array(try reader.take(Self.challengeBytes, "EAP-MSCHAPv2: peer challenge"))
             _ = try reader.take(8, "EAP-MSCHAPv2: reserved octets")
             let response = Array(try reader.take(Self.responseBytes, "EAP-MSCHAPv2: response"))
