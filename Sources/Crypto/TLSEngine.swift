@@ -39,6 +39,16 @@ public final class TLSCredentials: TLSEngineMaker, @unchecked Sendable {
         mostVersion = allowsTLS13 ? TLS1_3_VERSION : TLS1_2_VERSION
     }
 
+    /// Certificate and key as IKE itself signs with.
+    public convenience init(
+        identity: SigningIdentity, trust: any PeerTrust, allowsTLS13: Bool = true
+    ) throws(IKECryptoError) {
+        guard let key = identity.key as? OpenSSLSigningKey, !identity.certificates.isEmpty else {
+            throw .library("EAP-TLS needs a certificate and its private key")
+        }
+        try self.init(certificates: identity.certificates, key: key.key, trust: trust, allowsTLS13: allowsTLS13)
+    }
+
     deinit {
         for one in certificates { X509_free(one) }
         EVP_PKEY_free(key)
@@ -91,7 +101,7 @@ final class OpenSSLTLSEngine: TLSEngine {
 
     init(_ credentials: TLSCredentials, isServer: Bool, peer: Identity) throws(IKECryptoError) {
         let context = try credentials.makeContext()
-        guard let ssl = SSL_new(context), let input = culvert_bio_memory(), let output = culvert_bio_memory() else {
+        guard let ssl = SSL_new(context), let input = culvert_bio_queue(), let output = culvert_bio_queue() else {
             SSL_CTX_free(context)
             throw libraryError("TLS")
         }

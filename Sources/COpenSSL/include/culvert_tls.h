@@ -27,7 +27,7 @@ static inline void culvert_tls_no_resumption(SSL_CTX *_Nonnull context) {
 }
 
 /// A memory BIO that says "try again" when it is empty, rather than "end of file". NULL: no memory.
-static inline BIO *_Nullable culvert_bio_memory(void) {
+static inline BIO *_Nullable culvert_bio_queue(void) {
     BIO *bio = BIO_new(BIO_s_mem());
     if (bio != NULL) BIO_set_mem_eof_return(bio, -1);
     return bio;

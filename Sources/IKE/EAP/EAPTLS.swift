@@ -1,4 +1,4 @@
-public import IPsec
+internal import IPsec
 
 // EAP-TLS (type 13): TLS handshakes cut into pieces that fit EAP. RFC 5216 §3, RFC 9190.
 //

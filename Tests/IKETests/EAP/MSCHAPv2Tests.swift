@@ -19,11 +19,6 @@ func hex(_ text: String) -> [UInt8] {
     Hexadecimal.octets(Array(text.utf8.filter { $0 != 0x20 })[...]) ?? []
 }
 
-extension SecretMemory {
-    /// For comparing in tests.
-    var octets: [UInt8] { withBytes { span in (0..<span.byteCount).map { span.unsafeLoad(fromByteOffset: $0, as: UInt8.self) } } }
-}
-
 @Suite("EAP-MSCHAPv2") struct MSCHAPv2Tests {
     let crypto = OpenSSLCrypto()
 
@@ -49,7 +44,7 @@ extension SecretMemory {
     func unicode() throws {
         // MD4 of U+00FC in UTF-16LE, by OpenSSL's command line.
         let hash = try crypto.mschapPasswordHash(SecureBytes(Array("ü".utf8)))
-        #expect(hash.octets == hex("3D4A131F08F8B9E5660EE8159F372135"))
+        #expect(hash.octets == hex("8BD6E4FB88E01009818749C5443EA712"))
         #expect(throws: IKECryptoError.self) { try crypto.mschapPasswordHash(SecureBytes([0xFF, 0xFE])) }
     }
 
