@@ -20,6 +20,11 @@ package enum Bounds {
     /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie
     /// exchanges".
     package static let initRetries = 8
+    /// A half-open SA keeps its peer's first message: this bounds what each can take.
+    package static let initMessageBytes = 8192
+    /// Time for key exchanges with peers that are not authenticated, per second: once for addresses that the configuration names,
+    /// once for all others together.
+    package static let unauthenticatedWorkMicroseconds = 300_000
     /// Half-open SAs from one address: of a peer that the configuration names, and of anybody else (several behind one NAT).
     package static let halfOpenPerPeer = 256
     package static let halfOpenPerStranger = 32

@@ -15,6 +15,8 @@ public struct CoreCounters: Hashable, Sendable {
     public var requestsRetransmitted = 0, responsesRetransmitted = 0
     public var cookiesSent = 0, cookiesRefused = 0
     public var halfOpenRefused = 0, halfOpenExpired = 0, saLimitReached = 0
+    /// Half-open SAs of strangers that gave way to others, and key exchanges that were put off for want of time.
+    public var halfOpenEvicted = 0, keyExchangesDeferred = 0
     public var strangersRefused = 0
     public var unprotectedAnswers = 0, unprotectedAnswersSuppressed = 0
     public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0

@@ -20,6 +20,10 @@ public final class IKECore {
     var initIndex: [InitKey: UInt64] = [:]
     var halfOpenCount = 0
     var halfOpenByAddress: [IPAddress: Int] = [:]
+    /// Half-open SAs of addresses that the configuration does not name, oldest first; some are gone already.
+    var halfOpenStrangers: Deque<UInt64> = []
+    var peerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
+    var strangerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
     /// Inbound ESP SPI to the IKE SA that owns the child.
     var childIndex: [UInt32: UInt64] = [:]
     /// Installations under way: token to inbound SPI.

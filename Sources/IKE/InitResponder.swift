@@ -1,3 +1,4 @@
+import DequeModule
 import IPsec
 import Wire
 
@@ -16,10 +17,10 @@ extension IKECore {
         if let spi = initIndex[key], let sa = sas[spi] { repeatInit(sa, path: path); return }
         // A part of the table is kept for what we initiate ourselves.
         guard sas.count < Bounds.countLimit(settings.maxIKESAs * 15 / 16) else { counters.saLimitReached &+= 1; return }
-        let most = isConfigured(path.remote.address) ? Bounds.halfOpenPerPeer : Bounds.halfOpenPerStranger
-        guard halfOpenCount < settings.maxHalfOpen, halfOpenByAddress[path.remote.address] ?? 0 < most else {
-            counters.halfOpenRefused &+= 1; return
-        }
+        guard bytes.count <= Bounds.initMessageBytes else { counters.malformed &+= 1; return }
+        let isPeer = isConfigured(path.remote.address)
+        let most = isPeer ? Bounds.halfOpenPerPeer : Bounds.halfOpenPerStranger
+        guard halfOpenByAddress[path.remote.address] ?? 0 < most else { counters.halfOpenRefused &+= 1; return }
         guard cookieSuffices(message, nonce: nonce, path: path, now: now) else { return }
 
         let candidates = self.candidates(path)
@@ -49,6 +50,10 @@ extension IKECore {
             return
         }
         guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
+        // In silence: a peer that means it sends again, when there is time for it.
+        guard isPeer ? peerWork.take(method.workMicroseconds, now: now) : strangerWork.take(method.workMicroseconds, now: now)
+        else { counters.keyExchangesDeferred &+= 1; return }
+        guard makeRoom(forPeer: isPeer, now: now) else { counters.halfOpenRefused &+= 1; return }
         accept(message, bytes, key, chosen.plan, chosen.choice, nonce: nonce, publicValue: keyExchange.data, path: path, now: now)
     }
 
@@ -80,12 +85,33 @@ extension IKECore {
 
     private func isConfigured(_ address: IPAddress) -> Bool { connections.values.contains { $0.plan.remoteAddress == address } }
 
+    /// The table of half-open SAs is never closed to a peer that the configuration names, whatever strangers do: a quarter of it is
+    /// for such peers alone, and in the rest the oldest stranger gives way to the next one. A flood from many true addresses then
+    /// shortens the time that a stranger has to authenticate, and keeps nobody out.
+    private func makeRoom(forPeer isPeer: Bool, now: Instant) -> Bool {
+        let most = Bounds.countLimit(settings.maxHalfOpen)
+        if halfOpenCount < (isPeer ? most : most - most / 4) { return true }
+        while let spi = halfOpenStrangers.popFirst() {
+            guard let sa = sas[spi], sa.countsAsHalfOpen, sa.isHalfOpen || sa.isClosed else { continue }
+            counters.halfOpenEvicted &+= 1
+            drop(sa, reason: nil, failed: false, now: now)
+            return true
+        }
+        return halfOpenCount < most
+    }
+
     /// Half-open SAs, and those that failed to authenticate as long as they linger, count against the limits.
     private func countHalfOpen(_ sa: IKESA) {
         sa.countsAsHalfOpen = true
         halfOpenCount += 1
         halfOpenByAddress[sa.path.remote.address, default: 0] += 1
         sa.halfOpenAddress = sa.path.remote.address
+        guard !isConfigured(sa.path.remote.address) else { return }
+        halfOpenStrangers.append(sa.localSPI)
+        // Most have authenticated or are gone by then.
+        if halfOpenStrangers.count > 2 * Bounds.countLimit(settings.maxHalfOpen) {
+            halfOpenStrangers = Deque(halfOpenStrangers.filter { sas[$0]?.countsAsHalfOpen == true })
+        }
     }
 
     /// It has authenticated, or is forgotten.
