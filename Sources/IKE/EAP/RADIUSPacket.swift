@@ -1,4 +1,4 @@
-internal import IPsec
+package import IPsec
 
 // RADIUS packets. RFC 2865 §3, §5; RFC 2869 §5; RFC 3579 §3; RFC 3162; RFC 6911; RFC 2548.
 //
