@@ -11,8 +11,9 @@ struct CheckedConnection {
 
 /// One side of a connection.
 private struct Peer {
-    /// nil: `any`, or refused.
-    var address: IPAddress?
+    /// Empty: `any`, or refused.
+    var addresses: [IPAddress] = []
+    var address: IPAddress? { addresses.first }
     var isAnyAddress = false
     /// Of the local side.
     var identity: Identity?
@@ -30,7 +31,9 @@ extension Reader {
     static var lifetimes: ClosedRange<Duration> { .seconds(5)...(.seconds(30 * 86_400)) }
     static var dpdIntervals: ClosedRange<Duration> { .milliseconds(500)...(.seconds(86_400)) }
 
-    func connections(_ entry: Entry?, top: Mapping, profiles: Profiles) -> [CheckedConnection] {
+    func connections(
+        _ entry: Entry?, top: Mapping, profiles: Profiles, gatewayRedirect: PathPlan.Gateway?
+    ) -> [CheckedConnection] {
         var profiles = profiles
         defer { checkUnused(profiles) }
         guard let entry else {
@@ -46,7 +49,9 @@ extension Reader {
         var lines: [String: Int] = [:]
         for value in values.prefix(Self.maxConnections) {
             guard let mapping = mapping(value, "a connection") else { continue }
-            if let connection = connection(mapping, profiles: &profiles, lines: &lines) { result.append(connection) }
+            if let connection = connection(mapping, profiles: &profiles, lines: &lines, gatewayRedirect: gatewayRedirect) {
+                result.append(connection)
+            }
         }
         let children = result.reduce(0) { $0 + $1.children.count }
         if children > Self.maxChildrenTotal {
@@ -55,7 +60,9 @@ extension Reader {
         return result
     }
 
-    private func connection(_ own: Mapping, profiles: inout Profiles, lines: inout [String: Int]) -> CheckedConnection? {
+    private func connection(
+        _ own: Mapping, profiles: inout Profiles, lines: inout [String: Int], gatewayRedirect: PathPlan.Gateway?
+    ) -> CheckedConnection? {
         checkKeys(own, in: .connection)
         let nameEntry = require("name", of: own, for: "a connection")
         let name = nameEntry.flatMap { uniqueName($0, of: "connection", lines: &lines) }
@@ -65,7 +72,7 @@ extension Reader {
 
         let local = require("local", of: mapping, for: "a connection").map { peer($0, isLocal: true) } ?? Peer()
         let remote = require("remote", of: mapping, for: "a connection").map { peer($0, isLocal: false) } ?? Peer()
-        if let address = local.address, address == remote.address, let entry = mapping["remote"] {
+        if let address = local.addresses.first(where: remote.addresses.contains), let entry = mapping["remote"] {
             error(entry.mark, "`local` and `remote` have the same address \(address); a tunnel needs two ends")
         }
         let needsKey = !local.usesCertificate && !remote.usesCertificate
@@ -81,6 +88,9 @@ extension Reader {
             ikeProposals: settings.ikeProposals, ikeLifetime: settings.ikeLifetime, dpdInterval: settings.dpdInterval,
             natTraversal: settings.natTraversal, children: children.map(\.child))
         connection.remotePattern = remote.pattern
+        connection.paths = pathPlan(mapping, gatewayRedirect: gatewayRedirect)
+        connection.paths.otherLocalAddresses = Array(local.addresses.dropFirst())
+        connection.paths.otherRemoteAddresses = Array(remote.addresses.dropFirst())
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 
@@ -125,7 +135,7 @@ extension Reader {
             if isLocal, isWord("any", address.value) {
                 error(address.mark, "`local` needs an address of this gateway; only `remote` may be `any`")
             } else if !peer.isAnyAddress {
-                peer.address = unicastAddress(address)
+                peer.addresses = addresses(address)
             }
         }
         if let auth = mapping["auth"], let method = choice(auth, from: Authentication.allCases), method == .certificate {
@@ -194,6 +204,7 @@ extension Reader {
         for (name, mapping) in profiles.byName where !profiles.used.contains(name) {
             refuseUnavailable(mapping)
             _ = settings(mapping)
+            _ = pathPlan(mapping, gatewayRedirect: nil)
             checkChildSettings(mapping)
             for key in ["local", "remote"] {
                 guard let entry = mapping[key], let side = self.mapping(entry) else { continue }

@@ -68,14 +68,14 @@ extension Reader {
     /// A responder tells connections apart by addresses and identities alone.
     private func checkPeers(_ connections: [CheckedConnection]) {
         struct Ends: Hashable {
-            var localAddress: IPAddress, remoteAddress: IPAddress?
+            var localAddresses: [IPAddress], remoteAddresses: [IPAddress]
             var localIdentity: Identity, remotePattern: IdentityPattern
         }
         var first: [Ends: String] = [:]
         for checked in connections {
             let connection = checked.connection
             let ends = Ends(
-                localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
+                localAddresses: connection.localAddresses, remoteAddresses: connection.remoteAddresses,
                 localIdentity: connection.localIdentity, remotePattern: connection.remotePattern)
             guard let other = first[ends] else { first[ends] = connection.name; continue }
             warning(

@@ -66,6 +66,7 @@ public struct Connection: Sendable {
     public var dpdInterval: Duration
     public var natTraversal: NATTraversal
     public var children: [Child]
+    public var paths = PathPlan()
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
@@ -85,6 +86,13 @@ public struct Connection: Sendable {
         get { remotePattern.exact }
         set { remotePattern = newValue.map(IdentityPattern.exactly) ?? .any }
     }
+}
+
+extension Connection {
+    /// In order of preference.
+    public var localAddresses: [IPAddress] { [localAddress] + paths.otherLocalAddresses }
+    /// In the order they are tried; empty for `any`.
+    public var remoteAddresses: [IPAddress] { (remoteAddress.map { [$0] } ?? []) + paths.otherRemoteAddresses }
 }
 
 /// One child SA as configured.

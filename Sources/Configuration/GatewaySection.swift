@@ -22,7 +22,8 @@ extension Reader {
         checkKeys(top, in: .root)
         let gateway = gatewaySection(top["gateway"])
         let profiles = profiles(top["profiles"])
-        let connections = connections(top["connections"], top: top, profiles: profiles)
+        let connections = connections(
+            top["connections"], top: top, profiles: profiles, gatewayRedirect: gateway.redirectTo)
         let hasConnections = if case .sequence(let items)? = top["connections"]?.value.content { !items.isEmpty } else { false }
         let interfaces = interfaces(top["interfaces"], top: top, hasConnections: hasConnections)
         let dataplane = dataplane(top["dataplane"])
@@ -36,10 +37,13 @@ extension Reader {
 
     // MARK: gateway
 
-    private typealias Gateway = (name: String, controlSocket: String, metricsListen: Endpoint?, log: GatewayConfiguration.Log)
+    private typealias Gateway = (
+        name: String, controlSocket: String, metricsListen: Endpoint?, log: GatewayConfiguration.Log,
+        redirectTo: PathPlan.Gateway?
+    )
 
     private func gatewaySection(_ entry: Entry?) -> Gateway {
-        var result: Gateway = ("culvert", ConfigurationReader.defaultControlSocket, nil, GatewayConfiguration.Log())
+        var result: Gateway = ("culvert", ConfigurationReader.defaultControlSocket, nil, GatewayConfiguration.Log(), nil)
         guard let entry, let mapping = mapping(entry) else { return result }
         checkKeys(mapping, in: .gateway)
         if let entry = mapping["name"], let name = name(entry) { result.name = name }
@@ -50,6 +54,7 @@ extension Reader {
                 entry.keyMark,
                 "`metrics_listen` is not available in this version; no metrics are served, see `culvert status --json`")
         }
+        if let entry = mapping["redirect_to"] { result.redirectTo = redirectTarget(entry) }
         if let entry = mapping["log"], let log = self.mapping(entry) {
             checkKeys(log, in: .log)
             if let entry = log["level"], let level = choice(entry, from: [LogLevel.debug, .info, .warning, .error]) {

@@ -6,7 +6,7 @@ struct Scope {
 
     static let root = Scope(
         name: "the file's top level", keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies"])
-    static let gateway = Scope(name: "`gateway`", keys: ["name", "control_socket", "metrics_listen", "log"])
+    static let gateway = Scope(name: "`gateway`", keys: ["name", "control_socket", "metrics_listen", "log", "redirect_to"])
     static let log = Scope(name: "`log`", keys: ["level", "format"])
     static let interface = Scope(name: "an interface", keys: ["name", "role"])
     static let dataplane = Scope(
@@ -16,7 +16,7 @@ struct Scope {
         keys: [
             "name", "profile", "version", "local", "remote", "psk", "psk_file", "ike_proposals", "ike_lifetime", "dpd_interval",
             "nat_traversal", "allow_weak", "children",
-        ] + certificateKeys)
+        ] + pathKeys + certificateKeys)
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
     static let identity = Scope(name: "an `id`", keys: ["type", "value"])
     static let child = Scope(
@@ -28,6 +28,8 @@ struct Scope {
     static let policy = Scope(
         name: "a policy", keys: ["action", "source", "destination", "protocol", "source_ports", "destination_ports"])
 
+    /// What a connection does with the paths to its peer.
+    static let pathKeys = ["fragmentation", "fragment_size", "mobike", "nat_keepalive", "redirects", "redirect_to"]
     static let certificateKeys = ["certificate", "private_key", "ca", "crl"]
     /// What a profile may set for a connection.
     static let profileConnectionKeys = connection.keys.filter { !["name", "profile", "children"].contains($0) }

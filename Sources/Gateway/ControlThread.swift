@@ -363,7 +363,7 @@ final class ControlThread {
 
     /// Where ESP packets go.
     private var peers: [IPv4Address] {
-        let known = configuration.connections.compactMap(\.remoteAddress?.v4) + lifecycle.remotes.compactMap(\.v4)
+        let known = configuration.connections.flatMap(\.remoteAddresses).compactMap(\.v4) + lifecycle.remotes.compactMap(\.v4)
         return Set(known).sorted()
     }
 
@@ -380,10 +380,11 @@ final class ControlThread {
 
     var localAddresses: [IPv4Address] {
         var seen: Set<IPv4Address> = []
-        return configuration.connections.compactMap(\.localAddress.v4).filter { seen.insert($0).inserted }
+        return configuration.connections.flatMap(\.localAddresses).compactMap(\.v4).filter { seen.insert($0).inserted }
     }
 
     private func findLocalProblems() {
+        core.setLocalAddresses(LocalProblems.usableAddresses(surroundings.kernel.view), now: now)
         let found = LocalProblems.find(
             configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems,
             underlay: ports.underlayNames)

@@ -12,20 +12,33 @@ enum LocalProblems {
         var result: [String: String] = [:]
         let underlayProblem = underlay.compactMap { interfaceProblems[$0] }.first
         for connection in connections {
-            guard let local = connection.localAddress.v4 else { continue }
-            if let address = view.addresses.first(where: { $0.address == local }) {
-                guard let link = view.links[address.linkIndex] else { continue }
-                if let problem = interfaceProblems[link.name] {
-                    result[connection.name] = problem
-                } else if !link.isUp {
-                    result[connection.name] =
-                        "The interface \(link.name), which has the local address \(local), is down; bring it up."
-                }
-            } else {
-                let hint = underlayProblem.map { " " + $0 } ?? " Add it to the underlay interface, or correct local.address."
-                result[connection.name] = "The local address \(local) is on no interface." + hint
+            // One usable address of several is enough.
+            let problems = connection.localAddresses.compactMap(\.v4).map {
+                problem($0, view, interfaceProblems, underlayProblem)
             }
+            if let problem = problems.first, !problems.contains(nil) { result[connection.name] = problem }
         }
         return result
+    }
+
+    /// Nil when the address can be used.
+    private static func problem(
+        _ local: IPv4Address, _ view: KernelView, _ interfaceProblems: [String: String], _ underlayProblem: String?
+    ) -> String? {
+        guard let address = view.addresses.first(where: { $0.address == local }) else {
+            let hint = underlayProblem.map { " " + $0 } ?? " Add it to the underlay interface, or correct local.address."
+            return "The local address \(local) is on no interface." + hint
+        }
+        guard let link = view.links[address.linkIndex] else { return nil }
+        if let problem = interfaceProblems[link.name] { return problem }
+        guard link.isUp else { return "The interface \(link.name), which has the local address \(local), is down; bring it up." }
+        return nil
+    }
+
+    /// Addresses on links that are up and have a carrier: what packets can leave from.
+    static func usableAddresses(_ view: KernelView) -> Set<IPAddress> {
+        Set(
+            view.addresses.filter { address in view.links[address.linkIndex].map { $0.isUp && $0.isRunning } ?? false }
+                .map { .v4($0.address) })
     }
 }

@@ -67,13 +67,15 @@ enum SettingsMapping {
     /// The core's view of a connection. The pre-shared key goes into secret memory by `secret`.
     static func plan(_ connection: Connection, secret: ([UInt8]) -> Secret) -> ConnectionPlan {
         let keys = PresharedKeys(secret(connection.presharedKey))
-        return ConnectionPlan(
+        var plan = ConnectionPlan(
             name: connection.name, localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
             localIdentity: connection.localIdentity, remotePattern: connection.remotePattern,
             localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys),
             proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
-            children: connection.children.map(plan))
+            children: connection.children.map(Self.plan))
+        plan.paths = connection.paths
+        return plan
     }
 
     static func plan(_ child: Child) -> ChildPlan {
@@ -90,7 +92,7 @@ enum SettingsMapping {
         var childCount = 0
         for connection in configuration.connections {
             let name = "Connection \(connection.name)"
-            if !connection.localAddress.isIPv4 || connection.remoteAddress?.isIPv4 == false {
+            if !(connection.localAddresses + connection.remoteAddresses).allSatisfy(\.isIPv4) {
                 sentences.append("\(name) uses an IPv6 address, which this version cannot carry; use IPv4 addresses.")
             }
             for child in connection.children {

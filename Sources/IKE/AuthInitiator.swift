@@ -26,7 +26,7 @@ extension IKECore {
             if isOnlyContact(sa, plan) { payloads.append(.notify(Notify(.initialContact))) }
             if let remote = plan.remoteIdentity { payloads.append(.identityResponder(WireIdentity(remote))) }
             payloads.append(.authentication(method: AuthenticationMethod.sharedKey, data: authentication))
-            payloads += childPayloads(offer)
+            payloads += childPayloads(offer) + mobilityPayloads(sa, plan)
             sa.phase = .authenticating(
                 AuthenticatingSA(
                     initiatorNonce: initiation.nonce, responderNonce: responderNonce, responderMessage: responderMessage,
@@ -76,6 +76,8 @@ extension IKECore {
             refuseAuthenticated(sa, reason: reason, now: now)
             return
         }
+        if obeyAuthRedirect(sa, connection, payloads, replaces: state.replaces, now: now) { return }
+        noteMobility(sa, plan, payloads)
         let established = establish(
             sa, connection, remoteIdentity: identity.identity ?? plan.remoteIdentity ?? plan.localIdentity,
             lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce), now: now)

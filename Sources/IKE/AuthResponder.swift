@@ -18,6 +18,11 @@ extension IKECore {
                     connection: connection.plan.name, notify: .noProposalChosen,
                     reason: Reasons.wrongSuite(sa.suite, identity: identity, plan: connection.plan, remote: path.remote))
             }
+            guard obeysNATProhibition(payloads, path: path) else {
+                throw Refusal(
+                    connection: connection.plan.name, notify: .unexpectedNATDetected,
+                    reason: "The peer \(path.remote) forbids NATs (NO_NATS_ALLOWED), and there is one on the path.")
+            }
             admit(sa, state, payloads, identity, connection, path: path, now: now)
         } catch {
             counters.authenticationsRefused &+= 1
@@ -119,9 +124,15 @@ extension IKECore {
             sa, connection, remoteIdentity: remoteIdentity, lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce),
             now: now)
         noteWindow(sa, payloads)
-        let head: [Payload] = [
+        noteMobility(sa, plan, payloads)
+        var head: [Payload] = [
             .identityResponder(ours), .authentication(method: AuthenticationMethod.sharedKey, data: authentication),
         ]
+        if sa.mobility.isNegotiated { head += mobilityPayloads(sa, plan) }
+        if let redirect = authRedirect(sa, established, plan, now: now) {
+            respond(sa, .ikeAuth, head + [redirect], path: path)
+            return
+        }
         answerFirstChild(sa, established, connection, state, payloads, head: head, path: path, now: now)
     }
 

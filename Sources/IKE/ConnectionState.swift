@@ -22,6 +22,10 @@ package final class ConnectionState {
     var attempt: UInt64?
     var attemptStarted: Instant?
     var nextAttempt: Instant?
+    /// Which pair of addresses the next attempt uses.
+    var pathTurn = 0
+    /// When the peer redirected us, within the last `Bounds.redirectPeriod`.
+    var redirects: [Instant] = []
     /// The sentence of the last failure, until a tunnel is up again.
     var failure: String?
     var hasFailed = false

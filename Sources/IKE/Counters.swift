@@ -22,6 +22,8 @@ public struct CoreCounters: Hashable, Sendable {
     public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0
     public var childLimitReached = 0, taskLimitReached = 0
     public var peersDead = 0
+    /// RFC 5685.
+    public var redirectsSent = 0, redirectsFollowed = 0
     /// RFC 7383: messages sent in fragments and put together from them; fragments kept, and refused (numbers, replays, bounds).
     public var messagesFragmented = 0, messagesReassembled = 0, reassembliesExpired = 0
     public var fragmentsReceived = 0, fragmentsRefused = 0

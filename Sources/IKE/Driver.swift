@@ -48,7 +48,9 @@ extension IKECore {
             if plan.start != .immediately { state.slots[plan.name]?.isWanted = false }
         }
         let earliest: Instant
-        if wasUp, !failed {
+        if !wasUp, takeNextTurn(state) {
+            earliest = now + Bounds.shortestPause
+        } else if wasUp, !failed {
             // The peer closed it, so it is there and meant it: a pause before it is asked again.
             earliest = now + settings.reconnectInterval
         } else {

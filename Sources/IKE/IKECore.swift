@@ -17,6 +17,8 @@ public final class IKECore {
     /// Names in order of configuration: the responder prefers earlier ones.
     var connectionOrder: [String] = []
     var sas: [UInt64: IKESA] = [:]
+    /// Nil until the surroundings say which addresses there are.
+    var presentAddresses: Set<IPAddress>?
     var initIndex: [InitKey: UInt64] = [:]
     var halfOpenCount = 0
     var halfOpenByAddress: [IPAddress: Int] = [:]

@@ -22,6 +22,9 @@ package final class IKESA {
     package var responderSPI: UInt64
     /// Whether we are the original initiator. RFC 7296 §2.2.
     package let isInitiator: Bool
+    /// Whether we began the first of the IKE SAs that were rekeyed into this one: it decides in MOBIKE (RFC 4555 §1.3) and is
+    /// who can be redirected (RFC 5685 §10).
+    package var isOriginalInitiator: Bool
     package let createdAt: Instant
     package var path: Path
     package var phase: Phase
@@ -49,6 +52,11 @@ package final class IKESA {
     /// When the peer last sent fragments of a message that is too long.
     package var lastOversized: Instant?
 
+    package var mobility = MobilityState()
+    /// Whether the peer said that it can be redirected, and where it was redirected from. RFC 5685 §3.
+    var peerFollowsRedirects = false
+    var redirectedFrom: IPAddress?
+
     // NAT traversal.
     package var localNAT = false
     package var remoteNAT = false
@@ -72,6 +80,7 @@ package final class IKESA {
     ) {
         (self.localSPI, self.initiatorSPI, self.responderSPI) = (localSPI, initiatorSPI, responderSPI)
         (self.isInitiator, self.path, self.phase, createdAt) = (isInitiator, path, phase, now)
+        isOriginalInitiator = isInitiator
     }
 
     package var established: EstablishedSA? { if case .established(let state) = phase { state } else { nil } }
@@ -90,6 +99,7 @@ package final class IKESA {
 
     /// Where packets of its children travel. RFC 7296 §2.23: "UDP encapsulation MUST NOT be done on port 500".
     package func tunnelPath(_ settings: CoreSettings) -> TunnelPath {
+        if let held = mobility.heldTunnelPath { return held }
         guard encapsulates else { return TunnelPath(local: path.local.address, remote: path.remote.address) }
         let onNATPort = path.local.port == settings.natTraversalPort
         return TunnelPath(
@@ -121,6 +131,10 @@ package struct OutstandingRequest {
     package var interval: Duration
     package var transmissions: Int
     package var giveUpAt: Instant
+    /// Of the IKE SA's addresses, when it was first sent.
+    var generation = 0
+    /// It was sent on other paths besides.
+    var isProbing = false
 
     package enum Kind {
         case initiate, authenticate
@@ -129,6 +143,8 @@ package struct OutstandingRequest {
         case deleteChildren([UInt32])
         case deleteIKE
         case informational
+        case mobility(MobilityRequest)
+        case redirect
     }
 }
 
@@ -150,6 +166,10 @@ package enum SATask: Hashable, Sendable {
     case rekeyIKE
     case deleteIKE
     case liveness
+    /// RFC 4555 §3.5, §3.6, §3.7.
+    case updateAddresses, announceAddresses, checkRoutability
+    /// RFC 5685 §5: the notify's data.
+    case redirect([UInt8])
     case notify(NotifyType, [UInt8])
 }
 

@@ -1,4 +1,5 @@
 import IPsec
+import Wire
 
 /// We sent IKE_SA_INIT.
 package final class InitiatingSA {
@@ -16,8 +17,14 @@ package final class InitiatingSA {
     var refusal: (reason: String, until: Instant)?
     /// The IKE SA that this one shall replace (reauthentication, or a rekey that the peer refused).
     let replaces: UInt64?
+    /// The gateway that sent us here. RFC 5685 §9.3.
+    let redirectedFrom: IPAddress?
 
-    init(nonce: [UInt8], offered: [WireProposal], keyExchange: any KeyExchange, forgedDigest: [UInt8]?, replaces: UInt64?) {
+    init(
+        nonce: [UInt8], offered: [WireProposal], keyExchange: any KeyExchange, forgedDigest: [UInt8]?, replaces: UInt64?,
+        redirectedFrom: IPAddress?
+    ) {
+        self.redirectedFrom = redirectedFrom
         (self.nonce, self.offered, self.keyExchange) = (nonce, offered, keyExchange)
         (self.forgedDigest, self.replaces) = (forgedDigest, replaces)
     }
@@ -82,6 +89,8 @@ package final class EstablishedSA {
     /// The IKE SA to close once our children are installed.
     var replaces: UInt64?
     var temporaryFailures = 0
+    /// Why it ends at `expiresAt`, when that is not its lifetime.
+    var endReason: String?
 
     init(
         localIdentity: Identity, remoteIdentity: Identity, establishedAt: Instant, rekeyAt: Instant, expiresAt: Instant,

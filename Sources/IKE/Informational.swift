@@ -27,7 +27,9 @@ extension IKECore {
             log(.info, sa.connection, "The peer reports \(notify.type).")
         }
         noteWindow(sa, payloads)
-        respond(sa, .informational, deleteChildren(sa, payloads, now: now), path: path)
+        let about = answerMobility(sa, payloads, path: path, now: now)
+        respond(sa, .informational, about + deleteChildren(sa, payloads, now: now), path: path)
+        if let redirect = payloads.notify(.redirect) { obeyRedirect(sa, redirect, now: now) }
     }
 
     /// "The response to a request that deletes the IKE SA is an empty INFORMATIONAL response." (§1.4.1)

@@ -1,4 +1,5 @@
 import IPsec
+import Wire
 
 // IKE_SA_INIT as initiator. RFC 7296 §1.2, §2.6, §2.7, §2.23.
 //
@@ -7,11 +8,14 @@ import IPsec
 extension IKECore {
     /// Starts an IKE SA for a connection.
     /// - Parameter replaces: the IKE SA to close once the new one has its children.
-    func beginConnect(_ state: ConnectionState, replaces: UInt64?, now: Instant) {
+    /// - Parameter pair: the addresses; nil for those whose turn it is.
+    func beginConnect(
+        _ state: ConnectionState, replaces: UInt64?, pair: AddressPair? = nil, redirectedFrom: IPAddress? = nil, now: Instant
+    ) {
         let plan = state.plan
         state.attemptStarted = now
         state.nextAttempt = nil
-        guard let remote = plan.remoteAddress else { return }
+        guard let pair = pair ?? nextPair(state) else { return }
         guard sas.count < Bounds.countLimit(settings.maxIKESAs) else {
             counters.saLimitReached &+= 1
             attemptFailed(state, reason: "The gateway holds \(sas.count) IKE SAs, its limit.", now: now)
@@ -26,11 +30,12 @@ extension IKECore {
         }
         do throws(IKECryptoError) {
             let keyExchange = try crypto.makeKeyExchange(method)
-            let path = Path(local: Endpoint(plan.localAddress, settings.ikePort), remote: Endpoint(remote, settings.ikePort))
+            let path = Path(local: Endpoint(pair.local, settings.ikePort), remote: Endpoint(pair.remote, settings.ikePort))
             let spi = freshSPI()
             let initiating = InitiatingSA(
                 nonce: random.bytes(Bounds.ourNonceBytes), offered: Offer.ike(plan.proposals), keyExchange: keyExchange,
-                forgedDigest: plan.natTraversal == .force ? random.bytes(20) : nil, replaces: replaces)
+                forgedDigest: plan.natTraversal == .force ? random.bytes(20) : nil, replaces: replaces,
+                redirectedFrom: redirectedFrom)
             let sa = IKESA(
                 localSPI: spi, initiatorSPI: spi, responderSPI: 0, isInitiator: true, path: path, phase: .initiating(initiating),
                 now: now)
@@ -58,6 +63,7 @@ extension IKECore {
             payloads += NATDetection(crypto: crypto).notifies(
                 initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: sa.path, forged: state.forgedDigest)
         }
+        payloads += redirectPayloads(state, plan)
         if plan.paths.fragmentation { payloads.append(.notify(Notify(.fragmentationSupported))) }
         sa.nextRequestID = 0
         state.message = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: false, id: 0), payloads)
@@ -73,6 +79,8 @@ extension IKECore {
             retryWithCookie(sa, state, cookie, plan, now: now)
         } else if let notify = payloads.notify(.invalidKEPayload), payloads.proposals == nil {
             retryWithMethod(sa, state, notify, plan, now: now)
+        } else if let redirect = payloads.notify(.redirect), payloads.proposals == nil {
+            obeyInitRedirect(sa, state, redirect, plan, now: now)
         } else if let error = payloads.firstError, payloads.proposals == nil {
             refuse(sa, state, Reasons.initRefused(error, plan: plan, remote: sa.path.remote), now: now)
         } else {
@@ -109,7 +117,7 @@ extension IKECore {
     }
 
     /// "the recipient should continue trying for some time before giving up" (§2.21.1).
-    private func refuse(_ sa: IKESA, _ state: InitiatingSA, _ reason: String, now: Instant) {
+    func refuse(_ sa: IKESA, _ state: InitiatingSA, _ reason: String, now: Instant) {
         let until = state.refusal?.until ?? (now + Bounds.refusalGrace)
         state.refusal = (reason, until)
         if let giveUpAt = sa.outstanding?.giveUpAt { sa.outstanding?.giveUpAt = min(giveUpAt, until) }
@@ -158,7 +166,12 @@ extension IKECore {
             payloads, initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI, path: path)
         (sa.localNAT, sa.remoteNAT) = (finding.localNAT, finding.remoteNAT)
         sa.encapsulates = finding.localNAT || finding.remoteNAT || (plan.natTraversal == .force && finding.isSupportedByPeer)
-        guard sa.encapsulates, sa.path.local.port != settings.natTraversalPort else { return }
+        sa.mobility.peerSupportsNATTraversal = finding.isSupportedByPeer
+        sa.mobility.natDestination = payloads.notify(.natDetectionDestinationIP)?.data
+        // "implementations that support both this specification and NAT Traversal MUST change to port 4500 if the correspondent
+        // also supports both, even if no NAT was detected" (RFC 4555 §3.3): whether it does is known only after IKE_AUTH.
+        let floats = sa.encapsulates || (plan.paths.mobike && finding.isSupportedByPeer)
+        guard floats, sa.path.local.port != settings.natTraversalPort else { return }
         sa.path.local.port = settings.natTraversalPort
         if sa.path.remote.port == settings.ikePort { sa.path.remote.port = settings.natTraversalPort }
     }

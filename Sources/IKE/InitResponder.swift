@@ -25,6 +25,7 @@ extension IKECore {
 
         let candidates = self.candidates(path)
         guard !candidates.isEmpty else { refuseStranger(header, path: path, now: now); return }
+        if redirectInit(message, nonce: nonce, candidates, path: path) { return }
         var chosen: (plan: ConnectionPlan, choice: Negotiation.Choice<IKESuite>)?
         for candidate in candidates where chosen == nil {
             if let choice = Negotiation.choose(candidate.plan.proposals, from: offer) { chosen = (candidate.plan, choice) }
@@ -83,11 +84,13 @@ extension IKECore {
         return false
     }
 
-    private func isConfigured(_ address: IPAddress) -> Bool { connections.values.contains { $0.plan.remoteAddress == address } }
+    private func isConfigured(_ address: IPAddress) -> Bool {
+        connections.values.contains { $0.plan.remoteAddresses.contains(address) }
+    }
 
-    /// The table of half-open SAs is never closed to a peer that the configuration names, whatever strangers do: a quarter of it is
-    /// for such peers alone, and in the rest the oldest stranger gives way to the next one. A flood from many true addresses then
-    /// shortens the time that a stranger has to authenticate, and keeps nobody out.
+    /// The table of half-open SAs is never closed to a peer that the configuration names, whatever strangers do: a quarter of
+    /// it is for such peers alone, and in the rest the oldest stranger gives way to the next one. A flood from many true
+    /// addresses then shortens the time that a stranger has to authenticate, and keeps nobody out.
     private func makeRoom(forPeer isPeer: Bool, now: Instant) -> Bool {
         let most = Bounds.countLimit(settings.maxHalfOpen)
         if halfOpenCount < (isPeer ? most : most - most / 4) { return true }
@@ -125,8 +128,8 @@ extension IKECore {
 
     /// Connections that a peer at this path may mean: those that name its address before those that take any.
     func candidates(_ path: Path) -> [ConnectionState] {
-        let here = connectionOrder.compactMap { connections[$0] }.filter { $0.plan.localAddress == path.local.address }
-        return here.filter { $0.plan.remoteAddress == path.remote.address } + here.filter { $0.plan.remoteAddress == nil }
+        let here = connectionOrder.compactMap { connections[$0] }.filter { $0.plan.localAddresses.contains(path.local.address) }
+        return here.filter { $0.plan.remoteAddresses.contains(path.remote.address) } + here.filter { $0.plan.remoteAddress == nil }
     }
 
     /// False when too many were refused this second: then nothing is said, here or there.
@@ -176,11 +179,13 @@ extension IKECore {
             .keyExchange(method: choice.suite.method.rawValue, data: keyExchange.publicValue), .nonce(state.responderNonce),
         ]
         if plan.natTraversal != .off, finding.isSupportedByPeer {
+            sa.mobility.peerSupportsNATTraversal = true
             (sa.localNAT, sa.remoteNAT) = (finding.localNAT, finding.remoteNAT)
             sa.encapsulates = finding.localNAT || finding.remoteNAT || plan.natTraversal == .force
             let forged = plan.natTraversal == .force ? random.bytes(20) : nil
             payloads += nat.notifies(initiatorSPI: sa.initiatorSPI, responderSPI: spi, path: path, forged: forged)
         }
+        noteRedirectSupport(sa, message.payloads)
         if plan.paths.fragmentation, message.payloads.notify(.fragmentationSupported) != nil {
             payloads.append(.notify(Notify(.fragmentationSupported)))
             agreeOnFragmentation(sa, plan)

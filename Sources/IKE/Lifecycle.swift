@@ -23,7 +23,7 @@ extension IKECore {
             localIdentity: plan.localIdentity, remoteIdentity: remoteIdentity, establishedAt: now,
             rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
         sa.phase = .established(established)
-        if sa.localNAT { established.nextKeepalive = now + settings.natKeepaliveInterval }
+        if sa.localNAT { established.nextKeepalive = nextKeepalive(plan, now: now) }
         if connection.attempt == sa.localSPI { connection.attempt = nil }
         (connection.failure, connection.hasFailed, connection.refusal) = (nil, false, nil)
         log(.info, plan.name, "Established with \(remoteIdentity) at \(sa.path.remote), \(sa.suite?.keywords ?? "").")
@@ -117,8 +117,15 @@ extension IKECore {
     /// 3948 §2.3.
     private func keepAlive(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let next = established.nextKeepalive, next <= now else { return }
-        established.nextKeepalive = now + settings.natKeepaliveInterval
+        guard let plan = plan(of: sa) else { return }
+        established.nextKeepalive = nextKeepalive(plan, now: now)
         if sa.path.local.port == settings.natTraversalPort { transmitRaw([0xFF], path: sa.path) }
+    }
+
+    /// Nil when the connection wants none.
+    func nextKeepalive(_ plan: ConnectionPlan, now: Instant) -> Instant? {
+        let interval = plan.paths.natKeepalive ?? settings.natKeepaliveInterval
+        return interval > .zero ? now + interval : nil
     }
 
     private func checkLifetimes(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
@@ -136,7 +143,8 @@ extension IKECore {
         }
         if established.expiresAt <= now {
             if established.supersededBy != nil { drop(sa, reason: nil, failed: false, now: now); return }
-            close(sa, reason: "The IKE SA reached the end of its lifetime before it was rekeyed.", now: now)
+            close(
+                sa, reason: established.endReason ?? "The IKE SA reached the end of its lifetime before it was rekeyed.", now: now)
         } else if established.rekeyAt <= now {
             established.rekeyAt = established.expiresAt
             if established.supersededBy == nil, established.closeAt == nil { enqueue(.rekeyIKE, on: sa) }

@@ -107,6 +107,18 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let rekeySA = Self(16393)
     public static let espTFCPaddingNotSupported = Self(16394)
 
+    public static let unacceptableAddresses = Self(40)
+    public static let unexpectedNATDetected = Self(41)
+    public static let mobikeSupported = Self(16396)
+    public static let additionalIP4Address = Self(16397)
+    public static let additionalIP6Address = Self(16398)
+    public static let noAdditionalAddresses = Self(16399)
+    public static let updateSAAddresses = Self(16400)
+    public static let cookie2 = Self(16401)
+    public static let noNATsAllowed = Self(16402)
+    public static let redirectSupported = Self(16406)
+    public static let redirect = Self(16407)
+    public static let redirectedFrom = Self(16408)
     public static let fragmentationSupported = Self(16430)
 
     public var isError: Bool { rawValue < 16384 }
@@ -125,7 +137,10 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         16384: "INITIAL_CONTACT", 16385: "SET_WINDOW_SIZE", 16386: "ADDITIONAL_TS_POSSIBLE", 16387: "IPCOMP_SUPPORTED",
         16388: "NAT_DETECTION_SOURCE_IP", 16389: "NAT_DETECTION_DESTINATION_IP", 16390: "COOKIE", 16391: "USE_TRANSPORT_MODE",
         16392: "HTTP_CERT_LOOKUP_SUPPORTED", 16393: "REKEY_SA", 16394: "ESP_TFC_PADDING_NOT_SUPPORTED",
-        16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED", 16404: "MULTIPLE_AUTH_SUPPORTED",
-        16406: "REDIRECT_SUPPORTED", 16430: "IKEV2_FRAGMENTATION_SUPPORTED",
+        16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED",
+        16397: "ADDITIONAL_IP4_ADDRESS", 16398: "ADDITIONAL_IP6_ADDRESS", 16399: "NO_ADDITIONAL_ADDRESSES",
+        16400: "UPDATE_SA_ADDRESSES", 16401: "COOKIE2", 16402: "NO_NATS_ALLOWED", 16404: "MULTIPLE_AUTH_SUPPORTED",
+        16406: "REDIRECT_SUPPORTED", 16407: "REDIRECT", 16408: "REDIRECTED_FROM",
+        16430: "IKEV2_FRAGMENTATION_SUPPORTED",
     ]
 }

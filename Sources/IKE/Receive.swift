@@ -100,6 +100,7 @@ extension IKECore {
         }
         guard let content = unseal(message, encrypted, sa, path: path, now: now) else { return }
         heard(sa, path: path, now: now)
+        adoptProbed(request, path, on: sa, now: now)
         sa.outstanding = nil
         let payloads: PayloadList
         do throws(IKEFault) { payloads = try content.payloads() } catch {
@@ -120,6 +121,9 @@ extension IKECore {
             }
         case (.rekeyIKE(let state), .established(let established)): finishRekeyIKE(sa, established, state, payloads, now: now)
         case (.deleteChildren(let spis), .established(let established)): finishDeleteChildren(sa, established, spis, now: now)
+        case (.mobility(let what), .established(let established)):
+            finishMobility(sa, established, request, what, payloads, now: now)
+        case (.redirect, .established(let established)): finishRedirect(sa, established, now: now)
         case (.deleteIKE, _): drop(sa, reason: nil, failed: false, now: now)
         default: break
         }
@@ -218,18 +222,20 @@ extension IKECore {
     /// "Receipt of a fresh cryptographically protected message on an IKE SA or any of its Child SAs ensures liveness" (§2.4).
     private func heard(_ sa: IKESA, path: Path, now: Instant) {
         sa.established?.lastHeard = now
-        if !sa.isHalfOpen, path != sa.path { follow(sa, path: path) }
+        // With MOBIKE "The host not behind a NAT MUST NOT use these dynamic updates for IKEv2 packets, but MAY use them for ESP
+        // packets." RFC 4555 §3.8.
+        if !sa.isHalfOpen, path != sa.path, !sa.mobility.isNegotiated { follow(sa, path: path) }
     }
 
     /// "a host … that is not behind a NAT, SHOULD send all packets … to the IP address and port in the validated packet … A host
     /// behind a NAT SHOULD NOT do this type of dynamic address update" (§2.23).
     func follow(_ sa: IKESA, path: Path) {
-        guard let established = sa.established, sa.remoteNAT, !sa.localNAT, path != sa.path else { return }
+        guard sa.established != nil, sa.remoteNAT, !sa.localNAT, path != sa.path else { return }
         log(.info, sa.connection, "The peer moved from \(sa.path.remote) to \(path.remote): following it.")
+        let before = sa.tunnelPath(settings)
+        sa.mobility.heldTunnelPath = nil
         sa.path = path
-        if let name = sa.connection, !established.children.isEmpty {
-            emit(.movePath(connection: name, inboundSPIs: established.children.map(\.inboundSPI), path: sa.tunnelPath(settings)))
-        }
+        moveChildren(sa, from: before)
     }
 
     /// "A peer receiving such an unprotected Notify payload MUST NOT respond and MUST NOT change the state of any existing SAs. …

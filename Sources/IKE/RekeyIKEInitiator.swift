@@ -99,7 +99,8 @@ extension IKECore {
         // Should this attempt fail, there is another one before the old SA ends.
         if let established = sa.established { established.rekeyAt = now + Bounds.longestChildRetry }
         guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
-        beginConnect(connection, replaces: sa.localSPI, now: now)
+        let pair = AddressPair(local: sa.path.local.address, remote: sa.path.remote.address)
+        beginConnect(connection, replaces: sa.localSPI, pair: pair, now: now)
     }
 
     // MARK: Both roles
@@ -126,6 +127,8 @@ extension IKECore {
             phase: .closing, now: now)
         (successor.suite, successor.keys, successor.connection) = (suite, keys, sa.connection)
         (successor.localNAT, successor.remoteNAT, successor.encapsulates) = (sa.localNAT, sa.remoteNAT, sa.encapsulates)
+        successor.isOriginalInitiator = sa.isOriginalInitiator
+        (successor.peerFollowsRedirects, successor.redirectedFrom) = (sa.peerFollowsRedirects, sa.redirectedFrom)
         successor.fragmentation.isNegotiated = sa.fragmentation.isNegotiated
         successor.fragmentation.datagramBytes = sa.fragmentation.datagramBytes
         let lifetime = connection.plan.lifetime
@@ -150,6 +153,7 @@ extension IKECore {
         for record in from.children { childIndex[record.inboundSPI] = new.localSPI }
         from.children = []
         from.supersededBy = new.localSPI
+        inheritAddresses(from: old, to: new)
         // The initiator of the rekey deletes the old SA; one that does not is not waited for.
         from.expiresAt = min(from.expiresAt, now + Bounds.supersededWait)
         for task in old.tasks where task != .rekeyIKE && task != .liveness { enqueue(task, on: new) }

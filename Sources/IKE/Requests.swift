@@ -37,7 +37,7 @@ extension IKECore {
         sa.outstanding = OutstandingRequest(
             id: sa.nextRequestID, exchange: exchange, kind: kind, messages: messages, content: content, firstSent: now,
             nextTransmit: now + settings.retransmitInitial, interval: settings.retransmitInitial, transmissions: 1,
-            giveUpAt: now + patience(sa))
+            giveUpAt: now + patience(sa), generation: sa.mobility.generation)
         sa.nextRequestID &+= 1
         for message in messages { transmit(message, path: sa.path) }
         touch(sa)
@@ -45,8 +45,9 @@ extension IKECore {
 
     /// How long a request waits for its response. With liveness checks it is bounded by their interval: at 2 s a dead peer is
     /// given up 2 + 8 s after its last sign of life.
-    private func patience(_ sa: IKESA) -> Duration {
-        let tries = sa.isClosing ? min(Bounds.closingTries, settings.retransmitTries) : settings.retransmitTries
+    func patience(_ sa: IKESA) -> Duration {
+        var tries = sa.isClosing ? min(Bounds.closingTries, settings.retransmitTries) : settings.retransmitTries
+        if case .initiating = sa.phase, hasAlternatives(sa) { tries = min(tries, Bounds.triesPerAddressPair) }
         var total = settings.retransmitInitial
         var interval = settings.retransmitInitial
         for _ in 0..<tries {
@@ -77,6 +78,7 @@ extension IKECore {
             request.transmissions += 1
             counters.requestsRetransmitted &+= 1
             for message in request.messages { transmit(message, path: sa.path) }
+            probe(&request, on: sa)
         }
         sa.outstanding = request
     }
@@ -130,6 +132,14 @@ extension IKECore {
         return true
     }
 
+    /// Before everything else that waits.
+    func enqueueFirst(_ task: SATask, on sa: IKESA) {
+        sa.tasks.removeAll { $0 == task }
+        guard sa.tasks.count < Bounds.tasksPerIKESA else { counters.taskLimitReached &+= 1; return }
+        sa.tasks.prepend(task)
+        touch(sa)
+    }
+
     private func start(_ task: SATask, on sa: IKESA, now: Instant) {
         if case .deleteIKE = task {
             send(.deleteIKE, .informational, [.delete(.ikeSA)], on: sa, now: now)
@@ -141,7 +151,11 @@ extension IKECore {
         case .rekeyChild(let spi): startRekeyChild(spi, on: sa, established, now: now)
         case .deleteChild(let spi): startDeleteChild(spi, on: sa, established, now: now)
         case .rekeyIKE: startRekeyIKE(on: sa, established, retries: 0, method: nil, now: now)
-        case .liveness: send(.informational, .informational, [], on: sa, now: now)
+        case .liveness: startLiveness(on: sa, now: now)
+        case .updateAddresses: startUpdateAddresses(on: sa, now: now)
+        case .announceAddresses: startAnnounceAddresses(on: sa, now: now)
+        case .checkRoutability: startRoutabilityCheck(on: sa, now: now)
+        case .redirect(let data): send(.redirect, .informational, [.notify(Notify(.redirect, data: data))], on: sa, now: now)
         case .notify(let type, let data):
             send(.informational, .informational, [.notify(Notify(type, data: data))], on: sa, now: now)
         case .deleteIKE: break

@@ -170,18 +170,28 @@ struct DoctorChecks {
         let present = Machine.addresses
         var findings: [Finding] = []
         var seen: Set<String> = []
-        for connection in configuration.connections where seen.insert("\(connection.localAddress)").inserted {
-            let address = "\(connection.localAddress)"
-            if let found = present.first(where: { $0.address == address }) {
-                findings.append(Finding(verdict: .ok, subject: address, found: "on \(found.interface)"))
-            } else {
-                findings.append(
-                    Finding(
-                        verdict: .fail, subject: address, found: "on no interface (local address of \(connection.name))",
-                        remedy: "add it to the underlay interface, or correct `local.address`"))
+        for connection in configuration.connections {
+            // Of several one is enough.
+            let isCovered = connection.localAddresses.contains { local in present.contains { $0.address == "\(local)" } }
+            for local in connection.localAddresses where seen.insert("\(local)").inserted {
+                findings.append(finding("\(local)", of: connection.name, present, isCovered: isCovered))
             }
         }
         return findings
+    }
+
+    private func finding(
+        _ address: String, of connection: String, _ present: [(address: String, interface: String)], isCovered: Bool
+    )
+        -> Finding
+    {
+        if let found = present.first(where: { $0.address == address }) {
+            return Finding(verdict: .ok, subject: address, found: "on \(found.interface)")
+        }
+        return Finding(
+            verdict: isCovered ? .ok : .fail, subject: address,
+            found: "on no interface (\(isCovered ? "another" : "local") address of \(connection))",
+            remedy: isCovered ? "" : "add it to the underlay interface, or correct `local.address`")
     }
 
     /// Another IKE daemon (strongSwan, Libreswan) on our ports.

@@ -80,6 +80,7 @@ final class Network {
                 node.takeEvents(now: now)
                 while let transmit = node.core.pollTransmit() {
                     busy = true
+                    guard node.addresses.contains(transmit.path.local.address) else { continue }
                     put(transmit.bytes, from: transmit.path.local, to: transmit.path.remote)
                 }
             }
@@ -115,7 +116,7 @@ final class Network {
                 guard let inside = box.mappings.first(where: { $0.value == destination.port })?.key else { continue }
                 destination = inside
             }
-            guard let node = nodes.first(where: { $0.address == destination.address }), node.isAlive else { continue }
+            guard let node = nodes.first(where: { $0.addresses.contains(destination.address) }), node.isAlive else { continue }
             node.core.handleDatagram(datagram.bytes, path: Path(local: destination, remote: source), now: now)
         }
     }

@@ -7,6 +7,8 @@ import Wire
 final class Node {
     let name: String
     let address: IPAddress
+    /// What it can send from and receive on.
+    var addresses: Set<IPAddress>
     var core: IKECore
     let settings: CoreSettings
     let random: SeededRandom
@@ -35,6 +37,7 @@ final class Node {
     init(_ name: String, _ address: String, seed: UInt64, settings: CoreSettings = CoreSettings()) {
         self.name = name
         self.address = IPAddress(address)!
+        addresses = [self.address]
         self.settings = settings
         random = SeededRandom(seed: seed)
         core = IKECore(settings: settings, crypto: OpenSSLCrypto(), random: random)
@@ -45,6 +48,12 @@ final class Node {
         core = IKECore(settings: settings, crypto: OpenSSLCrypto(), random: random)
         installed = []
         heldTokens = []
+    }
+
+    /// Its addresses change, and its core is told.
+    func setAddresses(_ texts: String..., now: Instant) {
+        addresses = Set(texts.map { IPAddress($0)! })
+        core.setLocalAddresses(addresses, now: now)
     }
 
     func takeEvents(now: Instant) {
