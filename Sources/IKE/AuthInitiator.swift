@@ -1,42 +1,58 @@
 import IPsec
 
-// IKE_AUTH as initiator. RFC 7296 §1.2, §2.15, §2.21.2.
+// IKE_AUTH as initiator, the first round and the end. RFC 7296 §1.2, §2.15, §2.21.2.
 //
-//   HDR(A,B), SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, SAi2, TSi, TSr} -->
-//                                        <-- HDR(A,B), SK {IDr, AUTH, SAr2, TSi, TSr}
+//   HDR(A,B), SK {IDi, [CERT,] [N(INITIAL_CONTACT),] [CERTREQ,] [IDr,] AUTH, [SAi2, TSi, TSr]} -->
+//                                        <-- HDR(A,B), SK {IDr, [CERT,] AUTH, [SAr2, TSi, TSr]}
+//
+// With EAP the first request has no AUTH; `EAPInitiator` does the rounds that follow.
 extension IKECore {
     func beginAuth(
         _ sa: IKESA, _ initiation: InitiatingSA, responderNonce: [UInt8], responderMessage: [UInt8], _ plan: ConnectionPlan,
         now: Instant
     ) {
-        guard let state = connections[plan.name], let suite = sa.suite, let keys = sa.keys,
-            let childPlan = state.wantedChildren.first ?? plan.children.first
-        else { return }
-        let offer = makeOffer(childPlan, selectors: nil, withMethods: false)
-        let identity = WireIdentity(plan.localIdentity)
+        guard let connection = connections[plan.name] else { return }
+        let transcript = InitTranscript(
+            initiatorMessage: initiation.message, responderMessage: responderMessage, initiatorNonce: initiation.nonce,
+            responderNonce: responderNonce)
+        let state = AuthenticatingSA(transcript, child: firstChild(sa, connection), replaces: initiation.replaces)
         do throws(IKEFault) {
-            guard case .presharedKey(let keyring) = plan.localAuthentication,
-                let secret = keyring.secret(expecting: plan.remotePattern)
-            else { throw .ours("connection \(plan.name) has no pre-shared key for \(plan.remotePattern)") }
-            let authentication = try KeySchedule(crypto: crypto).authentication(
-                prf: suite.prf, presharedKey: secret, message: initiation.message, nonce: responderNonce,
-                identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
-                intermediate: sa.intermediateAuthentication.octets)
-            var payloads: [Payload] = [.identityInitiator(identity)]
-            if isOnlyContact(sa, plan) { payloads.append(.notify(Notify(.initialContact))) }
-            if let remote = plan.remoteIdentity { payloads.append(.identityResponder(WireIdentity(remote))) }
-            payloads.append(.authentication(method: AuthenticationMethod.sharedKey, data: authentication))
-            payloads += childPayloads(offer) + mobilityPayloads(sa, plan)
-            sa.phase = .authenticating(
-                AuthenticatingSA(
-                    initiatorNonce: initiation.nonce, responderNonce: responderNonce, responderMessage: responderMessage,
-                    child: offer,
-                    replaces: initiation.replaces))
+            let payloads = try authRequest(sa, state, plan)
+            sa.phase = .authenticating(state)
             sa.nextRequestID = 1
             send(.authenticate, .ikeAuth, payloads, on: sa, now: now)
         } catch {
             drop(sa, reason: "IKE_AUTH could not be prepared: \(error.sentence).", failed: true, now: now)
         }
+    }
+
+    /// The child to ask for along with authentication; nil: "without the piggy-backed Child SA negotiation" (RFC 6023 §3).
+    private func firstChild(_ sa: IKESA, _ connection: ConnectionState) -> ChildOffer? {
+        if connection.plan.childless == .prefer, sa.peerAllowsChildless { return nil }
+        guard let plan = connection.wantedChildren.first ?? connection.plan.children.first else { return nil }
+        return makeOffer(plan, selectors: nil, withMethods: false)
+    }
+
+    private func authRequest(_ sa: IKESA, _ state: AuthenticatingSA, _ plan: ConnectionPlan) throws(IKEFault) -> [Payload] {
+        let identity = WireIdentity(plan.localIdentity)
+        var payloads: [Payload] = [.identityInitiator(identity)]
+        var authentication: [Payload] = []
+        if case .eap(let client) = plan.localAuthentication {
+            // "An initiator indicates a desire to use EAP by leaving out the AUTH payload from the first message in the IKE_AUTH
+            // exchange." (§2.16)
+            if plan.offersEAPOnly(client) { payloads.append(.notify(Notify(.eapOnlyAuthentication))) }
+        } else {
+            let proof = try prove(sa, state.transcript, identity, plan, peer: nil)
+            payloads += proof.certificates
+            authentication = [proof.authentication]
+            state.localMethod = proof.method
+        }
+        if isOnlyContact(sa, plan) { payloads.append(.notify(Notify(.initialContact))) }
+        payloads += RemoteAuthentication.requests([plan.remoteAuthentication])
+        if let remote = plan.remoteIdentity { payloads.append(.identityResponder(WireIdentity(remote))) }
+        payloads += authentication
+        if let child = state.child { payloads += childPayloads(child) }
+        return payloads + mobilityPayloads(sa, plan)
     }
 
     /// "The INITIAL_CONTACT notification asserts that this IKE SA is the only IKE SA currently active between the authenticated
@@ -57,6 +73,8 @@ extension IKECore {
         }
     }
 
+    // MARK: The answer
+
     func finishAuth(_ sa: IKESA, _ state: AuthenticatingSA, _ payloads: PayloadList, now: Instant) {
         guard !state.isAbandoned, let plan = plan(of: sa), let connection = connections[plan.name] else {
             sa.phase = .closing
@@ -64,59 +82,88 @@ extension IKECore {
             if sa.tasks.isEmpty { drop(sa, reason: nil, failed: false, now: now) }
             return
         }
-        guard let authentication = payloads.authentication, let identity = payloads.identityResponder else {
+        switch state.step {
+        case .first: finishFirstRound(sa, state, connection, payloads, now: now)
+        case .eap(let peer): finishEAPRound(sa, state, connection, peer, payloads, now: now)
+        case .proof(let outcome): finishEAPProof(sa, state, connection, outcome, payloads, now: now)
+        }
+    }
+
+    private func finishFirstRound(
+        _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ payloads: PayloadList, now: Instant
+    ) {
+        let plan = connection.plan
+        let isEAPRound = plan.localAuthentication.isEAP && payloads.extensibleAuthentication != nil
+        guard let identity = payloads.identityResponder, isEAPRound || payloads.authentication != nil else {
             let reason =
-                payloads.firstError.map { Reasons.authRefused($0, plan: plan, remote: sa.path.remote) }
-                ?? "The answer of \(sa.path.remote) to IKE_AUTH has no AUTH payload: it may want EAP, which we do not speak."
+                payloads.firstError.map { Reasons.authRefused($0, plan: plan, sa: sa) }
+                ?? Reasons.noProof(payloads, plan: plan, remote: sa.path.remote)
             drop(sa, reason: reason, failed: true, now: now)
             return
         }
-        if let reason = refuseResponder(sa, state, plan, identity, authentication) {
-            counters.authenticationsRefused &+= 1
+        guard let claimed = identity.identity else {
+            let reason =
+                "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand."
             refuseAuthenticated(sa, reason: reason, now: now)
             return
         }
+        guard plan.remotePattern.matches(claimed) else {
+            let reason = Reasons.wrongResponder(identity, plan: plan, remote: sa.path.remote)
+            refuseAuthenticated(sa, reason: reason, now: now)
+            return
+        }
+        state.responderIdentity = (identity, claimed)
+        if let proof = PeerProof(payloads, identity, claimed: claimed) {
+            believe(sa, state, connection, proof, payloads, isAsked: false, now: now)
+        } else if case .eap(let client) = plan.localAuthentication, plan.offersEAPOnly(client) {
+            // The server will prove itself within the method. RFC 5998 §3.
+            startEAP(sa, state, connection, payloads, now: now)
+        } else {
+            refuseAuthenticated(sa, reason: Reasons.noProof(payloads, plan: plan, remote: sa.path.remote), now: now)
+        }
+    }
+
+    /// Judges the responder's proof; when a revocation check has to be asked for, the SA waits.
+    func believe(
+        _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ proof: PeerProof, _ payloads: PayloadList,
+        isAsked: Bool, now: Instant
+    ) {
+        do throws(ProofRefusal) {
+            var peer = try judge(sa, state.transcript, proof, connection.plan)
+            if let check = try openQuestion(&peer, isAsked: isAsked) {
+                state.waiting = (proof, payloads)
+                wait(sa, now: now) { .checkRevocation(check, token: $0) }
+                return
+            }
+            state.responder = peer
+            if connection.plan.localAuthentication.isEAP {
+                startEAP(sa, state, connection, payloads, now: now)
+            } else {
+                completeAuth(sa, state, connection, peer, payloads, now: now)
+            }
+        } catch {
+            refuseAuthenticated(sa, reason: error.sentence, now: now)
+        }
+    }
+
+    /// Both ends have proved who they are.
+    func completeAuth(
+        _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ peer: ProvenPeer, _ payloads: PayloadList,
+        now: Instant
+    ) {
         if obeyAuthRedirect(sa, connection, payloads, replaces: state.replaces, now: now) { return }
-        noteMobility(sa, plan, payloads)
+        noteMobility(sa, connection.plan, payloads)
         let established = establish(
-            sa, connection, remoteIdentity: identity.identity ?? plan.remoteIdentity ?? plan.localIdentity,
-            lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce), now: now)
+            sa, connection, peer, localMethod: state.localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
         established.replaces = state.replaces
         noteWindow(sa, payloads)
         finishFirstChild(sa, established, connection, state, payloads, now: now)
     }
 
-    /// Nil when the responder is who it should be.
-    private func refuseResponder(
-        _ sa: IKESA, _ state: AuthenticatingSA, _ plan: ConnectionPlan, _ identity: WireIdentity,
-        _ authentication: (method: UInt8, data: [UInt8])
-    ) -> String? {
-        guard let claimed = identity.identity else {
-            return "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand."
-        }
-        guard plan.remotePattern.matches(claimed) else {
-            return Reasons.wrongResponder(identity, plan: plan, remote: sa.path.remote)
-        }
-        guard authentication.method == AuthenticationMethod.sharedKey else {
-            return Reasons.wrongMethod(authentication.method, plan: plan, remote: sa.path.remote)
-        }
-        guard let suite = sa.suite, let keys = sa.keys else { return "The IKE SA has no keys." }
-        guard case .presharedKey(let keyring) = plan.remoteAuthentication, let secret = keyring.secret(for: claimed) else {
-            return "Connection \(plan.name) has no pre-shared key for \(claimed)."
-        }
-        let expected = try? KeySchedule(crypto: crypto).authentication(
-            prf: suite.prf, presharedKey: secret, message: state.responderMessage, nonce: state.initiatorNonce,
-            identity: identity.encoded, authenticationKey: keys.responderAuthentication,
-            intermediate: sa.intermediateAuthentication.octets)
-        guard let expected, crypto.constantTimeEqual(expected, authentication.data) else {
-            return Reasons.wrongSecret(plan: plan, remote: sa.path.remote, identity: identity)
-        }
-        return nil
-    }
-
     /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with
     /// no other payloads." (§2.21.2)
-    private func refuseAuthenticated(_ sa: IKESA, reason: String, now: Instant) {
+    func refuseAuthenticated(_ sa: IKESA, reason: String, now: Instant) {
+        counters.authenticationsRefused &+= 1
         leave(sa, reason: reason, failed: true, now: now)
         sa.phase = .closing
         sa.tasks = []
@@ -130,23 +177,22 @@ extension IKECore {
         _ payloads: PayloadList,
         now: Instant
     ) {
-        let name = state.child.name
+        guard let child = state.child else { return }
         guard payloads.proposals != nil else {
             let error = payloads.firstError ?? Notify(.noProposalChosen)
             childFailed(
-                connection, name, reason: Reasons.childRefused(error, offer: state.child, plan: connection.plan), now: now)
+                connection, child.name, reason: Reasons.childRefused(error, offer: child, plan: connection.plan), now: now)
             return
         }
         do throws(IKEFault) {
             let made = try completeChild(
-                sa, connection, state.child, payloads,
-                nonces: (state.initiatorNonce, state.responderNonce), shared: nil, now: now)
+                sa, connection, child, payloads,
+                nonces: (state.transcript.initiatorNonce, state.transcript.responderNonce), shared: nil, now: now)
             install(made, on: sa, established, now: now)
         } catch {
-            childFailed(connection, name, reason: "The peer's answer for child \(name) is unusable: \(error.sentence).", now: now)
-            if let spi = payloads.proposals?.first?.spi, spi.count == 4 {
-                deleteUnusable(state.child.inboundSPI, on: sa, now: now)
-            }
+            let reason = "The peer's answer for child \(child.name) is unusable: \(error.sentence)."
+            childFailed(connection, child.name, reason: reason, now: now)
+            if let spi = payloads.proposals?.first?.spi, spi.count == 4 { deleteUnusable(child.inboundSPI, on: sa, now: now) }
         }
     }
 
@@ -154,5 +200,17 @@ extension IKECore {
         if let window = payloads.notify(.setWindowSize), window.data.count == 4 {
             sa.peerWindow = max(sa.peerWindow, UInt32(truncatingIfNeeded: window.data.bigEndianValue))
         }
+    }
+}
+
+extension LocalAuthentication {
+    var isEAP: Bool { if case .eap = self { true } else { false } }
+}
+
+extension ConnectionPlan {
+    /// RFC 5998 §3.
+    func offersEAPOnly(_ client: EAPClientPlan) -> Bool {
+        if case .eapOnly = remoteAuthentication { return true }
+        return client.offersEAPOnly
     }
 }

@@ -1,36 +1,60 @@
 import IPsec
 
-// IKE_AUTH as responder. RFC 7296 §1.2, §2.4, §2.15, §2.21.2.
+// IKE_AUTH as responder: who the peer is, by what proof, and the end. RFC 7296 §1.2, §2.4, §2.15, §2.21.2. What takes more than
+// one step (EAP, a revocation check) goes on in `AuthResponderRounds`.
 extension IKECore {
     func answerAuth(_ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, path: Path, now: Instant) {
         // A NAT may have moved it since its first message; without one an address that is not authenticated is not believed.
         if sa.encapsulates || path.remote.address == sa.path.remote.address { sa.path = path }
+        if let auth = state.auth {
+            answerFurtherAuth(sa, state, auth, payloads, path: path, now: now)
+            return
+        }
         let candidates = self.candidates(path)
         guard let identity = payloads.identityInitiator, let best = candidates.first else {
             respond(sa, .ikeAuth, [.notify(Notify(.invalidSyntax))], path: path)
             finishClosed(sa, reason: nil, failed: false, now: now)
             return
         }
+        sa.wishes.add(payloads)
         do throws(Refusal) {
-            let connection = try identify(sa, state, payloads, identity, candidates, path: path)
-            guard connection.plan.proposals.contains(where: { Negotiation.choose([$0], from: offerOf(sa)) != nil }) else {
-                throw Refusal(
-                    connection: connection.plan.name, notify: .noProposalChosen,
-                    reason: Reasons.wrongSuite(sa.suite, identity: identity, plan: connection.plan, remote: path.remote))
-            }
+            let connections = try known(identity, candidates, wanted: payloads.identityResponder, path: path)
+            guard let claimed = identity.identity else { return }
+            let (connection, next) = try identify(sa, state, payloads, identity, claimed, connections, path: path)
+            try checkSuite(sa, identity, connection, path: path)
+            try checkChild(payloads, connection, path: path)
             guard obeysNATProhibition(payloads, path: path) else {
                 throw Refusal(
                     connection: connection.plan.name, notify: .unexpectedNATDetected,
                     reason: "The peer \(path.remote) forbids NATs (NO_NATS_ALLOWED), and there is one on the path.")
             }
-            admit(sa, state, payloads, identity, connection, path: path, now: now)
+            switch next {
+            case .proven(let peer):
+                admit(sa, state, payloads, identity, connection, peer, proof: nil, path: path, now: now)
+            case .ask(let proof, let check):
+                let auth = ResponderAuth(
+                    request: payloads, identity: identity, claimed: claimed, connection: connection, step: .revocation(proof),
+                    path: path, givesUp: now + Bounds.authenticationLifetime)
+                state.auth = auth
+                state.expires = auth.givesUp
+                wait(sa, now: now) { .checkRevocation(check, token: $0) }
+            case .eap(let server):
+                beginEAP(sa, state, payloads, identity, claimed, connection, server, path: path, now: now)
+            }
         } catch {
-            counters.authenticationsRefused &+= 1
             let connection = error.connection.flatMap { connections[$0] } ?? best
-            respond(sa, .ikeAuth, [.notify(Notify(error.notify))], path: path)
-            finishClosed(sa, reason: nil, failed: false, now: now)
-            refused(connection, reason: error.reason, now: now)
+            refuseAuth(sa, connection, [.notify(Notify(error.notify))], reason: error.reason, path: path, now: now)
         }
+    }
+
+    /// The same answer for whatever is wrong: one that is not authenticated does not learn which identities or methods exist.
+    func refuseAuth(
+        _ sa: IKESA, _ connection: ConnectionState, _ payloads: [Payload], reason: String, path: Path, now: Instant
+    ) {
+        counters.authenticationsRefused &+= 1
+        respond(sa, .ikeAuth, payloads, path: path)
+        finishClosed(sa, reason: nil, failed: false, now: now)
+        refused(connection, reason: reason, now: now)
     }
 
     struct Refusal: Error {
@@ -40,94 +64,112 @@ extension IKECore {
         var reason: String
     }
 
-    /// What was settled on, as if it were offered: to see whether another connection accepts it too.
-    private func offerOf(_ sa: IKESA) -> [WireProposal] {
-        [WireProposal(number: 1, protocolID: ProtocolID.ike, transforms: sa.suite?.transforms ?? [])]
+    /// What the first request comes to.
+    private enum Next {
+        case proven(ProvenPeer)
+        case ask(PeerProof, RevocationCheck)
+        case eap(EAPServerPlan)
     }
 
-    /// The connection that the peer means and may use: by address (the candidates), by identities, by the secret.
-    private func identify(
-        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ candidates: [ConnectionState],
-        path: Path
-    ) throws(Refusal) -> ConnectionState {
+    private func checkSuite(_ sa: IKESA, _ identity: WireIdentity, _ connection: ConnectionState, path: Path) throws(Refusal) {
+        // What was settled on, as if it were offered: to see whether this connection accepts it too.
+        let offer = [WireProposal(number: 1, protocolID: ProtocolID.ike, transforms: sa.suite?.transforms ?? [])]
+        guard connection.plan.proposals.contains(where: { Negotiation.choose([$0], from: offer) != nil }) else {
+            throw Refusal(
+                connection: connection.plan.name, notify: .noProposalChosen,
+                reason: Reasons.wrongSuite(sa.suite, identity: identity, plan: connection.plan, remote: path.remote))
+        }
+    }
+
+    /// "A supporting responder that has been configured not to support this extension … SHOULD reply with an INVALID_SYNTAX
+    /// Notify payload if the client sends an IKE_AUTH request that is modified". RFC 6023 §3.
+    private func checkChild(_ payloads: PayloadList, _ connection: ConnectionState, path: Path) throws(Refusal) {
+        guard connection.plan.childless == .never, payloads.proposals == nil, payloads.selectorsInitiator == nil else { return }
+        throw Refusal(
+            connection: connection.plan.name, notify: .invalidSyntax,
+            reason: "The peer \(path.remote) asks for no child along with IKE_AUTH (RFC 6023), which connection "
+                + "\(connection.plan.name) does not allow: set childless: allow here, or let the peer ask for a child.")
+    }
+
+    /// The connections that the peer may mean, by address (the candidates) and by identities, the best match first.
+    private func known(
+        _ identity: WireIdentity, _ candidates: [ConnectionState], wanted: WireIdentity?, path: Path
+    ) throws(Refusal) -> [ConnectionState] {
         // "If the IDr proposed by the initiator is not acceptable to the responder, the responder might use some other IDr to
         // finish the exchange." (§3.5) So it is a preference: the initiator then says itself what it minds, naming both.
-        let wanted = payloads.identityResponder
-        let known = candidates.filter { candidate in
-            guard let theirs = identity.identity else { return false }
-            return candidate.plan.remotePattern.matches(theirs)
-        }
-        let meant = known.filter { $0.plan.localIdentity == wanted?.identity }
-        let matching = meant + known.filter { other in !meant.contains { $0 === other } }
-        guard let first = matching.first else {
+        let claimed = identity.identity
+        let known = candidates.filter { candidate in claimed.map { candidate.plan.remotePattern.matches($0) } ?? false }
+        guard !known.isEmpty else {
             throw Refusal(
                 connection: candidates.first?.plan.name, notify: .authenticationFailed,
                 reason: Reasons.wrongIdentity(identity, candidates: candidates.map(\.plan), remote: path.remote))
         }
-        guard let authentication = payloads.authentication else {
-            throw Refusal(
-                connection: first.plan.name, notify: .authenticationFailed,
-                reason: "The peer \(path.remote) (\(identity.sentence)) wants to authenticate with EAP, but connection "
-                    + "\(first.plan.name) uses a pre-shared key: set auth: psk on the peer.")
-        }
-        guard authentication.method == AuthenticationMethod.sharedKey else {
-            throw Refusal(
-                connection: first.plan.name, notify: .authenticationFailed,
-                reason: Reasons.wrongMethod(authentication.method, plan: first.plan, remote: path.remote))
-        }
-        guard let proven = matching.first(where: { proves(sa, state, identity, authentication.data, $0.plan) }) else {
-            throw Refusal(
-                connection: first.plan.name, notify: .authenticationFailed,
-                reason: Reasons.wrongSecret(plan: first.plan, remote: path.remote, identity: identity))
-        }
-        return proven
+        let meant = known.filter { $0.plan.localIdentity == wanted?.identity }
+        return meant + known.filter { other in !meant.contains { $0 === other } }
     }
 
-    private func proves(_ sa: IKESA, _ state: HalfOpenSA, _ identity: WireIdentity, _ value: [UInt8], _ plan: ConnectionPlan)
-        -> Bool
-    {
-        guard let suite = sa.suite, let keys = sa.keys, let claimed = identity.identity,
-            case .presharedKey(let keyring) = plan.remoteAuthentication, let secret = keyring.secret(for: claimed)
-        else { return false }
-        let expected = try? KeySchedule(crypto: crypto).authentication(
-            prf: suite.prf, presharedKey: secret, message: state.initiatorMessage, nonce: state.responderNonce,
-            identity: identity.encoded, authenticationKey: keys.initiatorAuthentication,
-            intermediate: sa.intermediateAuthentication.octets)
-        guard let expected else { return false }
-        return crypto.constantTimeEqual(expected, value)
+    /// The connection that the peer may use, by its proof.
+    private func identify(
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ claimed: Identity,
+        _ matching: [ConnectionState], path: Path
+    ) throws(Refusal) -> (ConnectionState, Next) {
+        let first = matching[0]
+        guard let proof = PeerProof(payloads, identity, claimed: claimed) else {
+            // "An initiator indicates a desire to use EAP by leaving out the AUTH payload" (§2.16).
+            for candidate in matching {
+                if case .eap(let server) = candidate.plan.remoteAuthentication { return (candidate, .eap(server)) }
+            }
+            throw Refusal(
+                connection: first.plan.name, notify: .authenticationFailed,
+                reason: Reasons.unwantedEAP(identity, plan: first.plan, remote: path.remote))
+        }
+        var refusal: (proof: ProofRefusal, connection: ConnectionState)?
+        for candidate in matching.prefix(Bounds.connectionsTried) where !candidate.plan.localAuthentication.isEAP {
+            do throws(ProofRefusal) {
+                var peer = try judge(sa, state.transcript, proof, candidate.plan)
+                if let check = try openQuestion(&peer, isAsked: false) { return (candidate, .ask(proof, check)) }
+                return (candidate, .proven(peer))
+            } catch {
+                if let refusal, refusal.proof.depth.rawValue >= error.depth.rawValue { continue }
+                refusal = (error, candidate)
+            }
+        }
+        throw Refusal(
+            connection: (refusal?.connection ?? first).plan.name, notify: .authenticationFailed,
+            reason: refusal?.proof.sentence
+                ?? "Connection \(first.plan.name) authenticates by EAP here, so it can only initiate, never answer.")
     }
 
     /// The peer is who it says: the IKE SA is up, whatever becomes of the child.
-    private func admit(
+    /// - Parameter proof: ours, when EAP has made it already.
+    func admit(
         _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ identity: WireIdentity, _ connection: ConnectionState,
-        path: Path,
-        now: Instant
+        _ peer: ProvenPeer, proof: (payloads: [Payload], method: String)?, path: Path, now: Instant
     ) {
         let plan = connection.plan
-        let ours = WireIdentity(plan.localIdentity)
-        guard let suite = sa.suite, let keys = sa.keys, let remoteIdentity = identity.identity,
-            case .presharedKey(let keyring) = plan.localAuthentication, let secret = keyring.secret(for: remoteIdentity),
-            let authentication = try? KeySchedule(crypto: crypto).authentication(
-                prf: suite.prf, presharedKey: secret, message: state.responderMessage, nonce: state.initiatorNonce,
-                identity: ours.encoded, authenticationKey: keys.responderAuthentication,
-                intermediate: sa.intermediateAuthentication.octets)
-        else {
-            respond(sa, .ikeAuth, [.notify(Notify(.authenticationFailed))], path: path)
-            finishClosed(sa, reason: nil, failed: false, now: now)
+        var head: [Payload]
+        let localMethod: String
+        do throws(IKEFault) {
+            if let proof {
+                (head, localMethod) = proof
+            } else {
+                let ours = WireIdentity(plan.localIdentity)
+                let made = try prove(sa, state.transcript, ours, plan, peer: identity.identity)
+                (head, localMethod) = ([.identityResponder(ours)] + made.certificates + [made.authentication], made.method)
+            }
+        } catch {
+            let reason = "We cannot prove to \(path.remote) (\(identity.sentence)) who we are: \(error.sentence)."
+            refuseAuth(sa, connection, [.notify(Notify(.authenticationFailed))], reason: reason, path: path, now: now)
             return
         }
         sa.connection = plan.name
         sa.requestedIdentity = payloads.identityResponder
         connection.sas.append(sa.localSPI)
-        if payloads.notify(.initialContact) != nil { dropPredecessors(of: sa, plan, remoteIdentity, now: now) }
+        if payloads.notify(.initialContact) != nil { dropPredecessors(of: sa, plan, peer.identity, now: now) }
         let established = establish(
-            sa, connection, remoteIdentity: remoteIdentity, lowestNonce: lowerNonce(state.initiatorNonce, state.responderNonce),
-            now: now)
+            sa, connection, peer, localMethod: localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
         noteWindow(sa, payloads)
         noteMobility(sa, plan, payloads)
-        var head: [Payload] = [
-            .identityResponder(ours), .authentication(method: AuthenticationMethod.sharedKey, data: authentication),
-        ]
         if sa.mobility.isNegotiated { head += mobilityPayloads(sa, plan) }
         if let redirect = authRedirect(sa, established, plan, now: now) {
             respond(sa, .ikeAuth, head + [redirect], path: path)

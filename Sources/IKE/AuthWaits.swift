@@ -1,15 +1,93 @@
-// What IKE_AUTH waits for outside: an OCSP responder, an authentication backend. RFC 6960, RFC 3579.
+// What IKE_AUTH waits for outside: an OCSP responder, an authentication backend. RFC 6960, RFC 3579. Nothing else happens on the
+// SA meanwhile: the peer's retransmissions are not answered, its next message cannot come before ours.
+
+/// An IKE_AUTH exchange that waits for an answer from outside.
+package struct OutsideWait {
+    package var token: UInt64
+    package var expires: Instant
+}
+
 extension IKECore {
     /// The answer to `Event.checkRevocation`.
     /// - Parameter response: OCSPResponse, DER; nil when none came in time.
     public func revocationAnswered(token: UInt64, response: [UInt8]?, now: Instant) {
-        guard authenticationWaits.removeValue(forKey: token) != nil else { counters.unexpected &+= 1; return }
+        if let sa = endWait(token) { resumeRevocation(sa, response, now: now) }
         settle(now)
     }
 
     /// The answer to `Event.askBackend`; nil when no candidate answered in time.
     public func backendAnswered(token: UInt64, answer: EAPBackendAnswer?, now: Instant) {
-        guard authenticationWaits.removeValue(forKey: token) != nil else { counters.unexpected &+= 1; return }
+        if let sa = endWait(token) { resumeBackend(sa, answer, now: now) }
         settle(now)
+    }
+
+    func wait(_ sa: IKESA, now: Instant, _ question: (_ token: UInt64) -> Event) {
+        let token = nextToken
+        nextToken &+= 1
+        sa.waiting = OutsideWait(token: token, expires: now + Bounds.outsideWait)
+        authenticationWaits[token] = sa.localSPI
+        emit(question(token))
+        touch(sa)
+    }
+
+    private func endWait(_ token: UInt64) -> IKESA? {
+        guard let spi = authenticationWaits.removeValue(forKey: token), let sa = sas[spi], sa.waiting?.token == token else {
+            // Too late: it has been given up.
+            counters.unexpected &+= 1
+            return nil
+        }
+        sa.waiting = nil
+        touch(sa)
+        return sa
+    }
+
+    /// Nobody waits for the answer any more.
+    func cancelWait(_ sa: IKESA) {
+        guard let waiting = sa.waiting else { return }
+        authenticationWaits[waiting.token] = nil
+        sa.waiting = nil
+    }
+
+    /// The surroundings did not answer in time.
+    func waitExpired(_ sa: IKESA, now: Instant) {
+        cancelWait(sa)
+        counters.outsideWaitsExpired &+= 1
+        if case .halfOpen(let state) = sa.phase, case .backend = state.auth?.step {
+            resumeBackend(sa, nil, now: now)
+        } else {
+            resumeRevocation(sa, nil, now: now)
+        }
+    }
+
+    /// The certificate is judged once more, with what the responder said.
+    private func resumeRevocation(_ sa: IKESA, _ response: [UInt8]?, now: Instant) {
+        switch sa.phase {
+        case .authenticating(let state):
+            guard let (proof, payloads) = state.waiting, let connection = connection(of: sa) else { return }
+            state.waiting = nil
+            believe(sa, state, connection, proof.with(response), payloads, isAsked: true, now: now)
+        case .halfOpen(let state):
+            guard let auth = state.auth, case .revocation(let proof) = auth.step else { return }
+            resumeProof(sa, state, auth, proof.with(response), now: now)
+        case .initiating, .established, .closing, .closed: break
+        }
+    }
+
+    private func resumeBackend(_ sa: IKESA, _ answer: EAPBackendAnswer?, now: Instant) {
+        guard case .halfOpen(let state) = sa.phase, let auth = state.auth, case .backend(let session) = auth.step else { return }
+        advance(sa, state, auth, session, session.resume(answer), now: now)
+    }
+
+    /// What is still to be asked about a peer; nil: nothing.
+    /// - Parameter isAsked: it has been asked already, with no answer that settles it.
+    func openQuestion(_ peer: inout ProvenPeer, isAsked: Bool) throws(ProofRefusal) -> RevocationCheck? {
+        guard let check = peer.revocationCheck else { return nil }
+        guard isAsked || check.responders.isEmpty else { return check }
+        guard !check.isRequired else {
+            counters.certificatesRefused &+= 1
+            throw ProofRefusal(depth: .certificate, sentence: check.sentence)
+        }
+        if !check.sentence.isEmpty { peer.warnings.append(check.sentence) }
+        return nil
     }
 }

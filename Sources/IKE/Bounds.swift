@@ -16,7 +16,24 @@ package enum Bounds {
     /// RFC 7296 §2.6: between 1 and 64 octets.
     package static let cookieBytes = 1...64
 
+    /// CERT, and CERTREQ, payloads of one message that are looked at.
+    package static let certificatesPerMessage = 16
+    /// Authorities of a peer's CERTREQ that are remembered. RFC 7296 §3.7.
+    package static let requestedAuthorities = 256
+    /// Connections whose secrets or authorities one proof is tried on.
+    package static let connectionsTried = 64
+    /// Authorities that we name in a CERTREQ; IKE_SA_INIT cannot be split.
+    package static let announcedAuthorities = 20
+    /// Raw public keys of one connection that are tried on a signature.
+    package static let rawPublicKeys = 16
+
     // Exchanges.
+    /// EAP packets of ours in one IKE_AUTH exchange: EAP-TLS in fragments takes a few dozen. RFC 5216 §3.1.
+    package static let eapRounds = 128
+    /// From the first IKE_AUTH message to the end of authentication, as responder.
+    package static let authenticationLifetime: Duration = .seconds(120)
+    /// How long the surroundings may take to ask an OCSP responder or an authentication backend.
+    package static let outsideWait: Duration = .seconds(20)
     /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie
     /// exchanges".
     package static let initRetries = 8

@@ -109,6 +109,12 @@ public protocol PeerTrust: AnyObject, Sendable {
     ) throws(CertificateRefusal) -> TrustedPeer
     /// The key inside a SubjectPublicKeyInfo (RFC 7670), or nil when it cannot be used.
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)?
+    /// Whether the peer is asked to send an OCSP response along with its certificate. RFC 4806.
+    var wantsOCSP: Bool { get }
+}
+
+extension PeerTrust {
+    public var wantsOCSP: Bool { false }
 }
 
 /// What proves our own identity by signature.

@@ -143,12 +143,15 @@ public struct EAPServerPlan: Sendable {
 public struct EAPOutcome: Sendable {
     /// The MSK; nil for methods that make no key.
     public var masterSessionKey: Secret?
-    /// The name that was authenticated, for log and status.
+    /// The name that was authenticated, for log and status. As server it is the peer's; it takes the place of IDi when it
+    /// differs, and `remote.id` has to accept it.
     public var name: [UInt8]
+    /// Nil: the session cannot tell.
+    public var method: EAPType?
     /// What a backend said besides: opaque to the core, kept with the IKE SA.
     public var attributes: [EAPAttribute]
-    public init(masterSessionKey: Secret?, name: [UInt8], attributes: [EAPAttribute] = []) {
-        (self.masterSessionKey, self.name, self.attributes) = (masterSessionKey, name, attributes)
+    public init(masterSessionKey: Secret?, name: [UInt8], method: EAPType? = nil, attributes: [EAPAttribute] = []) {
+        (self.masterSessionKey, self.name, self.method, self.attributes) = (masterSessionKey, name, method, attributes)
     }
 }
 

@@ -286,7 +286,8 @@ public final class IKECore {
     package var tableSizes: [String: Int] {
         [
             "sas": sas.count, "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
-            "installs": installs.count, "timers": timers.count, "transmits": transmits.count, "events": events.count,
+            "installs": installs.count, "waits": authenticationWaits.count, "timers": timers.count, "transmits": transmits.count,
+            "events": events.count,
             "connections": connections.count,
         ]
     }

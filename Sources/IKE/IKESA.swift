@@ -36,6 +36,15 @@ package final class IKESA {
     /// What AUTH covers besides IKE_SA_INIT and the identity. RFC 9242 §3.3.2.
     package var intermediateAuthentication = IntermediateAuthentication()
 
+    /// What the peer said about the proof that it wants from us.
+    package var wishes = PeerWishes()
+    /// CHILDLESS_IKEV2_SUPPORTED was in the responder's IKE_SA_INIT. RFC 6023.
+    package var peerAllowsChildless = false
+    /// Authentication waits for somebody outside.
+    package var waiting: OutsideWait?
+    /// Message id of the last IKE_AUTH request of the peer.
+    package var lastAuthID: UInt32?
+
     // Requests of ours: window one. RFC 7296 §2.3.
     package var nextRequestID: UInt32 = 0
     package var outstanding: OutstandingRequest?

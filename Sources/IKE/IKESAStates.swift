@@ -38,7 +38,9 @@ package final class HalfOpenSA {
     let peerPublicValue: [UInt8]
     let initiatorMessage: [UInt8]
     var responderMessage: [UInt8] = []
-    let expires: Instant
+    var expires: Instant
+    /// Authentication under way, from the first IKE_AUTH request on that could not be settled at once.
+    var auth: ResponderAuth?
 
     init(
         initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchange, peerPublicValue: [UInt8],
@@ -48,22 +50,80 @@ package final class HalfOpenSA {
         (self.keyExchange, self.peerPublicValue) = (keyExchange, peerPublicValue)
         (self.initiatorMessage, self.expires) = (initiatorMessage, expires)
     }
+
+    var transcript: InitTranscript {
+        InitTranscript(
+            initiatorMessage: initiatorMessage, responderMessage: responderMessage, initiatorNonce: initiatorNonce,
+            responderNonce: responderNonce)
+    }
+}
+
+/// An IKE_AUTH exchange as responder that takes more than one step.
+package final class ResponderAuth {
+    enum Step {
+        /// Waits for an OCSP responder.
+        case revocation(PeerProof)
+        /// Waits for an authentication backend.
+        case backend(any EAPServerSession)
+        /// Waits for the peer's next EAP packet.
+        case eap(any EAPServerSession)
+        /// EAP has succeeded: waits for the peer's AUTH.
+        case proof(EAPOutcome)
+    }
+
+    /// The first IKE_AUTH request: IDi, and what it wants besides being authenticated.
+    let request: PayloadList
+    let identity: WireIdentity
+    let claimed: Identity
+    let connection: ConnectionState
+    var step: Step
+    /// Payloads that go out with the first EAP packet: IDr, CERT, AUTH.
+    var head: [Payload] = []
+    var localMethod = ""
+    /// We prove ourselves by the EAP method alone. RFC 5998.
+    var isEAPOnly = false
+    /// Of the request in hand.
+    var path: Path
+    let givesUp: Instant
+
+    init(
+        request: PayloadList, identity: WireIdentity, claimed: Identity, connection: ConnectionState, step: Step, path: Path,
+        givesUp: Instant
+    ) {
+        (self.request, self.identity, self.claimed, self.connection) = (request, identity, claimed, connection)
+        (self.step, self.path, self.givesUp) = (step, path, givesUp)
+    }
 }
 
 /// We sent IKE_AUTH.
 package final class AuthenticatingSA {
-    let initiatorNonce: [UInt8]
-    let responderNonce: [UInt8]
-    /// The peer's IKE_SA_INIT response: what its AUTH signs.
-    let responderMessage: [UInt8]
-    let child: ChildOffer
+    enum Step {
+        /// The first request is out.
+        case first
+        /// EAP is under way: our last response is out.
+        case eap(EAPPeer)
+        /// EAP has succeeded: our AUTH is out.
+        case proof(EAPOutcome)
+    }
+
+    let transcript: InitTranscript
+    /// Nil: childless. RFC 6023.
+    let child: ChildOffer?
     let replaces: UInt64?
+    var step = Step.first
+    /// How we proved ourselves.
+    var localMethod = ""
+    /// IDr as it came, and what it means.
+    var responderIdentity: (wire: WireIdentity, claimed: Identity)?
+    /// Who the responder has proved to be; nil before, and with EAP-only.
+    var responder: ProvenPeer?
+    /// What is judged again when a revocation check has been answered.
+    var waiting: (proof: PeerProof, payloads: PayloadList)?
     /// Nobody wants it any more: it is deleted as soon as the peer answers.
     var isAbandoned = false
 
-    init(initiatorNonce: [UInt8], responderNonce: [UInt8], responderMessage: [UInt8], child: ChildOffer, replaces: UInt64?) {
-        (self.initiatorNonce, self.responderNonce, self.responderMessage) = (initiatorNonce, responderNonce, responderMessage)
-        (self.child, self.replaces) = (child, replaces)
+    init(_ transcript: InitTranscript, child: ChildOffer?, replaces: UInt64?) {
+        (self.transcript, self.child, self.replaces) = (transcript, child, replaces)
     }
 }
 
@@ -82,6 +142,9 @@ package final class EstablishedSA {
     package var children: [ChildRecord] = []
     /// The lower of the two nonces that made it; decides which of two redundant SAs goes. RFC 7296 §2.8.
     let lowestNonce: [UInt8]
+    /// How the two ends proved who they are; inherited when the IKE SA is rekeyed.
+    package let peer: ProvenPeer
+    let localMethod: String
     /// Set when this one lost against a redundant SA: closed then by us.
     package var closeAt: Instant?
     /// The IKE SA that inherited our children. RFC 7296 §2.8.
@@ -93,10 +156,11 @@ package final class EstablishedSA {
     var endReason: String?
 
     init(
-        localIdentity: Identity, remoteIdentity: Identity, establishedAt: Instant, rekeyAt: Instant, expiresAt: Instant,
-        lowestNonce: [UInt8]
+        localIdentity: Identity, peer: ProvenPeer, localMethod: String, establishedAt: Instant, rekeyAt: Instant,
+        expiresAt: Instant, lowestNonce: [UInt8]
     ) {
-        (self.localIdentity, self.remoteIdentity, self.establishedAt) = (localIdentity, remoteIdentity, establishedAt)
+        (self.localIdentity, remoteIdentity, self.establishedAt) = (localIdentity, peer.identity, establishedAt)
+        (self.peer, self.localMethod) = (peer, localMethod)
         (self.rekeyAt, self.expiresAt, lastHeard, self.lowestNonce) = (rekeyAt, expiresAt, establishedAt, lowestNonce)
     }
 

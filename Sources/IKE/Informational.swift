@@ -13,11 +13,14 @@ extension IKECore {
         // IKE SA to be deleted … without a Delete payload", in the INFORMATIONAL exchange that immediately follows IKE_AUTH
         // (§2.21.2).
         let fatal: Set<NotifyType> = [.authenticationFailed, .invalidSyntax, .unsupportedCriticalPayload]
-        if sa.expectedRequestID == 2, !sa.isInitiator, let notify = payloads.notifies.first(where: { fatal.contains($0.type) }) {
+        if let last = sa.lastAuthID, sa.expectedRequestID == last &+ 1,
+            let notify = payloads.notifies.first(where: { fatal.contains($0.type) })
+        {
             respond(sa, .informational, [], path: path)
             let connection = connection(of: sa)
             let reason = connection.map {
-                Reasons.initiatorRefusedUs(notify, wanted: sa.requestedIdentity, plan: $0.plan, remote: sa.path.remote)
+                Reasons.initiatorRefusedUs(
+                    notify, wanted: sa.requestedIdentity, plan: $0.plan, wishes: sa.wishes, remote: sa.path.remote)
             }
             finishClosed(sa, reason: reason, failed: true, now: now)
             if let connection, let reason { connection.refusal = (reason, now) }

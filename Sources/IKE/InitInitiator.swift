@@ -65,6 +65,7 @@ extension IKECore {
         }
         payloads += redirectPayloads(state, plan)
         if plan.paths.fragmentation { payloads.append(.notify(Notify(.fragmentationSupported))) }
+        payloads.append(SignatureHash.notify(allowsSHA1: plan.allowsSHA1Signatures))
         sa.nextRequestID = 0
         state.message = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: false, id: 0), payloads)
         launch(.initiate, .ikeSAInit, [state.message], nil, on: sa, now: now)
@@ -151,6 +152,8 @@ extension IKECore {
         }
         sa.responderSPI = message.header.responderSPI
         connections[plan.name]?.preferredMethod = state.keyExchange.method
+        sa.wishes.add(payloads)
+        sa.peerAllowsChildless = payloads.notify(.childlessSupported) != nil
         detectNAT(sa, payloads, plan, path: path)
         if plan.paths.fragmentation, payloads.notify(.fragmentationSupported) != nil { agreeOnFragmentation(sa, plan) }
         sa.outstanding = nil

@@ -170,6 +170,7 @@ extension IKECore {
         sa.suite = choice.suite
         sa.initKey = key
         sa.expectedRequestID = 1
+        sa.wishes.add(message.payloads)
         let nat = NATDetection(crypto: crypto)
         let finding = nat.examine(message.payloads, initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: path)
         var payloads: [Payload] = [
@@ -190,12 +191,26 @@ extension IKECore {
             payloads.append(.notify(Notify(.fragmentationSupported)))
             agreeOnFragmentation(sa, plan)
         }
+        payloads += announcements(to: sa, candidates(path).map(\.plan))
         state.responderMessage = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: true, id: 0), payloads)
         sas[spi] = sa
         initIndex[key] = spi
         countHalfOpen(sa)
         transmit(state.responderMessage, path: path)
         touch(sa)
+    }
+
+    /// What a peer that has not named itself may expect of authentication: of any connection that it may mean.
+    private func announcements(to sa: IKESA, _ plans: [ConnectionPlan]) -> [Payload] {
+        var payloads = RemoteAuthentication.requests(plans.map(\.remoteAuthentication))
+        if sa.wishes.hashes != nil {
+            payloads.append(SignatureHash.notify(allowsSHA1: plans.contains(where: \.allowsSHA1Signatures)))
+        }
+        if plans.contains(where: { $0.childless != .never }) {
+            // "Protocol ID (1 octet) MUST be 1, as this message is related to an IKEv2 SA." RFC 6023 §4.
+            payloads.append(.notify(Notify(.childlessSupported, protocolID: ProtocolID.ike)))
+        }
+        return payloads
     }
 
     /// The keys of a half-open SA, computed when the first IKE_AUTH comes: an initiator that never sends one costs no secret.

@@ -15,18 +15,24 @@ extension IKECore {
 
     /// Both ends are authenticated.
     func establish(
-        _ sa: IKESA, _ connection: ConnectionState, remoteIdentity: Identity, lowestNonce: [UInt8], now: Instant
+        _ sa: IKESA, _ connection: ConnectionState, _ peer: ProvenPeer, localMethod: String, lowestNonce: [UInt8], now: Instant
     ) -> EstablishedSA {
         let plan = connection.plan
         uncountHalfOpen(sa)
         let established = EstablishedSA(
-            localIdentity: plan.localIdentity, remoteIdentity: remoteIdentity, establishedAt: now,
+            localIdentity: plan.localIdentity, peer: peer, localMethod: localMethod, establishedAt: now,
             rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
         sa.phase = .established(established)
         if sa.localNAT { established.nextKeepalive = nextKeepalive(plan, now: now) }
         if connection.attempt == sa.localSPI { connection.attempt = nil }
         (connection.failure, connection.hasFailed, connection.refusal) = (nil, false, nil)
-        log(.info, plan.name, "Established with \(remoteIdentity) at \(sa.path.remote), \(sa.suite?.keywords ?? "").")
+        sa.lastAuthID = sa.isInitiator ? nil : sa.expectedRequestID
+        let certificate = peer.subject.map { " (\($0))" } ?? ""
+        log(
+            .info, plan.name,
+            "Established with \(peer.identity)\(certificate) at \(sa.path.remote), \(sa.suite?.keywords ?? ""); the peer proved "
+                + "itself by \(peer.method), we by \(localMethod).")
+        for warning in peer.warnings { log(.warning, plan.name, warning) }
         if !connection.isReportedUp {
             connection.isReportedUp = true
             emit(.connectionEstablished(connection: plan.name))
@@ -89,6 +95,10 @@ extension IKECore {
 
     /// What is due on one SA.
     func timeout(_ sa: IKESA, now: Instant) {
+        if let waiting = sa.waiting, waiting.expires <= now {
+            waitExpired(sa, now: now)
+            guard sas[sa.localSPI] != nil else { return }
+        }
         switch sa.phase {
         case .halfOpen(let state):
             if state.expires <= now {
@@ -183,6 +193,7 @@ extension IKECore {
         var deadlines: [Instant] = []
         if let request = sa.outstanding { deadlines.append(min(request.nextTransmit, request.giveUpAt)) }
         if let withheld = sa.withheld { deadlines.append(withheld.expires) }
+        if let waiting = sa.waiting { deadlines.append(waiting.expires) }
         if let expires = fragmentsDeadline(sa) { deadlines.append(expires) }
         switch sa.phase {
         case .halfOpen(let state): deadlines.append(state.expires)
@@ -216,6 +227,13 @@ extension IKECore {
         case .authenticating(let state):
             leave(sa, reason: reason, failed: false, now: now)
             state.isAbandoned = true
+            // The peer has answered already, and counts the SA as established: it is told.
+            if sa.waiting != nil {
+                cancelWait(sa)
+                sa.phase = .closing
+                sa.tasks = [.deleteIKE]
+                touch(sa)
+            }
         case .initiating, .halfOpen: drop(sa, reason: reason, failed: false, now: now)
         case .closing, .closed: break
         }
@@ -224,6 +242,7 @@ extension IKECore {
     /// Ends an SA after the peer's request that ended it was answered; the answer is kept for its retransmissions.
     func finishClosed(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
         leave(sa, reason: reason, failed: failed, now: now)
+        cancelWait(sa)
         sa.phase = .closed(until: now + Bounds.closedLinger)
         sa.outstanding = nil
         sa.withheld = nil
@@ -239,6 +258,7 @@ extension IKECore {
 
     /// Takes an SA out of all tables.
     private func forget(_ sa: IKESA) {
+        cancelWait(sa)
         detach(sa)
         uncountHalfOpen(sa)
         if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }

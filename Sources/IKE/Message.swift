@@ -81,7 +81,17 @@ package struct PayloadList: Sendable {
     package func notify(_ type: NotifyType) -> Notify? { notifies.first { $0.type == type } }
     /// "types in the range 0 - 16383 are intended for reporting errors" (§3.10.1).
     package var firstError: Notify? { notifies.first { $0.type.isError } }
-    package var hasExtensibleAuthentication: Bool { all.contains { $0.type == .extensibleAuthentication } }
+    package var extensibleAuthentication: [UInt8]? {
+        for case .extensibleAuthentication(let packet) in all { return packet }
+        return nil
+    }
+    /// Certificate data of one encoding, in the order of the message.
+    package func certificates(_ encoding: UInt8) -> [[UInt8]] {
+        all.compactMap { if case .certificate(let payload) = $0, payload.encoding == encoding { payload.data } else { nil } }
+    }
+    package var certificateRequests: [CertificatePayload] {
+        all.compactMap { if case .certificateRequest(let payload) = $0 { payload } else { nil } }
+    }
 }
 
 /// The chain of generic payload headers. RFC 7296 §3.2.
@@ -92,7 +102,7 @@ package struct PayloadChain {
     /// Payloads that a message holds once at most.
     private static let single: Set<PayloadType> = [
         .securityAssociation, .keyExchange, .identityInitiator, .identityResponder, .authentication, .nonce,
-        .trafficSelectorsInitiator, .trafficSelectorsResponder,
+        .trafficSelectorsInitiator, .trafficSelectorsResponder, .extensibleAuthentication,
     ]
 
     package init(first: PayloadType, bytes: ArraySlice<UInt8>) throws(IKEFault) {

@@ -217,11 +217,22 @@ public struct ConnectionStatus: Sendable {
         public var localNAT: Bool, remoteNAT: Bool
         public var localIdentity: Identity, remoteIdentity: Identity
         public var path: Path
+        /// How each end proved who it is: `pre-shared key`, `RSA-PSS with SHA-256`, `EAP-TLS` …
+        public var localMethod: String, remoteMethod: String
+        /// Of the peer's certificate; the time in seconds since 1970.
+        public var remoteSubject: String?
+        public var remoteCertificateExpires: Int64?
+        /// What was not perfect about the peer's proof, in sentences.
+        public var warnings: [String]
         public init(
             initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, proposal: String, establishedAt: Instant,
             rekeyAt: Instant?,
-            localNAT: Bool, remoteNAT: Bool, localIdentity: Identity, remoteIdentity: Identity, path: Path
+            localNAT: Bool, remoteNAT: Bool, localIdentity: Identity, remoteIdentity: Identity, path: Path,
+            localMethod: String = "", remoteMethod: String = "", remoteSubject: String? = nil,
+            remoteCertificateExpires: Int64? = nil, warnings: [String] = []
         ) {
+            (self.localMethod, self.remoteMethod, self.warnings) = (localMethod, remoteMethod, warnings)
+            (self.remoteSubject, self.remoteCertificateExpires) = (remoteSubject, remoteCertificateExpires)
             (self.initiatorSPI, self.responderSPI, self.isInitiator) = (initiatorSPI, responderSPI, isInitiator)
             (self.proposal, self.establishedAt, self.rekeyAt) = (proposal, establishedAt, rekeyAt)
             (self.localNAT, self.remoteNAT) = (localNAT, remoteNAT)

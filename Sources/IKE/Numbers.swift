@@ -71,7 +71,16 @@ package enum EncryptionID {
 
 /// Authentication methods. RFC 7296 §3.8.
 package enum AuthenticationMethod {
+    package static let rsa: UInt8 = 1
     package static let sharedKey: UInt8 = 2
+    /// RFC 4754.
+    package static let ecdsaP256: UInt8 = 9
+    package static let ecdsaP384: UInt8 = 10
+    package static let ecdsaP521: UInt8 = 11
+    /// RFC 7427.
+    package static let digitalSignature: UInt8 = 14
+
+    static let signatures: Set<UInt8> = [rsa, ecdsaP256, ecdsaP384, ecdsaP521, digitalSignature]
 }
 
 /// Notify message types; below 16384 they are errors. RFC 7296 §3.10.1 and the registry that continues it.
@@ -120,6 +129,12 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let redirect = Self(16407)
     public static let redirectedFrom = Self(16408)
     public static let fragmentationSupported = Self(16430)
+    /// RFC 5998.
+    public static let eapOnlyAuthentication = Self(16417)
+    /// RFC 6023.
+    public static let childlessSupported = Self(16418)
+    /// RFC 7427.
+    public static let signatureHashAlgorithms = Self(16431)
 
     public var isError: Bool { rawValue < 16384 }
 
@@ -141,6 +156,7 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         16397: "ADDITIONAL_IP4_ADDRESS", 16398: "ADDITIONAL_IP6_ADDRESS", 16399: "NO_ADDITIONAL_ADDRESSES",
         16400: "UPDATE_SA_ADDRESSES", 16401: "COOKIE2", 16402: "NO_NATS_ALLOWED", 16404: "MULTIPLE_AUTH_SUPPORTED",
         16406: "REDIRECT_SUPPORTED", 16407: "REDIRECT", 16408: "REDIRECTED_FROM",
+        16417: "EAP_ONLY_AUTHENTICATION", 16418: "CHILDLESS_IKEV2_SUPPORTED", 16431: "SIGNATURE_HASH_ALGORITHMS",
         16430: "IKEV2_FRAGMENTATION_SUPPORTED",
     ]
 }

@@ -9,12 +9,16 @@ package enum Payload: Hashable, Sendable {
     case identityResponder(WireIdentity)
     case authentication(method: UInt8, data: [UInt8])
     case nonce([UInt8])
+    case certificate(CertificatePayload)
+    case certificateRequest(CertificatePayload)
+    /// An EAP packet. RFC 7296 §3.16.
+    case extensibleAuthentication([UInt8])
     case notify(Notify)
     case delete(Delete)
     case vendorID([UInt8])
     case trafficSelectorsInitiator(WireSelectors)
     case trafficSelectorsResponder(WireSelectors)
-    /// A payload whose content nothing here reads: CERT, CERTREQ, CP, EAP, and unknown types that are not critical.
+    /// A payload whose content nothing here reads: CP, and unknown types that are not critical.
     case opaque(PayloadType, [UInt8])
 
     package var type: PayloadType {
@@ -25,6 +29,9 @@ package enum Payload: Hashable, Sendable {
         case .identityResponder: .identityResponder
         case .authentication: .authentication
         case .nonce: .nonce
+        case .certificate: .certificate
+        case .certificateRequest: .certificateRequest
+        case .extensibleAuthentication: .extensibleAuthentication
         case .notify: .notify
         case .delete: .delete
         case .vendorID: .vendorID
@@ -45,7 +52,8 @@ package enum Payload: Hashable, Sendable {
             bytes += data
         case .identityInitiator(let identity), .identityResponder(let identity): bytes = identity.encoded
         case .authentication(let method, let data): bytes = [method, 0, 0, 0] + data
-        case .nonce(let data), .vendorID(let data), .opaque(_, let data): bytes = data
+        case .nonce(let data), .vendorID(let data), .opaque(_, let data), .extensibleAuthentication(let data): bytes = data
+        case .certificate(let payload), .certificateRequest(let payload): bytes = payload.encoded
         case .notify(let notify): bytes = notify.encoded
         case .delete(let delete): bytes = delete.encoded
         case .trafficSelectorsInitiator(let selectors), .trafficSelectorsResponder(let selectors): bytes = selectors.encoded
@@ -72,6 +80,9 @@ package enum Payload: Hashable, Sendable {
             // "The size of the Nonce Data MUST be between 16 and 256 octets, inclusive." RFC 7296 §3.9.
             guard Bounds.nonceBytes.contains(body.count) else { throw .malformed("nonce: length outside 16 to 256 octets") }
             self = .nonce(Array(body))
+        case .certificate: self = .certificate(try CertificatePayload(parsing: body))
+        case .certificateRequest: self = .certificateRequest(try CertificatePayload(parsing: body))
+        case .extensibleAuthentication: self = .extensibleAuthentication(Array(body))
         case .notify: self = .notify(try Notify(parsing: body))
         case .delete: self = .delete(try Delete(parsing: body))
         case .vendorID: self = .vendorID(Array(body))

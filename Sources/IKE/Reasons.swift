@@ -26,16 +26,45 @@ enum Reasons {
             + "ike_proposals \(plan.proposals.sentence): add it there, or change the peer's."
     }
 
-    static func authRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
+    static func authRefused(_ notify: Notify, plan: ConnectionPlan, sa: IKESA) -> String {
         let theirs = plan.remotePattern.description
+        let remote = sa.path.remote
         guard notify.type == .authenticationFailed else {
             return "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
                 + "The peer's log and status say why."
         }
         return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
-            + "causes: the pre-shared keys differ (compare psk_file of both ends); the peer does not expect local.id "
+            + "causes: \(doubtsAboutUs(plan, sa.wishes)); the peer does not expect local.id "
             + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here). The peer's "
             + "status says which."
+    }
+
+    /// Why the peer may not accept our proof, the likeliest first.
+    private static func doubtsAboutUs(_ plan: ConnectionPlan, _ wishes: PeerWishes) -> String {
+        switch plan.localAuthentication {
+        case .presharedKey: return "the pre-shared keys differ (compare psk_file of both ends)"
+        case .signature(let identity) where identity.certificates.isEmpty:
+            return "the peer does not know our public key (see remote.public_key there)"
+        case .signature(let identity):
+            let known = "our certificate has expired, is revoked, or does not hold \(plan.localIdentity) (see culvert pki show)"
+            let untrusted = "the peer does not trust the authority of our certificate (see ca there)"
+            return wishes.distrusts(identity)
+                ? "\(untrusted): it asked for certificates of \(wishes.authorities?.count ?? 0) other authorities; \(known)"
+                : "\(known); \(untrusted)"
+        case .eap: return "the peer does not use EAP for us (see remote.auth there)"
+        }
+    }
+
+    /// The answer to IKE_AUTH holds no AUTH.
+    static func noProof(_ payloads: PayloadList, plan: ConnectionPlan, remote: Endpoint) -> String {
+        if payloads.extensibleAuthentication != nil {
+            return plan.localAuthentication.isEAP
+                ? "The peer \(remote) did not prove its identity before it asked for EAP, which connection \(plan.name) wants: "
+                    + "let it show a certificate, or set remote.auth: eap-only here."
+                : "The peer \(remote) wants us to authenticate by EAP, but connection \(plan.name) does not: change auth on "
+                    + "one of the ends."
+        }
+        return "The answer of \(remote) to IKE_AUTH has no AUTH payload: it may want EAP."
     }
 
     static func childRefused(_ notify: Notify, offer: ChildOffer, plan: ConnectionPlan) -> String {
@@ -83,11 +112,30 @@ enum Reasons {
 
     static func wrongMethod(_ method: UInt8, plan: ConnectionPlan, remote: Endpoint) -> String {
         let names: [UInt8: String] = [
-            1: "an RSA signature", 3: "a DSS signature", 9: "an ECDSA signature", 10: "an ECDSA signature",
+            1: "an RSA signature", 2: "a pre-shared key", 3: "a DSS signature", 9: "an ECDSA signature", 10: "an ECDSA signature",
             11: "an ECDSA signature", 13: "no authentication", 14: "a digital signature",
         ]
         return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects "
-            + "a pre-shared key: set auth: psk on the peer."
+            + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer, or change "
+            + "remote.auth here."
+    }
+
+    /// An initiator left out AUTH, and no connection that it may mean uses EAP.
+    static func unwantedEAP(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
+        "The peer \(remote) (\(identity.sentence)) wants to authenticate with EAP, but connection \(plan.name) expects "
+            + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer."
+    }
+
+    static func noCertificate(_ proof: PeerProof, plan: ConnectionPlan, remote: Endpoint) -> String {
+        let instead = proof.rawKeys.isEmpty ? "sent no certificate" : "sent a bare public key instead of a certificate"
+        return "The peer \(remote) identifies as \(proof.identity.sentence) and \(instead), which connection \(plan.name) needs: "
+            + "let the peer send its certificate (with strongSwan: send_cert = always)."
+    }
+
+    static func certificateRefused(
+        _ refusal: CertificateRefusal, _ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint
+    ) -> String {
+        "The certificate of \(remote) (\(identity.sentence)) is not accepted on connection \(plan.name): \(refusal.sentence)"
     }
 
     static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
@@ -104,15 +152,15 @@ enum Reasons {
 
     /// The initiator refused us after our IKE_AUTH response.
     static func initiatorRefusedUs(
-        _ notify: Notify, wanted: WireIdentity?, plan: ConnectionPlan, remote: Endpoint
+        _ notify: Notify, wanted: WireIdentity?, plan: ConnectionPlan, wishes: PeerWishes, remote: Endpoint
     ) -> String {
         if let wanted, wanted.identity != plan.localIdentity {
             return "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
                 + "\(plan.localIdentity), so it answered \(notify.type): change local.id here or remote.id there."
         }
-        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with the "
-            + "pre-shared key of connection \(plan.name). Candidate causes: the peer expects another remote.id than "
-            + "\(plan.localIdentity); the pre-shared keys differ. The peer's status says which."
+        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with "
+            + "\(plan.localAuthentication.sentence) of connection \(plan.name). Candidate causes: the peer expects another "
+            + "remote.id than \(plan.localIdentity); \(doubtsAboutUs(plan, wishes)). The peer's status says which."
     }
 
     /// The peer settled on a suite before it named itself, and the connection that it means does not accept it.
@@ -132,6 +180,41 @@ enum Reasons {
         return "Traffic selectors do not overlap: the peer proposed \(offeredInitiator.sentence) on its side and "
             + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets "
             + "and local_subnets here, or local_subnets and remote_subnets there, so that they overlap."
+    }
+}
+
+extension LocalAuthentication {
+    /// Goes after "with".
+    fileprivate var sentence: String {
+        switch self {
+        case .presharedKey: "the pre-shared key"
+        case .signature(let identity): identity.certificates.isEmpty ? "the public key" : "the certificate"
+        case .eap: "EAP"
+        }
+    }
+}
+
+extension RemoteAuthentication {
+    /// Goes after "expects".
+    fileprivate var sentence: String {
+        switch self {
+        case .presharedKey: "a pre-shared key"
+        case .certificate: "a certificate"
+        case .rawPublicKeys: "a signature by a known public key"
+        case .eap: "EAP"
+        case .eapOnly: "that EAP alone authenticates the server"
+        }
+    }
+
+    /// The value of `auth` in the configuration.
+    fileprivate var word: String {
+        switch self {
+        case .presharedKey: "psk"
+        case .certificate: "certificate"
+        case .rawPublicKeys: "public-key"
+        case .eap: "eap"
+        case .eapOnly: "eap-only"
+        }
     }
 }
 

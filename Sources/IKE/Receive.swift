@@ -145,13 +145,17 @@ extension IKECore {
     private func receiveRequest(_ message: WireMessage, _ sa: IKESA, path: Path, now: Instant) {
         guard let encrypted = message.encrypted else { unprotectedHint(sa, message, now: now); return }
         if case .halfOpen(let state) = sa.phase {
-            guard message.header.exchange == .ikeAuth, message.header.messageID == 1 else { counters.unexpected &+= 1; return }
+            let isExpected =
+                state.auth == nil
+                ? message.header.exchange == .ikeAuth && message.header.messageID == 1
+                : message.header.exchange == .ikeAuth || message.header.exchange == .informational
+            guard isExpected else { counters.unexpected &+= 1; return }
             guard deriveKeys(sa, state, now: now) else { return }
         }
         let id = message.header.messageID
         guard id == sa.expectedRequestID else { receiveOutOfTurn(message, encrypted, sa, path: path, now: now); return }
-        // What is closed only repeats its last answer.
-        guard sa.withheld == nil, !sa.isClosed else { return }
+        // What is closed only repeats its last answer; the request that an answer is being prepared for is in hand already.
+        guard sa.withheld == nil, sa.waiting == nil, !sa.isClosed else { return }
         guard let content = unseal(message, encrypted, sa, path: path, now: now) else { return }
         heard(sa, path: path, now: now)
         let payloads: PayloadList
@@ -165,6 +169,8 @@ extension IKECore {
     private func answer(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: PayloadList, path: Path, now: Instant) {
         switch (sa.phase, exchange) {
         case (.halfOpen(let state), .ikeAuth): answerAuth(sa, state, payloads, path: path, now: now)
+        case (.halfOpen(let state), .informational):
+            if let auth = state.auth { answerBreakOff(sa, auth, payloads, path: path, now: now) }
         case (.established(let established), .createChildSA):
             answerCreateChild(sa, established, payloads, path: path, now: now)
         case (.established, .informational), (.closing, .informational): answerInformational(sa, payloads, path: path, now: now)

@@ -134,7 +134,8 @@ extension IKECore {
         let lifetime = connection.plan.lifetime
         successor.phase = .established(
             EstablishedSA(
-                localIdentity: established.localIdentity, remoteIdentity: established.remoteIdentity, establishedAt: now,
+                localIdentity: established.localIdentity, peer: established.peer, localMethod: established.localMethod,
+                establishedAt: now,
                 rekeyAt: now + softLifetime(lifetime), expiresAt: now + lifetime,
                 lowestNonce: lowerNonce(initiatorNonce, responderNonce)))
         successor.established?.nextKeepalive = established.nextKeepalive

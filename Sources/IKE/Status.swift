@@ -21,7 +21,9 @@ extension IKECore {
             initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI, isInitiator: sa.isInitiator,
             proposal: sa.suite?.keywords ?? "", establishedAt: established.establishedAt, rekeyAt: established.rekeyAt,
             localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, localIdentity: established.localIdentity,
-            remoteIdentity: established.remoteIdentity, path: sa.path)
+            remoteIdentity: established.remoteIdentity, path: sa.path, localMethod: established.localMethod,
+            remoteMethod: established.peer.method, remoteSubject: established.peer.subject,
+            remoteCertificateExpires: established.peer.certificateExpires, warnings: established.peer.warnings)
         return ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
     }
 
@@ -29,6 +31,9 @@ extension IKECore {
     /// first while it is fresh; then the silence of the attempt under way; then the last failure.
     private func reason(_ state: ConnectionState, now: Instant) -> String {
         if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
+        if let sa = state.attempt.flatMap({ sas[$0] }), sa.waiting != nil {
+            return "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
+        }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
             if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return refusal.reason }
             if request.transmissions > 1 { return silence(sa, request, now: now) }

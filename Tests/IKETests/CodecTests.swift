@@ -25,7 +25,9 @@ import Wire
         .notify(Notify(.rekeySA, data: [1], protocolID: ProtocolID.esp, spi: [1, 2, 3, 4])),
         .notify(Notify(.cookie, data: [1, 2])),
         .delete(Delete(protocolID: ProtocolID.esp, spis: [256, 0xDEAD_BEEF])), .delete(.ikeSA), .vendorID([1, 2, 3]),
-        .trafficSelectorsInitiator(selectors), .trafficSelectorsResponder(selectors), .opaque(.certificate, [4, 0, 1]),
+        .trafficSelectorsInitiator(selectors), .trafficSelectorsResponder(selectors),
+        .certificate(CertificatePayload(encoding: 4, data: [0, 1])),
+        .certificateRequest(CertificatePayload(encoding: 14, data: [])), .extensibleAuthentication([1, 2, 0, 5, 1]),
         .opaque(PayloadType(rawValue: 200), [1]),
     ]
 
