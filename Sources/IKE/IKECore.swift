@@ -16,6 +16,7 @@ public final class IKECore {
     var connections: [String: ConnectionState] = [:]
     /// Names in order of configuration: the responder prefers earlier ones.
     var connectionOrder: [String] = []
+    var directory = ConnectionDirectory()
     var sas: [UInt64: IKESA] = [:]
     /// Nil until the surroundings say which addresses there are.
     var presentAddresses: Set<IPAddress>?
@@ -63,6 +64,7 @@ public final class IKECore {
         if connections[plan.name] != nil { removeConnection(plan.name, now: now) }
         connections[plan.name] = ConnectionState(plan: plan)
         connectionOrder.append(plan.name)
+        directory.add(plan)
         touch(connection: plan.name)
         settle(now)
     }
@@ -75,6 +77,7 @@ public final class IKECore {
         }
         connections[name] = nil
         connectionOrder.removeAll { $0 == name }
+        directory.remove(connection.plan)
         setTimer(.connection(name), nil)
         settle(now)
     }
@@ -233,6 +236,7 @@ public final class IKECore {
         for name in connectionOrder { setTimer(.connection(name), nil) }
         connections = [:]
         connectionOrder = []
+        directory = ConnectionDirectory()
         touchedConnections = []
     }
 
@@ -287,8 +291,7 @@ public final class IKECore {
         [
             "sas": sas.count, "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
             "installs": installs.count, "waits": authenticationWaits.count, "timers": timers.count, "transmits": transmits.count,
-            "events": events.count,
-            "connections": connections.count,
+            "events": events.count, "connections": connections.count, "directory": directory.count,
         ]
     }
 }

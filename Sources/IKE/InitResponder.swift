@@ -84,9 +84,7 @@ extension IKECore {
         return false
     }
 
-    private func isConfigured(_ address: IPAddress) -> Bool {
-        connections.values.contains { $0.plan.remoteAddresses.contains(address) }
-    }
+    private func isConfigured(_ address: IPAddress) -> Bool { directory.names(address) }
 
     /// The table of half-open SAs is never closed to a peer that the configuration names, whatever strangers do: a quarter of
     /// it is for such peers alone, and in the rest the oldest stranger gives way to the next one. A flood from many true
@@ -128,8 +126,8 @@ extension IKECore {
 
     /// Connections that a peer at this path may mean: those that name its address before those that take any.
     func candidates(_ path: Path) -> [ConnectionState] {
-        let here = connectionOrder.compactMap { connections[$0] }.filter { $0.plan.localAddresses.contains(path.local.address) }
-        return here.filter { $0.plan.remoteAddresses.contains(path.remote.address) } + here.filter { $0.plan.remoteAddress == nil }
+        directory.candidates(path.remote.address).compactMap { connections[$0] }
+            .filter { $0.plan.localAddresses.contains(path.local.address) }
     }
 
     /// False when too many were refused this second: then nothing is said, here or there.
