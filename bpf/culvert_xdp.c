@@ -4,6 +4,7 @@
  * (AF_XDP), to the kernel, and counts each decision. It changes no packet.
  *
  *   underlay   for a local address:  ESP, AH, ESP in UDP 4500     -> worker of the receive queue
+ *                                    (over IPv6 too, but for AH and whatever has extension headers)
  *                                    IKE (UDP 500, 4500)          -> kernel, after a token bucket per source
  *                                    NAT keepalive                -> dropped
  *                                    fragments of these           -> kernel, which reassembles for raw and UDP sockets
@@ -11,7 +12,8 @@
  *   protected  local, connected, bypass                           -> kernel
  *              a protected destination                            -> worker, or dropped where there is none
  *
- * A port with both roles is asked in this order. A local address means an address of this machine.
+ * A port with both roles is asked in this order. A local address means an address of this machine. What is inside tunnels is
+ * IPv4: of IPv6 only the first three lines concern us, neighbour discovery and all the rest pass to the kernel.
  *
  * The section is "xdp", not "xdp.frags": on veth a program without fragment support makes the peer stop sending 64 kB
  * segments, which would not fit a frame of the UMEM.
@@ -20,6 +22,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
@@ -29,6 +32,7 @@
 
 #define PROTOCOL_ESP 50
 #define PROTOCOL_AH 51
+#define NEXT_HEADER_FRAGMENT 44
 #define PORT_IKE 500
 #define PORT_IKE_NAT 4500
 #define FRAGMENT_OFFSET_MASK 0x1fff
@@ -57,6 +61,13 @@ struct {
 } local_addresses SEC(".maps");
 
 struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_LOCAL_ADDRESSES);
+    __type(key, struct culvert_ipv6_address);
+    __type(value, __u32);
+} local_ipv6 SEC(".maps");
+
+struct {
     __uint(type, BPF_MAP_TYPE_LPM_TRIE);
     __uint(max_entries, CULVERT_MAX_PREFIXES);
     __uint(map_flags, BPF_F_NO_PREALLOC);
@@ -78,6 +89,14 @@ struct {
     __type(value, struct culvert_ike_bucket);
 } ike_sources SEC(".maps");
 
+/* By the first 64 bits: a host has all addresses of its network to send from. */
+struct {
+    __uint(type, BPF_MAP_TYPE_LRU_HASH);
+    __uint(max_entries, CULVERT_MAX_IKE_SOURCES);
+    __type(key, __u64);
+    __type(value, struct culvert_ike_bucket);
+} ike_sources_ipv6 SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, CULVERT_COUNTERS);
@@ -89,8 +108,9 @@ struct {
 struct packet {
     struct xdp_md *context;
     const struct culvert_port *port;
-    const struct iphdr *ip;
-    void *payload; /* after the IPv4 header */
+    const struct iphdr *ip;     /* NULL in IPv6 */
+    const struct ipv6hdr *ipv6; /* NULL in IPv4 */
+    void *payload;              /* after that header */
     void *end;
     __u8 first_fragment;
     __u8 later_fragment;
@@ -125,7 +145,7 @@ static __always_inline int redirect_esp(const struct packet *p, __u32 counter)
 }
 
 /*
- * One token bucket per source address. Two CPUs that race on one bucket may let a few packets more through: the bucket
+ * One token bucket per source address, or IPv6 network. Two CPUs that race on one bucket may let a few packets more through: the bucket
  * guards the control thread's time, not a secret.
  */
 static __always_inline int pass_ike(const struct packet *p)
@@ -138,13 +158,22 @@ static __always_inline int pass_ike(const struct packet *p)
     __u64 cost = NANOSECONDS_PER_SECOND / limit->ike_packets_per_second;
     __u64 most = cost * limit->ike_burst_packets;
     __u64 now = bpf_ktime_get_ns();
-    __be32 source = p->ip->saddr;
-    struct culvert_ike_bucket *bucket = bpf_map_lookup_elem(&ike_sources, &source);
-    if (!bucket) {
-        struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
-        bpf_map_update_elem(&ike_sources, &source, &fresh, BPF_ANY);
-        return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
+    struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
+    struct culvert_ike_bucket *bucket;
+    if (p->ipv6) {
+        __u64 network;
+        __builtin_memcpy(&network, &p->ipv6->saddr, sizeof(network));
+        bucket = bpf_map_lookup_elem(&ike_sources_ipv6, &network);
+        if (!bucket)
+            bpf_map_update_elem(&ike_sources_ipv6, &network, &fresh, BPF_ANY);
+    } else {
+        __be32 source = p->ip->saddr;
+        bucket = bpf_map_lookup_elem(&ike_sources, &source);
+        if (!bucket)
+            bpf_map_update_elem(&ike_sources, &source, &fresh, BPF_ANY);
     }
+    if (!bucket)
+        return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
     __u64 last = bucket->last_ns;
     __u64 credit = bucket->credit_ns + (now > last ? now - last : 0);
     if (credit > most)
@@ -172,6 +201,20 @@ static __always_inline int udp_encapsulated(const struct packet *p, const struct
     return redirect_esp(p, CULVERT_COUNT_REDIRECTED_UDP_ESP);
 }
 
+/* UDP for a local address: a verdict, or -1 for ports that are not ours. */
+static __always_inline int udp_for_us(const struct packet *p)
+{
+    const struct udphdr *udp = p->payload;
+    if ((void *)(udp + 1) > p->end)
+        return -1;
+    __u16 port = bpf_ntohs(udp->dest);
+    if (port != PORT_IKE && port != PORT_IKE_NAT)
+        return -1;
+    if (p->first_fragment)
+        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    return port == PORT_IKE ? pass_ike(p) : udp_encapsulated(p, udp);
+}
+
 /* IPsec and IKE for a local address: a verdict, or -1 for everything else. */
 static __always_inline int ipsec_for_us(const struct packet *p)
 {
@@ -187,15 +230,7 @@ static __always_inline int ipsec_for_us(const struct packet *p)
     /* Without its first fragment, which is judged below, a datagram never completes: the others may go on. */
     if (p->later_fragment)
         return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
-    const struct udphdr *udp = p->payload;
-    if ((void *)(udp + 1) > p->end)
-        return -1;
-    __u16 port = bpf_ntohs(udp->dest);
-    if (port != PORT_IKE && port != PORT_IKE_NAT)
-        return -1;
-    if (fragment)
-        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
-    return port == PORT_IKE ? pass_ike(p) : udp_encapsulated(p, udp);
+    return udp_for_us(p);
 }
 
 static __always_inline const struct culvert_prefix_policy *policy_of(__be32 address)
@@ -274,6 +309,28 @@ static __always_inline int ipv4(struct packet *p, void *network)
     return verdict(for_local_address ? CULVERT_COUNT_PASSED_LOCAL : CULVERT_COUNT_PASSED, XDP_PASS);
 }
 
+/* IPsec and IKE for a local address; the rest is the kernel's, fragments and other extension headers first of all. */
+static __always_inline int ipv6(struct packet *p, void *network)
+{
+    const struct ipv6hdr *ip = network;
+    if ((void *)(ip + 1) > p->end || ip->version != 6)
+        return verdict(CULVERT_COUNT_PASSED_MALFORMED, XDP_PASS);
+    if (!(p->port->roles & CULVERT_ROLE_UNDERLAY))
+        return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
+    struct culvert_ipv6_address destination;
+    __builtin_memcpy(&destination, &ip->daddr, sizeof(destination));
+    if (!bpf_map_lookup_elem(&local_ipv6, &destination))
+        return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
+    p->ipv6 = ip;
+    p->payload = (void *)(ip + 1);
+    if (ip->nexthdr == PROTOCOL_ESP)
+        return redirect_esp(p, CULVERT_COUNT_REDIRECTED_ESP);
+    if (ip->nexthdr == NEXT_HEADER_FRAGMENT)
+        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    int decided = ip->nexthdr == IPPROTO_UDP ? udp_for_us(p) : -1;
+    return decided >= 0 ? decided : verdict(CULVERT_COUNT_PASSED_LOCAL, XDP_PASS);
+}
+
 /* 1 when the frame is for this port, as far as its link-layer address tells. */
 static __always_inline int for_this_port(const __u8 *address, const struct culvert_port *port)
 {
@@ -321,6 +378,8 @@ int culvert_xdp(struct xdp_md *context)
     }
     if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD))
         return verdict(CULVERT_COUNT_PASSED_VLAN, XDP_PASS);
+    if (type == bpf_htons(ETH_P_IPV6))
+        return ipv6(&p, network);
     if (type != bpf_htons(ETH_P_IP))
         return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
     return ipv4(&p, network);

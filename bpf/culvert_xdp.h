@@ -49,13 +49,18 @@ struct culvert_prefix_policy {
     __u64 bypass_destination; /* covered by the destination of these bypass rules */
 };
 
+/* Key of the map `local_ipv6`. */
+struct culvert_ipv6_address {
+    __u8 bytes[16];
+};
+
 /* Map `settings`, one element. */
 struct culvert_settings {
-    __u32 ike_packets_per_second; /* allowed per source address; 0: no limit */
+    __u32 ike_packets_per_second; /* allowed per source address, or IPv6 network of 64 bits; 0: no limit */
     __u32 ike_burst_packets;      /* at once, after a silence */
 };
 
-/* Map `ike_sources`: credit is time, one packet costs 1 s / rate. */
+/* Maps `ike_sources` and `ike_sources_ipv6`: credit is time, one packet costs 1 s / rate. */
 struct culvert_ike_bucket {
     __u64 last_ns;
     __u64 credit_ns;
@@ -71,8 +76,8 @@ enum culvert_counter {
     CULVERT_COUNT_PASSED_BYPASS,        /* to the kernel: a bypass rule */
     CULVERT_COUNT_PASSED_OTHER_HOST,    /* to the kernel, which drops it: another host's link-layer address */
     CULVERT_COUNT_PASSED_VLAN,          /* to the kernel: a VLAN-tagged frame */
-    CULVERT_COUNT_PASSED_NOT_IPV4,      /* to the kernel: ARP, IPv6 and the rest */
-    CULVERT_COUNT_PASSED_MALFORMED,     /* to the kernel, which drops it: not a whole IPv4 header */
+    CULVERT_COUNT_PASSED_NOT_IPV4,      /* to the kernel: ARP, IPv6 that is not for us, and the rest */
+    CULVERT_COUNT_PASSED_MALFORMED,     /* to the kernel, which drops it: not a whole IP header */
     CULVERT_COUNT_PASSED_UNKNOWN_PORT,  /* to the kernel: this interface is not in `ports` */
     CULVERT_COUNT_PASSED_NO_SOCKET,     /* to the kernel: ESP for us, but its queue has no socket */
     CULVERT_COUNT_REDIRECTED_ESP,       /* to a worker: ESP or AH */

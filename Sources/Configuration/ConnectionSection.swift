@@ -14,6 +14,7 @@ private struct Peer {
     /// Empty: `any`, or refused.
     var addresses: [IPAddress] = []
     var address: IPAddress? { addresses.first }
+    var addressEntry: Entry?
     var isAnyAddress = false
     /// Of the local side.
     var identity: Identity?
@@ -75,6 +76,7 @@ extension Reader {
         if let address = local.addresses.first(where: remote.addresses.contains), let entry = mapping["remote"] {
             error(entry.mark, "`local` and `remote` have the same address \(address); a tunnel needs two ends")
         }
+        checkFamilies(local, remote)
         let needsKey = !local.usesCertificate && !remote.usesCertificate
         let key = presharedKey(mapping, isRequired: needsKey)
         let settings = settings(mapping)
@@ -136,6 +138,7 @@ extension Reader {
                 error(address.mark, "`local` needs an address of this gateway; only `remote` may be `any`")
             } else if !peer.isAnyAddress {
                 peer.addresses = addresses(address)
+                peer.addressEntry = address
             }
         }
         if let auth = mapping["auth"], let method = choice(auth, from: Authentication.allCases), method == .certificate {
@@ -162,6 +165,27 @@ extension Reader {
             peer.pattern = identityPattern(id) ?? .any
         }
         return peer
+    }
+
+    /// Packets of a tunnel have both addresses in one header: each needs one of its family on the other side.
+    private func checkFamilies(_ local: Peer, _ remote: Peer) {
+        guard !remote.isAnyAddress, !local.addresses.isEmpty, !remote.addresses.isEmpty else { return }
+        for (side, other, name) in [(remote, local, "local"), (local, remote, "remote")] {
+            let alone = side.addresses.first { address in !other.addresses.contains { $0.isIPv4 == address.isIPv4 } }
+            guard let alone, let entry = side.addressEntry else { continue }
+            let family = alone.isIPv4 ? "IPv4" : "IPv6"
+            error(mark(of: alone, in: entry), "\(alone) is an \(family) address and `\(name)` has none; both ends need one family")
+            return
+        }
+    }
+
+    /// Where an address stands in one value or a list of them.
+    private func mark(of address: IPAddress, in entry: Entry) -> Mark {
+        guard case .sequence(let values) = entry.value.content else { return entry.mark }
+        let found = values.first { value in
+            if case .scalar(let text, _) = value.content { IPAddress(text) == address } else { false }
+        }
+        return found?.mark ?? entry.mark
     }
 
     private enum Authentication: String, CaseIterable { case psk, certificate }

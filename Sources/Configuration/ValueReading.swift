@@ -214,15 +214,27 @@ extension Reader {
             error(entry.mark, "\(quoted(text)) is not an IP address; names are not resolved, write the address")
             return nil
         }
-        guard case .v4(let v4) = address else {
-            error(entry.mark, "\(quoted(text)): IPv6 is not available in this version; use an IPv4 address")
-            return nil
-        }
-        // 0.0.0.0/8, and multicast with everything behind it.
-        guard v4.bits >> 24 != 0, v4.bits >> 28 < 0xE else {
-            error(entry.mark, "\(quoted(text)) is not the address of one host")
+        if let fault = Self.fault(of: address) {
+            error(entry.mark, "\(quoted(text)) \(fault)")
             return nil
         }
         return address
+    }
+
+    /// Why an address cannot be a gateway's on the underlay, as the end of a sentence.
+    private static func fault(of address: IPAddress) -> String? {
+        let noHost = "is not the address of one host"
+        switch address {
+        case .v4(let v4):
+            // 0.0.0.0/8, and multicast with everything behind it.
+            return v4.bits >> 24 == 0 || v4.bits >> 28 >= 0xE ? noHost : nil
+        case .v6(let v6):
+            // RFC 4007 §6: which link a link-local address is on, the address alone does not say.
+            if v6.isLinkLocal { return "is a link-local address, which means nothing beyond its link; use a global one" }
+            if v6.isIPv4Mapped {
+                return "is an IPv4 address in IPv6 form; write \(IPv4Address(bits: UInt32(truncatingIfNeeded: v6.low)))"
+            }
+            return v6.isUnspecified || v6.isLoopback || v6.isMulticast ? noHost : nil
+        }
     }
 }

@@ -24,7 +24,7 @@ final class BenchmarkRound {
     private var rawCounter: UInt64 = 1 << 40
     private var rawSequences: [UInt64] = []
 
-    init(engine: EngineKind, size: Int, sas: Int, packets: Int) throws {
+    init(engine: EngineKind, size: Int, sas: Int, packets: Int, outer: ESPBenchmark.Outer) throws {
         (self.engine, self.size, self.sas, self.packets) = (engine, size, sas, packets)
         let near = try MemoryRig(framesPerWorker: 4096, plan: MemoryRig.plan(children: sas))
         // The far end is the same gateway seen from the other side: what the near one protects, it delivers.
@@ -33,7 +33,7 @@ final class BenchmarkRound {
             plan.routes.append(.init(prefix: IPPrefix("10.\(2 + child).0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: 0))
         }
         let far = try MemoryRig(framesPerWorker: 4096, plan: plan)
-        pairs = try (0..<sas).map { try MemoryRig.pairs(child: $0, engine: engine) }
+        pairs = try (0..<sas).map { try MemoryRig.pairs(child: $0, engine: engine, udp: outer.isUDP, ipv6: outer.isIPv6) }
         nonce = .allocate(byteCount: 64, alignment: 64)
         nonce.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
         manager = EngineManager(engine)

@@ -256,13 +256,10 @@ public final class Dataplane {
             return nil
         case .wantsTunnel: return .wantsTunnel(childIndex: Int(answer.first))
         case .unresolved:
-            return .unresolved(
-                address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second)), portIndex: Int(answer.first))
+            return .unresolved(address: answer.address, portIndex: Int(answer.first))
         case .sequenceNumbersRunningOut: return .sequenceNumbersRunningOut(inboundSPI: answer.first)
         case .pathObserved:
-            return .pathObserved(
-                inboundSPI: answer.first, address: IPv4Address(bits: UInt32(truncatingIfNeeded: answer.second >> 16)),
-                port: UInt16(truncatingIfNeeded: answer.second))
+            return .pathObserved(inboundSPI: answer.first, address: answer.address, port: answer.port)
         case nil: return nil
         }
     }

@@ -241,7 +241,7 @@ extension Dataplane {
     /// What the XDP program needs to know of addresses, policies and limits.
     public func steer(_ plan: SteeringPlan) throws(DataplaneError) {
         do {
-            try program.setLocalAddresses(plan.localAddresses)
+            try program.setLocalAddresses(plan.localAddresses.map { .v4($0) } + plan.localAddressesIPv6.map { .v6($0) })
             try program.setPrefixes(
                 plan.prefixes.map {
                     (

@@ -55,21 +55,27 @@ extension Dataplane {
         }
     }
 
-    /// Sends to other endpoints from now on: the peer's NAT mapping changed.
+    /// Sends to other endpoints from now on, of either family: the peer's NAT mapping changed, or one end moved.
     public func movePath(inboundSPI: UInt32, path: TunnelPath) {
-        guard let pair = pairs[inboundSPI], case (.v4(let local), .v4(let remote)) = (path.local, path.remote) else { return }
+        guard let pair = pairs[inboundSPI], path.local.isIPv4 == path.remote.isIPv4 else { return }
+        // What was learnt of the way to another address says nothing of this one.
+        if path.remote != pair.path.remote { pair.pathMTU = nil }
         pair.path = path
-        let ports = path.isUDPEncapsulated ? UInt64(path.localPort) << 16 | UInt64(path.remotePort) : 0
-        broadcast(
-            .movePath, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(local.bits) << 32 | UInt64(remote.bits),
-            second: ports
-        ) { _ in withExtendedLifetime(pair) {} }
+        let change = UnsafeMutablePointer<PathChange>.allocate(capacity: 1)
+        change.initialize(
+            to: PathChange(
+                outbound: pair.outbound, inbound: pair.inbound, path: path, mtu: min(pair.pathMTU ?? .max, underlayMTU)))
+        broadcast(.movePath, pointer: UnsafeMutableRawPointer(change)) { _ in
+            change.deallocate()
+            withExtendedLifetime(pair) {}
+        }
     }
 
-    /// The path to a peer carries less (or again more) than the underlay's MTU. RFC 1191 §3; never below RFC 791's 576.
-    public func setPathMTU(remote: IPv4Address, mtu: Int) {
-        for pair in pairs.values where pair.path.remote == .v4(remote) {
-            pair.pathMTU = max(576, mtu)
+    /// The path to a peer carries less (or again more) than the underlay's MTU. RFC 1191 §3, RFC 8201 §4; never below RFC 791's
+    /// 576 or RFC 8200's 1280.
+    public func setPathMTU(remote: IPAddress, mtu: Int) {
+        for pair in pairs.values where pair.path.remote == remote {
+            pair.pathMTU = max(remote.isIPv4 ? 576 : IPv6.minimumMTU, mtu)
             applyMTU(pair)
         }
     }
@@ -91,13 +97,32 @@ extension Dataplane {
     /// A whole ESP packet that the kernel reassembled, from its outer IPv4 header on.
     public func inject(espPacket packet: [UInt8]) { inject(packet, isESP: true) }
 
+    /// The same from an IPv6 socket, which keeps the header to itself: the ESP packet alone.
+    public func inject(esp: [UInt8], from: IPv6Address) {
+        // The SA is found by its SPI alone: which of our addresses it was sent to does not matter.
+        inject(esp, from: from, to: IPv6Address(high: 0, low: 0), nextHeader: IPv6.nextHeaderESP)
+    }
+
     /// The payload of a UDP-encapsulated ESP packet that the kernel reassembled: gets its headers back.
-    public func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16) {
+    public func inject(udpEncapsulated payload: [UInt8], from: IPAddress, port: UInt16, to: IPAddress, localPort: UInt16) {
         guard payload.count <= 65_507 else { return }
         let length = UInt16(payload.count + UDP.headerBytes)
         let udp = [port, localPort, length, 0].flatMap { [UInt8($0 >> 8), UInt8(truncatingIfNeeded: $0)] }
-        let header = IPv4Header.bytes(source: from, destination: to, protocolNumber: IPv4.protocolUDP, payloadBytes: Int(length))
-        inject(header + udp + payload, isESP: true)
+        switch (from, to) {
+        case (.v4(let from), .v4(let to)):
+            let header = IPv4Header.bytes(
+                source: from, destination: to, protocolNumber: IPv4.protocolUDP, payloadBytes: Int(length))
+            inject(header + udp + payload, isESP: true)
+        case (.v6(let from), .v6(let to)): inject(udp + payload, from: from, to: to, nextHeader: IPv6.nextHeaderUDP)
+        default: return
+        }
+    }
+
+    /// Marks of the outer header are lost on this way: sockets do not tell them.
+    private func inject(_ payload: [UInt8], from: IPv6Address, to: IPv6Address, nextHeader: UInt8) {
+        let header = IPv6Header(
+            source: from, destination: to, nextHeader: nextHeader, payloadBytes: UInt16(clamping: payload.count))
+        inject(header.bytes + payload, isESP: true)
     }
 
     private func inject(_ packet: [UInt8], isESP: Bool) {

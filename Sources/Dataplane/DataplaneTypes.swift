@@ -82,12 +82,12 @@ public enum DataplaneEvent: Sendable {
     case inboundReady(token: UInt64)
     case wantsTunnel(childIndex: Int)
     /// A next hop without a neighbour entry: packets are held for it.
-    case unresolved(address: IPv4Address, portIndex: Int)
+    case unresolved(address: IPAddress, portIndex: Int)
     /// A decrypted and checked packet for the gateway itself, or for a port that is the kernel's.
     case punt(packet: [UInt8])
     case sequenceNumbersRunningOut(inboundSPI: UInt32)
     /// An authenticated UDP-encapsulated packet came from a new endpoint.
-    case pathObserved(inboundSPI: UInt32, address: IPv4Address, port: UInt16)
+    case pathObserved(inboundSPI: UInt32, address: IPAddress, port: UInt16)
     /// The pair's memory is about to go; these are its last counters.
     case retired(inboundSPI: UInt32, final: SACounters)
 }
@@ -143,12 +143,16 @@ public struct SteeringPlan: Sendable, Hashable {
         }
     }
     public var localAddresses: [IPv4Address]
+    public var localAddressesIPv6: [IPv6Address]
     public var prefixes: [Prefix]
     /// Zero: no limit.
     public var ikePacketsPerSecond: Int
     public var ikeBurst: Int
-    public init(localAddresses: [IPv4Address], prefixes: [Prefix], ikePacketsPerSecond: Int = 0, ikeBurst: Int = 0) {
-        (self.localAddresses, self.prefixes) = (localAddresses, prefixes)
+    public init(
+        localAddresses: [IPv4Address], localAddressesIPv6: [IPv6Address] = [], prefixes: [Prefix], ikePacketsPerSecond: Int = 0,
+        ikeBurst: Int = 0
+    ) {
+        (self.localAddresses, self.localAddressesIPv6, self.prefixes) = (localAddresses, localAddressesIPv6, prefixes)
         (self.ikePacketsPerSecond, self.ikeBurst) = (ikePacketsPerSecond, ikeBurst)
     }
 }

@@ -12,6 +12,14 @@ import Wire
 /// is not timed. Rounds of worker and engine alternate; figures are medians over rounds.
 public enum ESPBenchmark {
     public enum Direction: String, Sendable, CaseIterable { case out, `in` }
+    /// What carries the ESP packets.
+    public enum Outer: String, Sendable, CaseIterable {
+        case ipv4, ipv6
+        case udpIPv4 = "udp-ipv4"
+        case udpIPv6 = "udp-ipv6"
+        var isIPv6: Bool { self == .ipv6 || self == .udpIPv6 }
+        var isUDP: Bool { self == .udpIPv4 || self == .udpIPv6 }
+    }
 
     public struct Options: Sendable {
         public var engine: EngineKind
@@ -24,13 +32,13 @@ public enum ESPBenchmark {
         public var sas: Int
         /// Time spent per size and direction, about.
         public var seconds: Double
+        public var outer: Outer
         public init(
             engine: EngineKind, sizes: [Int] = [64, 512, 1400], directions: [Direction] = [.out, .in], workers: Int = 1,
-            sas: Int = 1,
-            seconds: Double = 1
+            sas: Int = 1, seconds: Double = 1, outer: Outer = .ipv4
         ) {
-            (self.engine, self.sizes, self.directions, self.workers, self.sas, self.seconds) = (
-                engine, sizes, directions, workers, sas, seconds
+            (self.engine, self.sizes, self.directions, self.workers, self.sas, self.seconds, self.outer) = (
+                engine, sizes, directions, workers, sas, seconds, outer
             )
         }
     }
@@ -50,12 +58,16 @@ public enum ESPBenchmark {
     }
 
     static let packetsPerRound = 512
-    static let sizeRange = 28...1438
+    /// What fits an underlay of 1500 octets.
+    static func sizeRange(_ outer: Outer) -> ClosedRange<Int> {
+        28...ESPLayout.largestPayload(mtu: 1500, udp: outer.isUDP, ipv6: outer.isIPv6)
+    }
 
     public static func run(_ options: Options, progress: (String) -> Void) throws -> [Result] {
         guard options.workers >= 1, options.workers <= 64, options.sas >= 1, options.sas <= 128 else {
             throw DataplaneError("workers must be 1 to 64 and sas 1 to 128")
         }
+        let sizeRange = sizeRange(options.outer)
         for size in options.sizes where !sizeRange.contains(size) {
             throw DataplaneError(
                 "packets of \(size) octets do not fit: sizes are \(sizeRange.lowerBound) to \(sizeRange.upperBound)")
@@ -98,7 +110,8 @@ public enum ESPBenchmark {
     }
 
     private static func measure(_ options: Options, _ direction: Direction, _ size: Int, deadline: Double) throws -> Medians {
-        let bench = try BenchmarkRound(engine: options.engine, size: size, sas: options.sas, packets: packetsPerRound)
+        let bench = try BenchmarkRound(
+            engine: options.engine, size: size, sas: options.sas, packets: packetsPerRound, outer: options.outer)
         var worker: [Double] = []
         var raw: [Double] = []
         let begin = culvert_rdtsc()

@@ -4,7 +4,8 @@ import Wire
 
 /// Seals and opens single packets with given keys through the real worker code: for second opinions and published vectors.
 ///
-/// One worker over plain memory. Selectors are `near` here and `far` there; the underlay is 192.0.2.1 to 192.0.2.2.
+/// One worker over plain memory. Selectors are `near` here and `far` there; the underlay is 192.0.2.1 to 192.0.2.2,
+/// or 2001:db8::1 to 2001:db8::2.
 public final class ESPDebug {
     public enum Operation: String, Sendable, CaseIterable { case seal, open }
 
@@ -17,16 +18,18 @@ public final class ESPDebug {
         public var salt: [UInt8]
         public var extended: Bool
         public var udp: Bool
+        /// The outer packet is IPv6.
+        public var ipv6: Bool
         /// Seal: the number the packet is to have. Open: the highest accepted so far, read when the SA is made.
         public var sequence: UInt64
-        /// Seal: an inner IPv4 packet. Open: a whole outer IPv4 packet.
+        /// Seal: an inner IPv4 packet. Open: a whole outer packet.
         public var packet: [UInt8]
         public init(
-            operation: Operation, spi: UInt32, key: [UInt8], salt: [UInt8], extended: Bool, udp: Bool, sequence: UInt64,
-            packet: [UInt8]
+            operation: Operation, spi: UInt32, key: [UInt8], salt: [UInt8], extended: Bool, udp: Bool, ipv6: Bool = false,
+            sequence: UInt64, packet: [UInt8]
         ) {
             (self.operation, self.spi, self.key, self.salt) = (operation, spi, key, salt)
-            (self.extended, self.udp, self.sequence, self.packet) = (extended, udp, sequence, packet)
+            (self.extended, self.udp, self.ipv6, self.sequence, self.packet) = (extended, udp, ipv6, sequence, packet)
         }
     }
 
@@ -95,13 +98,11 @@ public final class ESPDebug {
         if let known = pairs[name] { return known }
         let crypto = OpenSSLCrypto()
         let key = crypto.secret(request.key + request.salt)
-        let port: UInt16 = request.udp ? 4500 : 0
         let sa = ChildSA(
             connection: "debug", child: "debug", inboundSPI: request.spi, outboundSPI: request.spi,
             transform: ESPTransform(keyBits: request.key.count * 8, extendedSequenceNumbers: request.extended), inboundKey: key,
             outboundKey: key, localSelectors: [TrafficSelector(near)], remoteSelectors: [TrafficSelector(far)],
-            path: TunnelPath(
-                local: .v4(IPv4Address("192.0.2.1")!), remote: .v4(IPv4Address("192.0.2.2")!), localPort: port, remotePort: port),
+            path: MemoryRig.path(udp: request.udp, ipv6: request.ipv6),
             replayWindowPackets: Self.window)
         let pair = try SAPair(sa, childIndex: 0, engine: engine, inboundOwner: 0, outboundOwner: 0, mtu: 1500, numaNode: nil)
         if request.operation == .open {
@@ -115,14 +116,15 @@ public final class ESPDebug {
 }
 
 extension MemoryRig {
-    /// Plays the kernel receiving an IPv4 packet: takes a frame from the fill ring, puts the packet there behind an Ethernet
+    /// Plays the kernel receiving an IP packet of either version: takes a frame from the fill ring, puts the packet there behind an Ethernet
     /// header, and the frame onto the receive ring. False when the worker has given no frame.
     @discardableResult
     func feed(_ packet: [UInt8], port: Int, worker: Int) -> Bool {
         guard queues[port][worker].fill.ready(1) > 0 else { return false }
         let address = queues[port][worker].fill.address(ahead: 0) + 256
         queues[port][worker].fill.release(1)
-        let bytes = Self.localMAC + Self.remoteMAC + [0x08, 0x00] + packet
+        let bytes =
+            Self.localMAC + Self.remoteMAC + (packet.first.map { $0 >> 4 == 6 } ?? false ? [0x86, 0xDD] : [0x08, 0x00]) + packet
         bytes.withUnsafeBytes { (umem + Int(address)).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
         queues[port][worker].receive.push(address: address, length: UInt32(bytes.count))
         queues[port][worker].receive.submit()

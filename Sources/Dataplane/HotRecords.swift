@@ -1,5 +1,6 @@
 import Crypto
 import IPsec
+import Wire
 
 /// The records a worker reads for every packet. They live in locked memory, apart from everything cold, and only the owner
 /// worker writes them. Sizes and offsets are asserted in the tests.
@@ -38,11 +39,30 @@ struct OutboundSA {
     var keyIs256: Bool
     var extended: Bool
     var udp: Bool
+    /// The path is IPv6: `outerIPv6` instead of the four wire fields above.
+    var isIPv6: Bool
     var owner: UInt8
     /// Our own number of the pair, for events.
     var inboundSPI: UInt32
     var pairCount: UInt32
     var pairs: UnsafeMutablePointer<SelectorPair>
+    /// Right behind this record, whatever the path's family.
+    var outerIPv6: UnsafeMutablePointer<OuterIPv6>
+}
+
+/// What an outbound SA over IPv6 needs besides.
+struct OuterIPv6 {
+    /// Source and destination as they stand in the header.
+    var addressesWire: (UInt64, UInt64, UInt64, UInt64)
+    /// One's complement sum of the UDP pseudo-header but for its length, words as they lie in memory.
+    var pseudoHeaderSum: UInt64
+    /// The peer, host order: key of the next-hop lookup.
+    var remoteHigh: UInt64
+    var remoteLow: UInt64
+    /// The way to the peer; right as long as its generation is the tables'.
+    var hop: HopEntry
+    /// Version and flow label.
+    var firstWord: UInt32
 }
 
 /// A selector pair as the fast path compares it: IPv4, host order.
@@ -77,13 +97,19 @@ struct InboundSA {
     var childIndex: UInt16
     // Second line.
     var pairs: UnsafeMutablePointer<SelectorPair>
-    /// Where authenticated UDP-encapsulated packets last came from.
+    /// Where authenticated UDP-encapsulated packets last came from; zero when that was an IPv6 address.
     var remote: UInt32
     var remotePort: UInt16
+    /// The same for IPv6, and zero when it was IPv4.
+    var remotePortIPv6: UInt16
+    var remoteHigh: UInt64
+    var remoteLow: UInt64
     var engine: EngineKind
     var keyIs256: Bool
     var extended: Bool
     var udp: Bool
+    /// The path is IPv6, which takes 20 octets more from each segment.
+    var isIPv6: Bool
     var owner: UInt8
     var dropsReplay: UInt64
     var dropsAuthentication: UInt64

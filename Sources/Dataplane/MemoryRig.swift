@@ -35,8 +35,8 @@ struct MemoryQueue {
 
 /// Workers over plain memory: the real worker code with a NIC made of two arrays. For tests and benchmarks.
 ///
-/// Port 0 is protected (10.1.0.0/16, the gateway is 10.1.0.1), port 1 the underlay (192.0.2.1, the peer is 192.0.2.2); each has
-/// one queue per worker. Child i protects 10.1.0.0/16 to 10.(2+i).0.0/16.
+/// Port 0 is protected (10.1.0.0/16, the gateway is 10.1.0.1), port 1 the underlay (192.0.2.1 and 2001:db8::1, the peer is
+/// 192.0.2.2 and 2001:db8::2); each has one queue per worker. Child i protects 10.1.0.0/16 to 10.(2+i).0.0/16.
 final class MemoryRig {
     static let protectedPort = 0
     static let underlayPort = 1
@@ -122,6 +122,11 @@ final class MemoryRig {
             portAddresses: [
                 .init(portIndex: protectedPort, address: host("10.1.0.1")),
                 .init(portIndex: underlayPort, address: host("192.0.2.1")),
+            ],
+            peers: [
+                .init(
+                    address: IPv6Address("2001:db8::2")!, nextHop: IPv6Address("2001:db8::2")!, portIndex: underlayPort,
+                    mac: remoteMAC)
             ])
     }
 
@@ -187,14 +192,22 @@ final class MemoryRig {
 
     func drops(_ reason: DropReason) -> UInt64 { threads.reduce(0) { $0 + $1.drops[Int(reason.rawValue)] } }
 
+    /// From us to the peer.
+    static func path(udp: Bool, ipv6: Bool) -> TunnelPath {
+        let port: UInt16 = udp ? 4500 : 0
+        let network = ipv6 ? "2001:db8::" : "192.0.2."
+        return TunnelPath(
+            local: IPAddress(network + "1")!, remote: IPAddress(network + "2")!, localPort: port, remotePort: port)
+    }
+
     /// A pair of SAs for child `child`, and its mirror image for the far end.
     static func pairs(
-        child: Int = 0, engine: EngineKind, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, window: Int = 4096,
-        outboundOwner: Int = 0, inboundOwner: Int = 0, key: [UInt8]? = nil
+        child: Int = 0, engine: EngineKind, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, ipv6: Bool = false,
+        window: Int = 4096, outboundOwner: Int = 0, inboundOwner: Int = 0, key: [UInt8]? = nil
     ) throws -> (near: SAPair, far: SAPair) {
         let crypto = OpenSSLCrypto()
         let bytes = key ?? (0..<keyBits / 8 + 4).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ child) }
-        let ports: UInt16 = udp ? 4500 : 0
+        let path = path(udp: udp, ipv6: ipv6)
         let local = [TrafficSelector(IPPrefix("10.1.0.0/16")!)]
         let remote = [TrafficSelector(IPPrefix("10.\(2 + child).0.0/16")!)]
         func make(_ near: Bool) throws -> SAPair {
@@ -207,9 +220,7 @@ final class MemoryRig {
                     inboundKey: crypto.secret(bytes),
                     outboundKey: crypto.secret(bytes), localSelectors: near ? local : remote,
                     remoteSelectors: near ? remote : local,
-                    path: TunnelPath(
-                        local: IPAddress(near ? "192.0.2.1" : "192.0.2.2")!, remote: IPAddress(near ? "192.0.2.2" : "192.0.2.1")!,
-                        localPort: ports, remotePort: ports), replayWindowPackets: window),
+                    path: near ? path : path.reversed, replayWindowPackets: window),
                 childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: 1500,
                 numaNode: nil)
         }
@@ -227,4 +238,9 @@ extension Worker {
         shareFrames()
         refill(queueCount - 1)
     }
+}
+
+extension TunnelPath {
+    /// As the other end has it.
+    var reversed: TunnelPath { TunnelPath(local: remote, remote: local, localPort: remotePort, remotePort: localPort) }
 }

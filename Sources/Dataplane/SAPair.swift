@@ -26,8 +26,8 @@ final class SAPair {
     init(
         _ sa: ChildSA, childIndex: Int, engine: EngineKind, inboundOwner: Int, outboundOwner: Int, mtu: Int, numaNode: Int?
     ) throws(DataplaneError) {
-        guard case (.v4(let local), .v4(let remote)) = (sa.path.local, sa.path.remote) else {
-            throw DataplaneError("the tunnel's outer addresses are IPv6, which this version does not carry; use IPv4 addresses")
+        guard sa.path.local.isIPv4 == sa.path.remote.isIPv4 else {
+            throw DataplaneError("the tunnel's outer addresses \(sa.path.local) and \(sa.path.remote) are of different families")
         }
         let pairs = Self.selectorPairs(sa)
         guard !pairs.isEmpty, pairs.count <= Self.selectorPairLimit else {
@@ -50,11 +50,11 @@ final class SAPair {
         path = sa.path
         outbound = arena.base.bindMemory(to: OutboundSA.self, capacity: 1)
         inbound = (arena.base + 256).bindMemory(to: InboundSA.self, capacity: 1)
+        let outerIPv6 = (arena.base + 128).bindMemory(to: OuterIPv6.self, capacity: 1)
         let bitmap = (arena.base + 512).bindMemory(to: UInt64.self, capacity: words)
         bitmap.initialize(repeating: 0, count: words)
         let pairMemory = (arena.base + 512 + words * 8).bindMemory(to: SelectorPair.self, capacity: pairs.count)
         for (index, pair) in pairs.enumerated() { (pairMemory + index).initialize(to: pair) }
-        let udpPorts = UInt32(sa.path.localPort) << 16 | UInt32(sa.path.remotePort)
         outbound.initialize(
             to: OutboundSA(
                 handle: sealContext.handle, sequence: 0,
@@ -64,10 +64,11 @@ final class SAPair {
                 spiWire: sa.outboundSPI.bigEndian, saltWire: Self.salt(sa.outboundKey), localWire: 0, remoteWire: 0, remote: 0,
                 udpPortsWire: 0, checksumBase: 0, mtuBytes: UInt16(clamping: mtu), largestPayloadBytes: 0, mssBytes: 0,
                 childIndex: UInt16(childIndex), engine: engine, keyIs256: sa.transform.keyBits == 256,
-                extended: sa.transform.extendedSequenceNumbers, udp: false, owner: UInt8(outboundOwner),
+                extended: sa.transform.extendedSequenceNumbers, udp: false, isIPv6: false, owner: UInt8(outboundOwner),
                 inboundSPI: sa.inboundSPI,
-                pairCount: UInt32(pairs.count), pairs: pairMemory))
-        outbound.pointee.setPath(local: local.bits, remote: remote.bits, ports: sa.path.isUDPEncapsulated ? udpPorts : 0)
+                pairCount: UInt32(pairs.count), pairs: pairMemory, outerIPv6: outerIPv6))
+        outbound.pointee.setPath(sa.path, mtu: mtu)
+        let (remote, remoteIPv6) = (sa.path.remote.v4, sa.path.remote.v6)
         inbound.initialize(
             to: InboundSA(
                 handle: openContext.handle, highest: 0, bitmap: bitmap, bitmapWords: UInt32(words),
@@ -75,10 +76,11 @@ final class SAPair {
                 spi: sa.inboundSPI,
                 pairCount: UInt32(pairs.count), mssBytes: outbound.pointee.mssBytes, childIndex: UInt16(childIndex),
                 pairs: pairMemory,
-                remote: remote.bits, remotePort: sa.path.remotePort, engine: engine, keyIs256: sa.transform.keyBits == 256,
-                extended: sa.transform.extendedSequenceNumbers, udp: sa.path.isUDPEncapsulated, owner: UInt8(inboundOwner),
-                dropsReplay: 0,
-                dropsAuthentication: 0, dropsSelector: 0, dropsMalformed: 0))
+                remote: remote?.bits ?? 0, remotePort: remote == nil ? 0 : sa.path.remotePort,
+                remotePortIPv6: remoteIPv6 == nil ? 0 : sa.path.remotePort, remoteHigh: remoteIPv6?.high ?? 0,
+                remoteLow: remoteIPv6?.low ?? 0, engine: engine, keyIs256: sa.transform.keyBits == 256,
+                extended: sa.transform.extendedSequenceNumbers, udp: sa.path.isUDPEncapsulated, isIPv6: remoteIPv6 != nil,
+                owner: UInt8(inboundOwner), dropsReplay: 0, dropsAuthentication: 0, dropsSelector: 0, dropsMalformed: 0))
     }
 
     private static func context(

@@ -30,15 +30,29 @@ struct TablesView {
         /// Zero: empty slot.
         var address: UInt32
         var portIndex: UInt8
-        var mac: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
+        var mac: MACAddress
     }
 
     struct Port {
-        var mac: (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
+        var mac: MACAddress
         var attached: Bool
         var mtuBytes: UInt16
         /// Source of ICMP errors; zero when the port has no address.
         var address: UInt32
+    }
+
+    /// An SA's far end on an IPv6 underlay, with the way there. The only IPv6 destinations that workers send to, so that control
+    /// looks routes up and workers need no table of them.
+    struct Peer {
+        /// Both zero: empty slot.
+        var high: UInt64
+        var low: UInt64
+        var nextHopHigh: UInt64
+        var nextHopLow: UInt64
+        var portIndex: UInt8
+        /// `mac` is known.
+        var isResolved: Bool
+        var mac: MACAddress
     }
 
     /// A route that leaves by a port we do not own.
@@ -59,7 +73,11 @@ struct TablesView {
     var localAddresses: UnsafeMutablePointer<UInt32>
     var localCount: Int
     var ports: UnsafeMutablePointer<Port>
+    var peers: UnsafeMutablePointer<Peer>
+    var peerMask: Int
 }
+
+typealias MACAddress = (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
 
 /// What policy says about a flow.
 enum FlowVerdict: UInt8 {
@@ -116,6 +134,20 @@ extension TablesView {
         return nil
     }
 
+    /// By the peer's address in host order.
+    func peer(high: UInt64, low: UInt64) -> Peer? {
+        var index = Self.peerHash(high, low) & peerMask
+        while peers[index].high != 0 || peers[index].low != 0 {
+            if peers[index].high == high, peers[index].low == low { return peers[index] }
+            index = (index &+ 1) & peerMask
+        }
+        return nil
+    }
+
+    static func peerHash(_ high: UInt64, _ low: UInt64) -> Int {
+        Int(truncatingIfNeeded: ((high ^ low &* 0x85EB_CA77) &* 0x9E37_79B9_7F4A_7C15) >> 40)
+    }
+
     static func neighbourHash(_ address: UInt32) -> Int { Int((address &* 0x9E37_79B1) >> 8) }
 
     func isLocal(_ address: UInt32) -> Bool {
@@ -162,6 +194,7 @@ final class Tables {
                 address: neighbour.address.bits, portIndex: UInt8(clamping: neighbour.portIndex),
                 mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
         }
+        let (peers, peerSlots) = Self.peers(plan.peers)
         let portMemory = UnsafeMutablePointer<TablesView.Port>.allocate(capacity: TablesView.portLimit)
         portMemory.initialize(
             repeating: .init(mac: (0, 0, 0, 0, 0, 0), attached: false, mtuBytes: 0, address: 0), count: TablesView.portLimit)
@@ -173,7 +206,27 @@ final class Tables {
             generation: generation, rules: Self.copy(rules), ruleCount: rules.count,
             rulesUsePorts: rules.contains { !$0.anyPort || $0.protocolNumber != 0 }, routes: routes, routeStart: starts,
             neighbours: neighbours, neighbourMask: slots - 1, localAddresses: Self.copy(plan.localAddresses.map(\.bits)),
-            localCount: plan.localAddresses.count, ports: portMemory)
+            localCount: plan.localAddresses.count, ports: portMemory, peers: peers, peerMask: peerSlots - 1)
+    }
+
+    private static func peers(_ list: [ForwardingPlan.Peer]) -> (UnsafeMutablePointer<TablesView.Peer>, slots: Int) {
+        var slots = 16
+        while slots < list.count * 2 { slots *= 2 }
+        let memory = UnsafeMutablePointer<TablesView.Peer>.allocate(capacity: slots)
+        memory.initialize(
+            repeating: .init(
+                high: 0, low: 0, nextHopHigh: 0, nextHopLow: 0, portIndex: 0, isResolved: false, mac: (0, 0, 0, 0, 0, 0)),
+            count: slots)
+        for peer in list where !peer.address.isUnspecified {
+            var index = TablesView.peerHash(peer.address.high, peer.address.low) & (slots - 1)
+            while memory[index].high != 0 || memory[index].low != 0 { index = (index + 1) & (slots - 1) }
+            let m = peer.mac.count == 6 ? peer.mac : [UInt8](repeating: 0, count: 6)
+            memory[index] = .init(
+                high: peer.address.high, low: peer.address.low, nextHopHigh: peer.nextHop.high, nextHopLow: peer.nextHop.low,
+                portIndex: peer.portIndex.map { UInt8(clamping: $0) } ?? TablesView.kernelPort, isResolved: peer.mac.count == 6,
+                mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
+        }
+        return (memory, slots)
     }
 
     deinit {
@@ -183,6 +236,7 @@ final class Tables {
         view.neighbours.deallocate()
         view.localAddresses.deallocate()
         view.ports.deallocate()
+        view.peers.deallocate()
     }
 
     private static func copy<T: BitwiseCopyable>(_ items: [T]) -> UnsafeMutablePointer<T> {
@@ -243,6 +297,19 @@ public struct ForwardingPlan: Sendable, Equatable {
             (self.address, self.portIndex, self.mac) = (address, portIndex, mac)
         }
     }
+    /// A peer on an IPv6 underlay and the way to it.
+    public struct Peer: Sendable, Hashable {
+        public var address: IPv6Address
+        /// The peer itself when it is on link.
+        public var nextHop: IPv6Address
+        /// nil: no route, or one by an interface that is not ours.
+        public var portIndex: Int?
+        /// The next hop's, six octets; empty while unknown.
+        public var mac: [UInt8]
+        public init(address: IPv6Address, nextHop: IPv6Address, portIndex: Int?, mac: [UInt8]) {
+            (self.address, self.nextHop, self.portIndex, self.mac) = (address, nextHop, portIndex, mac)
+        }
+    }
     /// The source address of ICMP errors sent out of a port.
     public struct PortAddress: Sendable, Hashable {
         public var portIndex: Int
@@ -254,11 +321,13 @@ public struct ForwardingPlan: Sendable, Equatable {
     public var neighbours: [Neighbour]
     public var localAddresses: [IPv4Address]
     public var portAddresses: [PortAddress]
+    /// Each address once.
+    public var peers: [Peer]
     public init(
         rules: [Rule] = [], routes: [Route] = [], neighbours: [Neighbour] = [], localAddresses: [IPv4Address] = [],
-        portAddresses: [PortAddress] = []
+        portAddresses: [PortAddress] = [], peers: [Peer] = []
     ) {
         (self.rules, self.routes, self.neighbours) = (rules, routes, neighbours)
-        (self.localAddresses, self.portAddresses) = (localAddresses, portAddresses)
+        (self.localAddresses, self.portAddresses, self.peers) = (localAddresses, portAddresses, peers)
     }
 }

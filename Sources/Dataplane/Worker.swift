@@ -311,9 +311,8 @@ extension Worker {
             ahead &+= 1
             let frame = umem + Int(truncatingIfNeeded: address)
             let available = Int(length) &- Ethernet.headerBytes
-            // XDP steers only IPv4; a frame that is anything else is not worth a closer look.
             guard available >= IPv4.minimumHeaderBytes, load16(frame + Ethernet.typeOffset) == Ethernet.typeIPv4 else {
-                drop(.malformed, frame)
+                receiveOther(frame, available: available, isUnderlay: isUnderlay)
                 continue
             }
             let header = frame + Ethernet.headerBytes

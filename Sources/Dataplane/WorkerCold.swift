@@ -38,7 +38,7 @@ extension Worker {
         let now = culvert_monotonic_coarse_ns()
         guard now &- outboundSlots[child].askedAt > Worker.askAgainNanoseconds else { return }
         outboundSlots[child].askedAt = now
-        tell(.wantsTunnel, UInt32(child), 0)
+        tell(.wantsTunnel, UInt32(child))
     }
 
     /// To the TUN device, by way of control: the packet is for the gateway, or leaves by an interface that is the kernel's.

@@ -20,10 +20,20 @@ struct WorkerCommand {
 
 /// What a worker tells control.
 struct WorkerAnswer {
-    enum Kind: UInt32 { case done, wantsTunnel, unresolved, sequenceNumbersRunningOut, pathObserved }
-    var kind: UInt32
+    enum Kind: UInt16 { case done, wantsTunnel, unresolved, sequenceNumbersRunningOut, pathObserved }
+    var kind: UInt16
+    /// Of `pathObserved`.
+    var port: UInt16 = 0
     var first: UInt32
-    var second: UInt64
+    /// An address, IPv4 ones mapped into IPv6 (RFC 4291 §2.5.5.2).
+    var high: UInt64 = 0
+    var low: UInt64 = 0
+
+    static func mapped(_ address: UInt32) -> UInt64 { 0xFFFF_0000_0000 | UInt64(address) }
+    var address: IPAddress {
+        let address = IPv6Address(high: high, low: low)
+        return address.isIPv4Mapped ? .v4(IPv4Address(bits: UInt32(truncatingIfNeeded: low))) : .v6(address)
+    }
 }
 
 extension Worker {
@@ -36,9 +46,10 @@ extension Worker {
 
     /// A hint to control. Lost when the ring is nearly full: every hint is repeated by the traffic that caused it.
     @inline(never)
-    mutating func tell(_ kind: WorkerAnswer.Kind, _ first: UInt32, _ second: UInt64) {
+    mutating func tell(_ kind: WorkerAnswer.Kind, _ first: UInt32, high: UInt64 = 0, low: UInt64 = 0, port: UInt16 = 0) {
         guard let slot = links.answers.reserve(keeping: Worker.answersReserved) else { return }
-        slot.storeBytes(of: WorkerAnswer(kind: kind.rawValue, first: first, second: second), as: WorkerAnswer.self)
+        slot.storeBytes(
+            of: WorkerAnswer(kind: kind.rawValue, port: port, first: first, high: high, low: low), as: WorkerAnswer.self)
         links.answers.commit()
         controlPending = true
     }
@@ -52,7 +63,7 @@ extension Worker {
             run(command)
             if let answer = links.answers.reserve() {
                 answer.storeBytes(
-                    of: WorkerAnswer(kind: WorkerAnswer.Kind.done.rawValue, first: command.identifier, second: 0),
+                    of: WorkerAnswer(kind: WorkerAnswer.Kind.done.rawValue, first: command.identifier),
                     as: WorkerAnswer.self)
                 links.answers.commit()
                 controlPending = true
@@ -84,17 +95,16 @@ extension Worker {
         case .detachPort: detach(port: Int(command.first))
         case .setTransmitter: transmitterOfPort[Int(command.first)] = Int(Int64(bitPattern: command.second))
         case .movePath:
-            guard let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) else { return }
-            sa.pointee.setPath(
-                local: UInt32(command.first >> 32), remote: UInt32(truncatingIfNeeded: command.first),
-                ports: UInt32(truncatingIfNeeded: command.second))
+            guard let change = pointer?.assumingMemoryBound(to: PathChange.self).pointee else { return }
+            if change.outbound.pointee.owner == UInt8(index) { change.outbound.pointee.setPath(change.path, mtu: change.mtu) }
+            if change.inbound.pointee.owner == UInt8(index) { change.inbound.pointee.setPath(change.path, mtu: change.mtu) }
         case .setMTU:
             if let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) {
                 sa.pointee.setMTU(UInt16(clamping: command.first))
             }
             let mate = UnsafeMutableRawPointer(bitPattern: UInt(command.second))
             if let sa = mate?.assumingMemoryBound(to: InboundSA.self), sa.pointee.owner == UInt8(index) {
-                sa.pointee.mssBytes = OutboundSA.mss(mtu: Int(command.first), udp: sa.pointee.udp)
+                sa.pointee.setMTU(Int(UInt16(clamping: command.first)))
             }
         case .recoverFrames: recoverFrames(owner: UInt8(truncatingIfNeeded: command.first))
         case nil: return
@@ -166,32 +176,5 @@ extension Worker {
     /// The thread ends: nothing in flight matters any more.
     mutating func releaseEverything() {
         if controlPending { wakeControl() }
-    }
-}
-
-extension OutboundSA {
-    /// New endpoints. Addresses in host order; `ports` is source and destination port, zero for native ESP.
-    mutating func setPath(local: UInt32, remote: UInt32, ports: UInt32) {
-        localWire = local.bigEndian
-        remoteWire = remote.bigEndian
-        self.remote = remote
-        udpPortsWire = ports.bigEndian
-        udp = ports != 0
-        let number = udp ? IPv4.protocolUDP : IPv4.protocolESP
-        checksumBase = 0x4500 &+ UInt32(IPv4.dontFragment) &+ (UInt32(IPv4.defaultTTL) << 8 | UInt32(number))
-        checksumBase &+= (local >> 16) &+ (local & 0xFFFF) &+ (remote >> 16) &+ (remote & 0xFFFF)
-        setMTU(mtuBytes)
-    }
-
-    /// What follows from the path's MTU.
-    mutating func setMTU(_ mtu: UInt16) {
-        mtuBytes = mtu
-        largestPayloadBytes = UInt16(clamping: ESPLayout.largestPayload(mtu: Int(mtu), udp: udp))
-        mssBytes = Self.mss(mtu: Int(mtu), udp: udp)
-    }
-
-    /// The TCP segment that fits the largest inner packet.
-    static func mss(mtu: Int, udp: Bool) -> UInt16 {
-        UInt16(clamping: ESPLayout.largestPayload(mtu: mtu, udp: udp) - IPv4.minimumHeaderBytes - TCP.minimumHeaderBytes)
     }
 }

@@ -11,13 +11,17 @@ struct Hold {
     /// The kernel is asked again for a next hop that stays unresolved.
     static let askAgainNanoseconds: UInt64 = 500_000_000
 
-    /// Zero: free.
+    var isUsed = false
+    /// IPv4 next hop; zero when the packets are for an IPv6 peer.
     var nextHop: UInt32 = 0
+    /// The peer itself, host order: its next hop may change meanwhile.
+    var peerHigh: UInt64 = 0
+    var peerLow: UInt64 = 0
     var portIndex: UInt8 = 0
     var count = 0
     var since: UInt64 = 0
     var askedAt: UInt64 = 0
-    /// Frame offset of the IPv4 header in the low 48 bits, length above.
+    /// Frame offset of the IP header in the low 48 bits, length above.
     var packets = (
         UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0),
         UInt64(0),
@@ -26,6 +30,10 @@ struct Hold {
 
     mutating func store(_ word: UInt64, at index: Int) {
         withUnsafeMutableBytes(of: &packets) { $0.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self) }
+    }
+    func isFor(_ other: Hold) -> Bool {
+        isUsed && nextHop == other.nextHop && portIndex == other.portIndex && peerHigh == other.peerHigh
+            && peerLow == other.peerLow
     }
     func word(at index: Int) -> UInt64 { withUnsafeBytes(of: packets) { $0.load(fromByteOffset: index * 8, as: UInt64.self) } }
 }
@@ -38,32 +46,57 @@ extension Worker {
             drop(.noRoute, header)
             return
         }
-        let (nextHop, port) = (hop.pointee.nextHop, hop.pointee.portIndex)
+        let nextHop = hop.pointee.nextHop
+        hold(
+            header, length: length, as: Hold(isUsed: true, nextHop: nextHop, portIndex: hop.pointee.portIndex), askHigh: 0,
+            askLow: WorkerAnswer.mapped(nextHop))
+    }
+
+    /// The same for a packet to an IPv6 peer.
+    @inline(never)
+    mutating func sendUnresolvedIPv6(_ header: UnsafeMutableRawPointer, length: Int, path: UnsafeMutablePointer<OuterIPv6>) {
+        let (high, low) = (path.pointee.remoteHigh, path.pointee.remoteLow)
+        guard path.pointee.hop.kind == .unresolved, let peer = tables.peer(high: high, low: low) else {
+            drop(.noRoute, header)
+            return
+        }
+        hold(
+            header, length: length, as: Hold(isUsed: true, peerHigh: high, peerLow: low, portIndex: peer.portIndex),
+            askHigh: peer.nextHopHigh, askLow: peer.nextHopLow)
+    }
+
+    /// - Parameters:
+    ///   - new: the hold to put it in, made when there is none for the same.
+    ///   - askHigh: with `askLow` the address to be resolved.
+    private mutating func hold(
+        _ header: UnsafeMutableRawPointer, length: Int, as new: Hold, askHigh: UInt64, askLow: UInt64
+    ) {
         var chosen: Int?
         for index in 0..<Worker.holdSlots {
-            if holds[index].nextHop == nextHop, holds[index].portIndex == port {
+            if holds[index].isFor(new) {
                 chosen = index
                 break
             }
-            if holds[index].nextHop == 0, chosen == nil { chosen = index }
+            if !holds[index].isUsed, chosen == nil { chosen = index }
         }
         let now = culvert_monotonic_coarse_ns()
         guard let chosen else {
             // No slot: at least have it resolved for the packets to come.
             if now &- overflowAskedAt > Hold.askAgainNanoseconds / 50 {
                 overflowAskedAt = now
-                tell(.unresolved, UInt32(port), UInt64(nextHop))
+                tell(.unresolved, UInt32(new.portIndex), high: askHigh, low: askLow)
             }
             drop(.noNeighbour, header)
             return
         }
-        if holds[chosen].nextHop == 0 {
-            holds[chosen] = Hold(nextHop: nextHop, portIndex: port, since: now)
+        if !holds[chosen].isUsed {
+            holds[chosen] = new
+            holds[chosen].since = now
             holdsInUse += 1
         }
         if holds[chosen].askedAt == 0 || now &- holds[chosen].askedAt > Hold.askAgainNanoseconds {
             holds[chosen].askedAt = now
-            tell(.unresolved, UInt32(port), UInt64(nextHop))
+            tell(.unresolved, UInt32(new.portIndex), high: askHigh, low: askLow)
         }
         guard holds[chosen].count < Hold.limit else {
             drop(.noNeighbour, header)
@@ -77,24 +110,38 @@ extension Worker {
     /// After new tables: what resolved is sent, in order.
     @inline(never)
     mutating func retryHolds() {
-        for index in 0..<Worker.holdSlots where holds[index].nextHop != 0 {
-            guard tables.neighbour(holds[index].nextHop, portIndex: holds[index].portIndex) != nil else { continue }
-            let hold = holds[index]
-            freeHold(index)
-            for packet in 0..<hold.count {
-                let word = hold.word(at: packet)
-                let header = umem + Int(word & 0xFFFF_FFFF_FFFF)
-                let total = Int(word >> 48)
-                send(header, length: total, to: load32(header + IPv4.destinationOffset))
-            }
+        for index in 0..<Worker.holdSlots where holds[index].isUsed {
+            if holds[index].nextHop != 0 { retryHold(index) } else { retryPeerHold(index) }
+        }
+    }
+
+    private mutating func retryHold(_ index: Int) {
+        guard tables.neighbour(holds[index].nextHop, portIndex: holds[index].portIndex) != nil else { return }
+        let hold = holds[index]
+        freeHold(index)
+        for packet in 0..<hold.count {
+            let word = hold.word(at: packet)
+            let header = umem + Int(word & 0xFFFF_FFFF_FFFF)
+            send(header, length: Int(word >> 48), to: load32(header + IPv4.destinationOffset))
+        }
+    }
+
+    private mutating func retryPeerHold(_ index: Int) {
+        guard let peer = tables.peer(high: holds[index].peerHigh, low: holds[index].peerLow) else { return }
+        var hop = peerHop(peer)
+        guard hop.kind == .forward else { return }
+        let hold = holds[index]
+        freeHold(index)
+        for packet in 0..<hold.count {
+            let word = hold.word(at: packet)
+            send(umem + Int(word & 0xFFFF_FFFF_FFFF), length: Int(word >> 48), hop: &hop)
         }
     }
 
     @inline(never)
     mutating func expireHolds() {
         let now = culvert_monotonic_coarse_ns()
-        for index in 0..<Worker.holdSlots where holds[index].nextHop != 0 && now &- holds[index].since > Hold.lifetimeNanoseconds
-        {
+        for index in 0..<Worker.holdSlots where holds[index].isUsed && now &- holds[index].since > Hold.lifetimeNanoseconds {
             let hold = holds[index]
             freeHold(index)
             for packet in 0..<hold.count { drop(.noNeighbour, umem + Int(hold.word(at: packet) & 0xFFFF_FFFF_FFFF)) }
@@ -102,7 +149,7 @@ extension Worker {
     }
 
     private mutating func freeHold(_ index: Int) {
-        holds[index].nextHop = 0
+        holds[index].isUsed = false
         holds[index].count = 0
         holdsInUse -= 1
     }

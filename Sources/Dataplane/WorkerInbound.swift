@@ -7,13 +7,13 @@ import Wire
 extension Worker {
     /// Finds the ESP header in an outer packet and its SA; foreign SAs go to their owner.
     /// - Parameters:
-    ///   - outer: the outer IPv4 header, for one of our addresses (XDP has checked); `available` octets follow in the frame.
+    ///   - outer: the outer IP header, for one of our addresses (XDP has checked); `available` octets follow in the frame.
     @inline(__always)
     mutating func inbound(_ outer: UnsafeMutableRawPointer, available: Int) {
         let headerBytes = Int(load8(outer, 0) & 15) &* 4
         let total = Int(load16(outer + IPv4.totalLengthOffset))
         guard load8(outer, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total <= available else {
-            drop(.malformed, outer)
+            inboundOther(outer, available: available)
             return
         }
         var offset = headerBytes
@@ -197,10 +197,7 @@ extension Worker {
         let source = load32(outer + IPv4.sourceOffset)
         let port = load16(outer + (espOffset &- UDP.headerBytes))
         guard source != sa.pointee.remote || port != sa.pointee.remotePort else { return }
-        guard load8(outer, IPv4.protocolOffset) == IPv4.protocolUDP else { return }
-        sa.pointee.remote = source
-        sa.pointee.remotePort = port
-        tell(.pathObserved, sa.pointee.spi, UInt64(source) << 16 | UInt64(port))
+        pathChanged(sa, outer, espOffset: espOffset)
     }
 
     @inline(__always)

@@ -104,7 +104,8 @@ extension Worker {
         let pad = ESPLayout.padBytes(payloadBytes: total)
         let sealedBytes = total &+ pad &+ ESPLayout.trailerBytes
         guard tailroom(header) >= sealedBytes &+ ESPLayout.icvBytes,
-            headroom(header) >= 28 &+ ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ Ethernet.headerBytes
+            headroom(header) >= IPv6.headerBytes &+ UDP.headerBytes &+ ESPLayout.headerBytes &+ ESPLayout.ivBytes
+                &+ Ethernet.headerBytes
         else {
             drop(.tooBig, header)
             return
@@ -118,7 +119,7 @@ extension Worker {
         sa.pointee.sequence = sequence
         // Repeated now and then: a hint can be lost.
         if sequence >= sa.pointee.rekeySequence, sequence & 0xFFFFF == sa.pointee.rekeySequence & 0xFFFFF {
-            tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI, 0)
+            tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI)
         }
 
         let tos = load8(header, IPv4.tosOffset)
@@ -134,6 +135,10 @@ extension Worker {
         esp.storeBytes(of: sequence.bigEndian, toByteOffset: 8, as: UInt64.self)
         writeTwelve(sa.pointee.saltWire, sequence.bigEndian, to: scratch)
 
+        if sa.pointee.isIPv6 {
+            encapsulateIPv6(sa, esp, header, sealedBytes: sealedBytes, total: total, tos: tos, sequence: sequence)
+            return
+        }
         let outer = buildOuter(
             sa, esp, payloadBytes: ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ sealedBytes &+ ESPLayout.icvBytes, tos: tos,
             udp: udp)

@@ -44,7 +44,7 @@ final class WorkerThread {
         drops.initialize(repeating: 0, count: dropReasons)
         shared = Shared(
             commands: SPSC.Storage(slots: Worker.commandSlots, slotBytes: 32),
-            answers: SPSC.Storage(slots: Worker.answerSlots, slotBytes: 16),
+            answers: SPSC.Storage(slots: Worker.answerSlots, slotBytes: MemoryLayout<WorkerAnswer>.stride),
             punts: SPSC.Storage(slots: Worker.puntSlots, slotBytes: frameBytes),
             injections: SPSC.Storage(slots: Worker.injectionSlots, slotBytes: frameBytes))
         storages = [shared.commands, shared.answers, shared.punts, shared.injections]

@@ -68,11 +68,16 @@ extension Worker {
             new.kind = .unresolved
             return
         }
-        new.kind = .forward
-        let to = neighbour.mac
-        let from = tables.ports[Int(route.portIndex)].mac
-        new.headerFirst = Self.word(to.0, to.1, to.2, to.3, to.4, to.5, from.0, from.1)
-        new.headerLast = Self.word(from.0, from.1, from.2, from.3, from.4, from.5, 0x08, 0x00)
+        address(&new, to: neighbour.mac, type: Ethernet.typeIPv4)
+    }
+
+    /// The link-layer header from the hop's port, below `TablesView.portLimit`, to a neighbour.
+    func address(_ hop: inout HopEntry, to: MACAddress, type: UInt16) {
+        hop.kind = .forward
+        let from = tables.ports[Int(hop.portIndex)].mac
+        hop.headerFirst = Self.word(to.0, to.1, to.2, to.3, to.4, to.5, from.0, from.1)
+        hop.headerLast = Self.word(
+            from.0, from.1, from.2, from.3, from.4, from.5, UInt8(type >> 8), UInt8(truncatingIfNeeded: type))
     }
 
     /// Eight octets in memory order.

@@ -53,7 +53,7 @@ final class ControlThread {
     private(set) var tunnelDrops: UInt64 = 0
 
     private var applied = AppliedPlans()
-    private var publishedPeers: [IPv4Address] = []
+    private var publishedPeers: [IPAddress] = []
     private var complaints: Set<String> = []
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
@@ -78,12 +78,18 @@ final class ControlThread {
                 pump()
             },
             encapsulatedESP: { [self] bytes, path in
-                guard let from = path.remote.address.v4, let to = path.local.address.v4 else { return }
                 surroundings.dataplane.inject(
-                    udpEncapsulated: bytes, from: from, port: path.remote.port, to: to, localPort: path.local.port)
+                    udpEncapsulated: bytes, from: path.remote.address, port: path.remote.port, to: path.local.address,
+                    localPort: path.local.port)
             },
             esp: { [self] packet in surroundings.dataplane.inject(espPacket: packet) },
-            icmp: { [self] packet in learnPathMTU(packet) },
+            espOverIPv6: { [self] packet, from in surroundings.dataplane.inject(esp: packet, from: from) },
+            icmp: { [self] packet in
+                learnPathMTU(PathMTUReport(packet, natTraversalPort: coreSettings.natTraversalPort))
+            },
+            icmpv6: { [self] message in
+                learnPathMTU(PathMTUReport(icmpv6: message, natTraversalPort: coreSettings.natTraversalPort))
+            },
             log: { [self] level, text in log(level, text) }))
 
     init(loop: any EventLoop, configuration: GatewayConfiguration, surroundings: GatewaySurroundings, logger: Logger) {
@@ -187,10 +193,7 @@ final class ControlThread {
             let key = ChildKey(sa.connection, sa.child)
             guard let problem = lifecycle.install(sa, childIndex: children.index(of: key), token: token) else {
                 publishForNewPeer()
-                // What was learnt about the path holds for the new SA too.
-                if let remote = sa.path.remote.v4, let mtu = pathMTUs[remote] {
-                    surroundings.dataplane.setPathMTU(remote: remote, mtu: mtu)
-                }
+                applyPathMTU(sa.path.remote)
                 return
             }
             log(.error, "child \(sa.child) cannot be installed: \(problem)", connection: sa.connection)
@@ -204,6 +207,7 @@ final class ControlThread {
             log(.info, "the peer moved to \(path.remote), port \(path.remotePort)", connection: connection)
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
             publishForNewPeer()
+            applyPathMTU(path.remote)
         case .connectionEstablished(let connection):
             // The core has logged both, with more to say.
             log(.debug, "connection established", connection: connection)
@@ -260,7 +264,7 @@ final class ControlThread {
         case .sequenceNumbersRunningOut(let inboundSPI):
             sequenceNumbersRunOut(inboundSPI)
         case .pathObserved(let inboundSPI, let address, let port):
-            core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(.v4(address), port), now: now)
+            core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(address, port), now: now)
         case .retired(let inboundSPI, let final):
             lifecycle.retired(inboundSPI: inboundSPI, final: final)
         }
@@ -285,10 +289,14 @@ final class ControlThread {
         return true
     }
 
-    private func learnPathMTU(_ packet: [UInt8]) {
-        guard let report = PathMTUReport(packet, natTraversalPort: coreSettings.natTraversalPort),
-            surroundings.kernel.view.isLocal(report.local), lifecycle.isOutbound(spi: report.spi, remote: .v4(report.remote)),
-            let mtu = pathMTUs.learn(report, now: now)
+    /// A new SA, or one that moved: what is known of the path holds for it too.
+    private func applyPathMTU(_ remote: IPAddress) {
+        if let mtu = pathMTUs[remote] { surroundings.dataplane.setPathMTU(remote: remote, mtu: mtu) }
+    }
+
+    private func learnPathMTU(_ report: PathMTUReport?) {
+        guard let report, surroundings.kernel.view.isLocal(report.local),
+            lifecycle.isOutbound(spi: report.spi, remote: report.remote), let mtu = pathMTUs.learn(report, now: now)
         else { return }
         log(.info, "path MTU to \(report.remote) is \(mtu)")
         surroundings.dataplane.setPathMTU(remote: report.remote, mtu: mtu)
@@ -357,14 +365,22 @@ final class ControlThread {
         let neighbours = surroundings.kernel.view.neighbours.filter { links.contains($0.linkIndex) }
         let room = Self.keptNeighboursLimit - neighbours.count { $0.isKept }
         for neighbour in neighbours.filter({ !$0.isKept }).prefix(max(0, room)) {
-            surroundings.kernel.resolve(neighbour.address, linkIndex: neighbour.linkIndex)
+            surroundings.kernel.resolve(.v4(neighbour.address), linkIndex: neighbour.linkIndex)
+        }
+        // Of IPv6 the workers use the ways to peers alone.
+        let ipv6 = surroundings.kernel.view.ipv6
+        for peer in applied.forwarding?.peers ?? [] where !peer.mac.isEmpty {
+            guard let port = peer.portIndex, let link = ports.linkIndex(ofPort: port),
+                ipv6.neighbour(peer.nextHop, linkIndex: link)?.isKept == false
+            else { continue }
+            surroundings.kernel.resolve(.v6(peer.nextHop), linkIndex: link)
         }
     }
 
     /// Where ESP packets go.
-    private var peers: [IPv4Address] {
-        let known = configuration.connections.flatMap(\.remoteAddresses).compactMap(\.v4) + lifecycle.remotes.compactMap(\.v4)
-        return Set(known).sorted()
+    private var peers: [IPAddress] {
+        let known = Set(configuration.connections.flatMap(\.remoteAddresses)).union(lifecycle.remotes)
+        return known.compactMap(\.v4).sorted().map { .v4($0) } + known.compactMap(\.v6).sorted().map { .v6($0) }
     }
 
     private func publishForNewPeer() {
@@ -378,9 +394,9 @@ final class ControlThread {
         if complaints.count < 1000, complaints.insert(sentence).inserted { log(.error, sentence) }
     }
 
-    var localAddresses: [IPv4Address] {
-        var seen: Set<IPv4Address> = []
-        return configuration.connections.flatMap(\.localAddresses).compactMap(\.v4).filter { seen.insert($0).inserted }
+    var localAddresses: [IPAddress] {
+        var seen: Set<IPAddress> = []
+        return configuration.connections.flatMap(\.localAddresses).filter { seen.insert($0).inserted }
     }
 
     private func findLocalProblems() {

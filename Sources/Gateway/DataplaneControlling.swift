@@ -15,14 +15,15 @@ protocol DataplaneControlling: AnyObject {
     func clearOutbound(childIndex: Int)
     func retire(inboundSPI: UInt32)
     func movePath(inboundSPI: UInt32, path: TunnelPath)
-    func setPathMTU(remote: IPv4Address, mtu: Int)
+    func setPathMTU(remote: IPAddress, mtu: Int)
     func publish(_ plan: ForwardingPlan)
     func steer(_ plan: SteeringPlan) throws(DataplaneError)
     var eventFileDescriptor: Int32 { get }
     func drainEvents(_ body: (DataplaneEvent) -> Void)
     func inject(inner packet: [UInt8])
     func inject(espPacket packet: [UInt8])
-    func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16)
+    func inject(esp: [UInt8], from: IPv6Address)
+    func inject(udpEncapsulated payload: [UInt8], from: IPAddress, port: UInt16, to: IPAddress, localPort: UInt16)
     func counters() -> DataplaneCounters
     func counters(inboundSPI: UInt32) -> SACounters?
 }

@@ -11,8 +11,12 @@ struct DatagramReceivers {
     var encapsulatedESP: ([UInt8], Path) -> Void
     /// A whole ESP packet, IPv4 header included.
     var esp: ([UInt8]) -> Void
+    /// The same over IPv6: the ESP packet without its header, and where it came from.
+    var espOverIPv6: ([UInt8], IPv6Address) -> Void
     /// A whole ICMP packet, IPv4 header included.
     var icmp: ([UInt8]) -> Void
+    /// An ICMPv6 "packet too big", from its type on.
+    var icmpv6: ([UInt8]) -> Void
     /// Said once per change of an address's sockets.
     var log: (LogLevel, String) -> Void
 }
@@ -37,21 +41,36 @@ final class IKESockets {
     static let maxDatagramBytes = 65_535
     static let receiveBufferBytes: SocketOptionValue = 1 << 20
     static let espProtocol = NIOIPProtocol(rawValue: 50)
+    static let icmpv6Protocol = NIOIPProtocol(rawValue: IPv6.nextHeaderICMP)
 
     private let loop: any EventLoop
     private let ports: [UInt16]
     private let natTraversalPort: UInt16
     private let mark: UInt32
     private let receivers: DatagramReceivers
-    private var wanted: [IPv4Address] = []
+    private var wanted: [IPAddress] = []
     private var channels: [Endpoint: any Channel] = [:]
     private var opening: Set<Endpoint> = []
-    private var raw: [UInt8: any Channel] = [:]
-    private var openingRaw: Set<UInt8> = []
+    private var raw: [RawKind: any Channel] = [:]
+    private var openingRaw: Set<RawKind> = []
     private var isClosed = false
     /// Addresses whose failure has been logged already.
-    private var complained: Set<IPv4Address> = []
-    private var complainedRaw: Set<UInt8> = []
+    private var complained: Set<IPAddress> = []
+    private var complainedRaw: Set<RawKind> = []
+
+    /// The raw sockets; those for IPv6 only where a local address needs them.
+    private enum RawKind: CaseIterable {
+        case esp, icmp, espOverIPv6, icmpv6
+
+        var isIPv6: Bool { self == .espOverIPv6 || self == .icmpv6 }
+        var number: NIOIPProtocol {
+            switch self {
+            case .esp, .espOverIPv6: IKESockets.espProtocol
+            case .icmp: .icmp
+            case .icmpv6: IKESockets.icmpv6Protocol
+            }
+        }
+    }
 
     init(loop: any EventLoop, ikePort: UInt16, natTraversalPort: UInt16, mark: UInt32, receivers: DatagramReceivers) {
         self.loop = loop
@@ -62,20 +81,20 @@ final class IKESockets {
     }
 
     /// The local addresses that need sockets from now on. Sockets of others are closed.
-    func want(_ addresses: [IPv4Address]) {
+    func want(_ addresses: [IPAddress]) {
         wanted = addresses
         for (endpoint, channel) in channels {
-            if let address = endpoint.address.v4, !addresses.contains(address) { close(endpoint, channel) }
+            if !addresses.contains(endpoint.address) { close(endpoint, channel) }
         }
     }
 
     /// Opens what is wanted, not there, and possible: `present` are the addresses the kernel has now. Sockets of an address that
     /// the kernel no longer has are closed, since they would come back deaf.
-    func openMissing(present: (IPv4Address) -> Bool) {
+    func openMissing(present: (IPAddress) -> Bool) {
         guard !isClosed else { return }
         for address in wanted {
             for port in ports {
-                let endpoint = Endpoint(.v4(address), port)
+                let endpoint = Endpoint(address, port)
                 if !present(address) {
                     if let channel = channels[endpoint] { close(endpoint, channel) }
                 } else if channels[endpoint] == nil, opening.insert(endpoint).inserted {
@@ -83,8 +102,9 @@ final class IKESockets {
                 }
             }
         }
-        for number in [Self.espProtocol.rawValue, NIOIPProtocol.icmp.rawValue] where raw[number] == nil {
-            if openingRaw.insert(number).inserted { openRaw(NIOIPProtocol(rawValue: number)) }
+        let hasIPv6 = wanted.contains { !$0.isIPv4 }
+        for kind in RawKind.allCases where raw[kind] == nil && (hasIPv6 || !kind.isIPv6) {
+            if openingRaw.insert(kind).inserted { openRaw(kind) }
         }
     }
 
@@ -98,7 +118,7 @@ final class IKESockets {
     }
 
     /// Whether both sockets of the address are open.
-    func isOpen(_ address: IPv4Address) -> Bool { ports.allSatisfy { channels[Endpoint(.v4(address), $0)] != nil } }
+    func isOpen(_ address: IPAddress) -> Bool { ports.allSatisfy { channels[Endpoint(address, $0)] != nil } }
 
     func closeAll() {
         isClosed = true
@@ -109,13 +129,11 @@ final class IKESockets {
 
     // MARK: UDP
 
-    private func open(_ address: IPv4Address, _ endpoint: Endpoint) {
+    private func open(_ address: IPAddress, _ endpoint: Endpoint) {
         let box = NIOLoopBound(self, eventLoop: loop)
-        let bootstrap = DatagramBootstrap(group: loop)
+        var bootstrap = DatagramBootstrap(group: loop)
             .channelOption(.socketOption(.init(rawValue: SocketOptions.mark)), value: SocketOptionValue(mark))
             .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
-            // IKE may be larger than the path: let routers fragment it. Path MTU of ESP is another matter.
-            .channelOption(.ipOption(.init(rawValue: SocketOptions.mtuDiscover)), value: SocketOptions.mtuDiscoverNever)
             .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
@@ -125,6 +143,9 @@ final class IKESockets {
                         })
                 }
             }
+        for option in SocketOptions.family(address, natTraversal: endpoint.port == natTraversalPort) {
+            bootstrap = bootstrap.channelOption(.socket(option.level, option.name), value: option.value)
+        }
         bootstrap.bind(host: address.description, port: Int(endpoint.port)).assumeIsolated().whenComplete { [self] result in
             opening.remove(endpoint)
             switch result {
@@ -164,7 +185,7 @@ final class IKESockets {
 
     // MARK: Raw
 
-    private func openRaw(_ ipProtocol: NIOIPProtocol) {
+    private func openRaw(_ kind: RawKind) {
         let box = NIOLoopBound(self, eventLoop: loop)
         var bootstrap = NIORawSocketBootstrap(group: loop)
             .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
@@ -172,31 +193,42 @@ final class IKESockets {
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        DatagramHandler { [box] bytes, _ in
-                            let receivers = box.value.receivers
-                            if ipProtocol == .icmp { receivers.icmp(bytes) } else { receivers.esp(bytes) }
-                        })
+                        DatagramHandler { [box] bytes, from in box.value.receivedRaw(kind, bytes, from: from) })
                 }
             }
-        if ipProtocol == .icmp {
+        if kind == .icmp {
             bootstrap = bootstrap.channelOption(
                 .socket(SocketOptions.rawLevel, SocketOptions.icmpFilter),
                 value: SocketOptions.onlyDestinationUnreachable)
         }
-        bootstrap.bind(host: "0.0.0.0", ipProtocol: ipProtocol).assumeIsolated().whenComplete { [self] result in
-            openingRaw.remove(ipProtocol.rawValue)
+        bootstrap.bind(host: kind.isIPv6 ? "::" : "0.0.0.0", ipProtocol: kind.number).assumeIsolated().whenComplete {
+            [self] result in
+            openingRaw.remove(kind)
             switch result {
             case .success(let channel):
                 guard !isClosed else { channel.close(promise: nil); return }
-                raw[ipProtocol.rawValue] = channel
-                complainedRaw.remove(ipProtocol.rawValue)
+                if kind == .icmpv6 { SocketOptions.filterICMPv6(channel) }
+                raw[kind] = channel
+                complainedRaw.remove(kind)
                 channel.closeFuture.assumeIsolated().whenComplete { [self] _ in
-                    if raw[ipProtocol.rawValue] === channel { raw[ipProtocol.rawValue] = nil }
+                    if raw[kind] === channel { raw[kind] = nil }
                 }
             case .failure(let error):
-                guard complainedRaw.insert(ipProtocol.rawValue).inserted else { return }
-                receivers.log(.warning, "no raw socket for protocol \(ipProtocol.rawValue): \(error); trying again")
+                guard complainedRaw.insert(kind).inserted else { return }
+                let family = kind.isIPv6 ? " of IPv6" : ""
+                receivers.log(.warning, "no raw socket for protocol \(kind.number.rawValue)\(family): \(error); trying again")
             }
+        }
+    }
+
+    private func receivedRaw(_ kind: RawKind, _ bytes: [UInt8], from: SocketAddress) {
+        switch kind {
+        case .esp: receivers.esp(bytes)
+        case .icmp: receivers.icmp(bytes)
+        case .icmpv6: receivers.icmpv6(bytes)
+        case .espOverIPv6:
+            guard let source = from.ipAddress.flatMap({ IPv6Address($0) }) else { return }
+            receivers.espOverIPv6(bytes, source)
         }
     }
 
@@ -211,19 +243,6 @@ final class IKESockets {
         else { return nil }
         return Endpoint(ip, port)
     }
-}
-
-/// Numbers of Linux socket options that NIO has no names for.
-enum SocketOptions {
-    /// SO_MARK of SOL_SOCKET.
-    static let mark: CInt = 36
-    /// IP_MTU_DISCOVER of IPPROTO_IP, and IP_PMTUDISC_DONT.
-    static let mtuDiscover: CInt = 10
-    static let mtuDiscoverNever: SocketOptionValue = 0
-    /// SOL_RAW, and its ICMP_FILTER: a bit set keeps that ICMP type away.
-    static let rawLevel: SocketOptionLevel = 255
-    static let icmpFilter: SocketOptionName = 1
-    static let onlyDestinationUnreachable = ~(SocketOptionValue(1) << 3)
 }
 
 /// Gives every datagram of a channel to a closure.

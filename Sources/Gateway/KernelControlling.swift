@@ -22,7 +22,7 @@ protocol KernelControlling: AnyObject {
     /// Packets that this filter has dropped; never less than before.
     func filteredPackets() -> UInt64
     /// Makes the kernel find the neighbour, and keep it found.
-    func resolve(_ address: IPv4Address, linkIndex: Int)
+    func resolve(_ address: IPAddress, linkIndex: Int)
     /// Forgets neighbours that were kept for us and have not answered for `LinuxKernel.lostPatience`; called now and then.
     func forgetLostNeighbours(now: Instant)
     /// A packet that the kernel routed into the TUN device; nil when none waits.

@@ -21,7 +21,7 @@ struct KernelMirror {
         var metric: UInt32
     }
     struct NeighbourKey: Hashable {
-        var address: IPv4Address
+        var address: IPAddress
         var linkIndex: Int
     }
 
@@ -53,6 +53,10 @@ struct KernelMirror {
             return .routes
         case .address(let address):
             if addresses.contains(address) { return .nothing }
+            // The same once more: the kernel has made sure that nobody else has it.
+            addresses.removeAll {
+                $0.address == address.address && $0.linkIndex == address.linkIndex && $0.prefixLength == address.prefixLength
+            }
             addresses.append(address)
             return .routes
         case .addressRemoved(let address):
@@ -118,14 +122,37 @@ struct KernelMirror {
         view.links = links.mapValues { link in
             .init(index: link.index, name: link.name, isUp: link.isUp, isRunning: link.isRunning, mtu: link.mtu, mac: link.mac)
         }
-        view.addresses = addresses.map { .init(address: $0.address, prefixLength: $0.prefixLength, linkIndex: $0.linkIndex) }
-        view.routes = routes.values.map { route in
+        view.addresses = addresses.compactMap { address in
+            address.address.v4.map { .init(address: $0, prefixLength: address.prefixLength, linkIndex: address.linkIndex) }
+        }
+        view.routes = routes.values.filter { $0.prefix.address.isIPv4 }.map { route in
             .init(
-                prefix: route.prefix, gateway: route.gateway, linkIndex: route.kind == .unicast ? route.linkIndex : nil,
+                prefix: route.prefix, gateway: route.gateway?.v4, linkIndex: route.kind == .unicast ? route.linkIndex : nil,
                 metric: route.metric)
         }
-        view.neighbours = neighbours.values.map {
-            .init(address: $0.address, linkIndex: $0.linkIndex, mac: $0.mac, isKept: $0.isManaged)
+        view.neighbours = neighbours.values.compactMap { neighbour in
+            neighbour.address.v4.map {
+                .init(address: $0, linkIndex: neighbour.linkIndex, mac: neighbour.mac, isKept: neighbour.isManaged)
+            }
+        }
+        view.ipv6 = ipv6View
+        return view
+    }
+
+    private var ipv6View: IPv6View {
+        var view = IPv6View()
+        view.addresses = addresses.compactMap { address in
+            guard let own = address.address.v6, !own.isLinkLocal, !own.isLoopback else { return nil }
+            return .init(address: own, linkIndex: address.linkIndex, isUsable: address.isUsable)
+        }
+        view.routes = routes.values.filter { !$0.prefix.address.isIPv4 && $0.kind != .other }.map { route in
+            .init(
+                prefix: route.prefix, gateway: route.gateway?.v6, linkIndex: route.kind == .unicast ? route.linkIndex : nil,
+                metric: route.metric)
+        }
+        view.neighbours = neighbours.values.compactMap { neighbour in
+            guard let address = neighbour.address.v6, !address.isMulticast else { return nil }
+            return .init(address: address, linkIndex: neighbour.linkIndex, mac: neighbour.mac, isKept: neighbour.isManaged)
         }
         return view
     }

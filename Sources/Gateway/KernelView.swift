@@ -1,6 +1,6 @@
 import Wire
 
-/// What the kernel last said about links, addresses, routes and neighbours (IPv4), reduced to what decisions need.
+/// What the kernel last said about links, addresses, routes and neighbours, reduced to what decisions need.
 struct KernelView: Hashable, Sendable {
     struct Link: Hashable, Sendable {
         var index: Int
@@ -43,10 +43,22 @@ struct KernelView: Hashable, Sendable {
     var routes: [Route] = []
     /// Those with a usable link-layer address.
     var neighbours: [Neighbour] = []
+    var ipv6 = IPv6View()
 
     func link(named name: String) -> Link? { links.values.first { $0.name == name } }
 
     func isLocal(_ address: IPv4Address) -> Bool { addresses.contains { $0.address == address } }
+
+    /// Of either family; an IPv6 address counts once it may be used.
+    func isLocal(_ address: IPAddress) -> Bool { link(of: address) != nil }
+
+    /// The index of the link that has the address.
+    func link(of address: IPAddress) -> Int? {
+        switch address {
+        case .v4(let address): addresses.first { $0.address == address }?.linkIndex
+        case .v6(let address): ipv6.addresses.first { $0.address == address && $0.isUsable }?.linkIndex
+        }
+    }
 
     /// Addresses of one link, in the order the kernel keeps them: the primary one first.
     func addresses(of linkIndex: Int) -> [IPv4Address] { addresses.filter { $0.linkIndex == linkIndex }.map(\.address) }
@@ -55,6 +67,49 @@ struct KernelView: Hashable, Sendable {
     func connectedPrefixes(_ isMeant: (Int) -> Bool) -> [IPPrefix] {
         var seen: Set<IPPrefix> = []
         return addresses.filter { isMeant($0.linkIndex) }.compactMap(\.connected).filter { seen.insert($0).inserted }
+    }
+}
+
+/// The IPv6 half, which the underlay alone needs: our addresses there and the ways to peers.
+struct IPv6View: Hashable, Sendable {
+    struct Address: Hashable, Sendable {
+        var address: IPv6Address
+        var linkIndex: Int
+        /// The kernel has made sure that nobody else has it.
+        var isUsable: Bool
+    }
+    struct Route: Hashable, Sendable {
+        var prefix: IPPrefix
+        /// Often link-local: it means something together with the link alone.
+        var gateway: IPv6Address?
+        /// nil: blackhole, unreachable or prohibit.
+        var linkIndex: Int?
+        var metric: UInt32
+    }
+    struct Neighbour: Hashable, Sendable {
+        var address: IPv6Address
+        var linkIndex: Int
+        var mac: [UInt8]
+        var isKept = false
+    }
+
+    /// Without link-local ones.
+    var addresses: [Address] = []
+    /// Of the main table.
+    var routes: [Route] = []
+    /// Those with a usable link-layer address; no multicast groups.
+    var neighbours: [Neighbour] = []
+
+    /// The longest prefix that covers the address, of equal ones the least metric. RFC 4191's preferences are the kernel's, and
+    /// show in what it lists.
+    func route(to address: IPv6Address) -> Route? {
+        routes.filter { $0.prefix.contains(.v6(address)) }.min {
+            ($1.prefix.length, $0.metric) < ($0.prefix.length, $1.metric)
+        }
+    }
+
+    func neighbour(_ address: IPv6Address, linkIndex: Int) -> Neighbour? {
+        neighbours.first { $0.address == address && $0.linkIndex == linkIndex }
     }
 }
 

@@ -69,15 +69,19 @@ final class LinuxKernel: KernelControlling {
     private func readAll() throws(SystemError) {
         mirror = KernelMirror()
         for link in try netlink.links() { mirror.take(.link(link)) }
-        for neighbour in try netlink.neighbours() { mirror.take(.neighbour(neighbour)) }
+        for family in AddressFamily.allCases {
+            for neighbour in try netlink.neighbours(family) { mirror.take(.neighbour(neighbour)) }
+        }
         try readRoutes()
     }
 
     /// Addresses and routes: the kernel drops routes without a word when a link goes down or an address goes.
     private func readRoutes() throws(SystemError) {
         mirror.forgetRoutes()
-        for address in try netlink.addresses() { mirror.take(.address(address)) }
-        for route in try netlink.routes() { mirror.take(.route(route)) }
+        for family in AddressFamily.allCases {
+            for address in try netlink.addresses(family) { mirror.take(.address(address)) }
+            for route in try netlink.routes(family) { mirror.take(.route(route)) }
+        }
         view = mirror.view
         receiveQueues = mirror.receiveQueues
     }
@@ -147,7 +151,7 @@ final class LinuxKernel: KernelControlling {
         switch route.kind {
         case .tunnel(let source):
             NetlinkRoute(
-                prefix: route.prefix, table: RoutingPlan.table, linkIndex: tunLinkIndex, preferredSource: source,
+                prefix: route.prefix, table: RoutingPlan.table, linkIndex: tunLinkIndex, preferredSource: source.map { .v4($0) },
                 metric: route.metric)
         case .blackhole:
             NetlinkRoute(prefix: route.prefix, kind: .blackhole, table: RoutingPlan.table, metric: route.metric)
@@ -195,7 +199,7 @@ final class LinuxKernel: KernelControlling {
 
     func filteredPackets() -> UInt64 { filter.droppedPackets() }
 
-    func resolve(_ address: IPv4Address, linkIndex: Int) {
+    func resolve(_ address: IPAddress, linkIndex: Int) {
         kept.insert(.init(address: address, linkIndex: linkIndex))
         // A failure is a next hop that stays unknown: counted by the workers as no-neighbour.
         try? netlink.resolve(address, linkIndex: linkIndex)

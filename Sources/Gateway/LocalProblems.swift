@@ -13,7 +13,7 @@ enum LocalProblems {
         let underlayProblem = underlay.compactMap { interfaceProblems[$0] }.first
         for connection in connections {
             // One usable address of several is enough.
-            let problems = connection.localAddresses.compactMap(\.v4).map {
+            let problems = connection.localAddresses.map {
                 problem($0, view, interfaceProblems, underlayProblem)
             }
             if let problem = problems.first, !problems.contains(nil) { result[connection.name] = problem }
@@ -23,13 +23,17 @@ enum LocalProblems {
 
     /// Nil when the address can be used.
     private static func problem(
-        _ local: IPv4Address, _ view: KernelView, _ interfaceProblems: [String: String], _ underlayProblem: String?
+        _ local: IPAddress, _ view: KernelView, _ interfaceProblems: [String: String], _ underlayProblem: String?
     ) -> String? {
-        guard let address = view.addresses.first(where: { $0.address == local }) else {
+        guard let index = view.link(of: local) else {
+            if view.ipv6.addresses.contains(where: { .v6($0.address) == local }) {
+                return "The local address \(local) cannot be used: the kernel still looks, or has found, whether another host has it "
+                    + "(duplicate address detection; see `ip -6 address`)."
+            }
             let hint = underlayProblem.map { " " + $0 } ?? " Add it to the underlay interface, or correct local.address."
             return "The local address \(local) is on no interface." + hint
         }
-        guard let link = view.links[address.linkIndex] else { return nil }
+        guard let link = view.links[index] else { return nil }
         if let problem = interfaceProblems[link.name] { return problem }
         guard link.isUp else { return "The interface \(link.name), which has the local address \(local), is down; bring it up." }
         return nil
@@ -37,8 +41,9 @@ enum LocalProblems {
 
     /// Addresses on links that are up and have a carrier: what packets can leave from.
     static func usableAddresses(_ view: KernelView) -> Set<IPAddress> {
-        Set(
-            view.addresses.filter { address in view.links[address.linkIndex].map { $0.isUp && $0.isRunning } ?? false }
-                .map { .v4($0.address) })
+        let isRunning = { (index: Int) in view.links[index].map { $0.isUp && $0.isRunning } ?? false }
+        let ipv4 = view.addresses.filter { isRunning($0.linkIndex) }.map { IPAddress.v4($0.address) }
+        let ipv6 = view.ipv6.addresses.filter { $0.isUsable && isRunning($0.linkIndex) }.map { IPAddress.v6($0.address) }
+        return Set(ipv4 + ipv6)
     }
 }

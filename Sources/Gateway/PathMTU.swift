@@ -2,12 +2,12 @@ import IKE
 import IPsec
 import Wire
 
-/// "Fragmentation needed" about a packet of ours, as read from an ICMP message. RFC 1191 §4.
+/// "Fragmentation needed" or "packet too big" about a packet of ours, as read from an ICMP message. RFC 1191 §4, RFC 8201 §4.
 struct PathMTUReport: Hashable, Sendable {
     /// Where our packet went.
-    var remote: IPv4Address
+    var remote: IPAddress
     /// Where it came from.
-    var local: IPv4Address
+    var local: IPAddress
     /// Octets, as the router says, or the next plateau below the packet that did not fit when the router does not say.
     var mtu: Int
     /// The SPI of the ESP packet that did not fit.
@@ -38,9 +38,30 @@ struct PathMTUReport: Hashable, Sendable {
             spi = Self.word32(packet, payload + UDP.headerBytes)
         default: return nil
         }
-        local = IPv4Address(bits: Self.word32(packet, quoted + IPv4.sourceOffset))
-        remote = IPv4Address(bits: Self.word32(packet, quoted + IPv4.destinationOffset))
+        local = .v4(IPv4Address(bits: Self.word32(packet, quoted + IPv4.sourceOffset)))
+        remote = .v4(IPv4Address(bits: Self.word32(packet, quoted + IPv4.destinationOffset)))
         mtu = announced > 0 ? announced : (Self.plateaus.first { $0 < length } ?? PathMTUTable.leastMTU)
+    }
+
+    /// From an ICMPv6 message without its IPv6 header, whose checksum the kernel has verified; nil as above.
+    init?(icmpv6 message: [UInt8], natTraversalPort: UInt16) {
+        guard message.count >= ICMPv6.headerBytes, message[0] == ICMPv6.packetTooBig, message[1] == 0 else { return nil }
+        let quoted = Array(message.dropFirst(ICMPv6.headerBytes))
+        guard let header = IPv6Header(quoted.span) else { return nil }
+        let payload = IPv6.headerBytes
+        switch header.nextHeader {
+        case IPv6.nextHeaderESP:
+            guard quoted.count >= payload + 4 else { return nil }
+            spi = Self.word32(quoted, payload)
+        case IPv6.nextHeaderUDP:
+            guard quoted.count >= payload + UDP.headerBytes + 4, Self.word16(quoted, payload) == natTraversalPort else {
+                return nil
+            }
+            spi = Self.word32(quoted, payload + UDP.headerBytes)
+        default: return nil
+        }
+        (local, remote) = (.v6(header.source), .v6(header.destination))
+        mtu = Int(Self.word32(message, 4))
     }
 
     /// Octets of the IPv4 header at `start`; nil when there is none, whole.
@@ -61,6 +82,8 @@ struct PathMTUReport: Hashable, Sendable {
 struct PathMTUTable: Sendable {
     /// Less than this is never believed: every host must take 576 octets (RFC 791), and ESP must fit something.
     static let leastMTU = 576
+    /// RFC 8201 §4: "A node MUST NOT reduce its estimate of the Path MTU below the IPv6 minimum link MTU."
+    static let leastMTUOfIPv6 = IPv6.minimumMTU
     /// After this a larger MTU is tried again. RFC 1191 §6.3.
     static let lifetime: Duration = .seconds(600)
     /// What a forgotten entry is set to: no limit but the port's.
@@ -68,13 +91,13 @@ struct PathMTUTable: Sendable {
     /// One entry per peer; a report for one more is ignored.
     static let limit = 4096
 
-    private var entries: [IPv4Address: (mtu: Int, expires: Instant)] = [:]
+    private var entries: [IPAddress: (mtu: Int, expires: Instant)] = [:]
 
-    subscript(remote: IPv4Address) -> Int? { entries[remote]?.mtu }
+    subscript(remote: IPAddress) -> Int? { entries[remote]?.mtu }
 
     /// The MTU to use from now on; nil when nothing changes. A report only ever lowers it.
     mutating func learn(_ report: PathMTUReport, now: Instant) -> Int? {
-        let mtu = max(Self.leastMTU, report.mtu)
+        let mtu = max(report.remote.isIPv4 ? Self.leastMTU : Self.leastMTUOfIPv6, report.mtu)
         let known = entries[report.remote]
         guard mtu < known?.mtu ?? Self.unlimited, known != nil || entries.count < Self.limit else { return nil }
         entries[report.remote] = (mtu, now + Self.lifetime)
@@ -82,7 +105,7 @@ struct PathMTUTable: Sendable {
     }
 
     /// Peers whose entry has ended.
-    mutating func expire(now: Instant) -> [IPv4Address] {
+    mutating func expire(now: Instant) -> [IPAddress] {
         let ended = entries.filter { $0.value.expires <= now }.map(\.key)
         for remote in ended { entries[remote] = nil }
         return ended

@@ -92,9 +92,6 @@ enum SettingsMapping {
         var childCount = 0
         for connection in configuration.connections {
             let name = "Connection \(connection.name)"
-            if !(connection.localAddresses + connection.remoteAddresses).allSatisfy(\.isIPv4) {
-                sentences.append("\(name) uses an IPv6 address, which this version cannot carry; use IPv4 addresses.")
-            }
             for child in connection.children {
                 childCount += 1
                 if child.mode == .transport {

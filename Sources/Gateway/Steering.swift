@@ -14,7 +14,7 @@ struct AttachedInterface: Hashable, Sendable {
 enum Steering {
     /// Bits of a set in the XDP program's prefix map.
     static let setBits = 64
-    /// IKE packets allowed per second and source address, and at once after a silence. A peer's handshake with all its
+    /// IKE packets allowed per second and source (an IPv4 address, an IPv6 network of 64 bits), and at once after a silence. A peer's handshake with all its
     /// retransmissions and liveness checks stays far below.
     static let ikePacketsPerSecond = 200
     static let ikeBurst = 100
@@ -52,8 +52,9 @@ enum Steering {
             return entry
         }
         return SteeringPlan(
-            localAddresses: unique(view.addresses.map(\.address)), prefixes: entries, ikePacketsPerSecond: ikePacketsPerSecond,
-            ikeBurst: ikeBurst)
+            localAddresses: unique(view.addresses.map(\.address)),
+            localAddressesIPv6: unique(view.ipv6.addresses.filter(\.isUsable).map(\.address)), prefixes: entries,
+            ikePacketsPerSecond: ikePacketsPerSecond, ikeBurst: ikeBurst)
     }
 
     /// What happens to a packet for `prefix` that arrives on a protected port. The longest of protected, discarded and connected
@@ -69,14 +70,16 @@ enum Steering {
     }
 
     /// What the workers decide by: policy in order, the main table, neighbours on our ports.
-    /// - Parameter peers: where ESP packets go: never into a tunnel, also when `0.0.0.0/0` covers them.
+    /// - Parameter peers: where ESP packets go: never into a tunnel, also when `0.0.0.0/0` covers them. Of IPv6 these are the
+    ///   only destinations.
     static func forwardingPlan(
-        _ policy: PolicySet, view: KernelView, ports: [AttachedInterface], peers: [IPv4Address] = []
+        _ policy: PolicySet, view: KernelView, ports: [AttachedInterface], peers: [IPAddress] = []
     ) -> ForwardingPlan {
         let portOfLink = Dictionary(ports.map { ($0.linkIndex, $0.portIndex) }, uniquingKeysWith: { first, _ in first })
         var plan = ForwardingPlan()
         plan.rules = rules(policy)
-        plan.routes = routes(policy, view, portOfLink: portOfLink, peers: peers)
+        plan.routes = routes(policy, view, portOfLink: portOfLink, peers: peers.compactMap(\.v4))
+        plan.peers = unique(peers.compactMap(\.v6)).map { peer($0, view.ipv6, portOfLink: portOfLink) }
         plan.neighbours = view.neighbours.compactMap { neighbour in
             portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
         }.sorted { ($0.address, $0.portIndex) < ($1.address, $1.portIndex) }
@@ -85,6 +88,17 @@ enum Steering {
             view.addresses(of: port.linkIndex).first.map { .init(portIndex: port.portIndex, address: $0) }
         }
         return plan
+    }
+
+    /// The way to a peer on an IPv6 underlay, looked up here so that workers need no table of such routes.
+    private static func peer(_ address: IPv6Address, _ view: IPv6View, portOfLink: [Int: Int]) -> ForwardingPlan.Peer {
+        guard let route = view.route(to: address), let link = route.linkIndex else {
+            return .init(address: address, nextHop: address, portIndex: nil, mac: [])
+        }
+        let nextHop = route.gateway ?? address
+        return .init(
+            address: address, nextHop: nextHop, portIndex: portOfLink[link],
+            mac: view.neighbour(nextHop, linkIndex: link)?.mac ?? [])
     }
 
     /// First match wins: the operator's policies, then each child's pairs. What a discard policy's prefix steers to the workers

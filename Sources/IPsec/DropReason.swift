@@ -82,7 +82,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
         ),
         ("sequence-exhausted", "the SA has used all its sequence numbers", "negotiate -esn, or shorten lifetime_packets"),
         ("no-route", "no route to the destination", "add the route"),
-        ("no-neighbour", "the next hop does not answer ARP", "check the host, the cable and the VLAN"),
+        ("no-neighbour", "the next hop does not answer ARP or neighbour discovery", "check the host, the cable and the VLAN"),
         ("no-frames", "the worker's frame pool is empty", "raise frames_per_worker"),
         ("handoff-full", "the owner worker's ring is full", "one SA is limited to one core: use more children"),
         ("transmit-full", "the transmit ring is full", "the port is slower than its input: check link speed and flow control"),

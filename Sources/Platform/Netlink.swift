@@ -19,25 +19,30 @@ public final class Netlink {
 
     public func link(named name: String) throws(SystemError) -> NetlinkLink? { try links().first { $0.name == name } }
 
-    /// IPv4 only.
-    public func addresses() throws(SystemError) -> [NetlinkAddress] {
+    public func addresses(_ family: AddressFamily = .ipv4) throws(SystemError) -> [NetlinkAddress] {
         var message = NetlinkMessage(type: RTM_GETADDR, flags: NLM_F_DUMP)
         var header = ifaddrmsg()
-        header.ifa_family = UInt8(AF_INET)
+        header.ifa_family = family.number
         message.append(header)
-        return try socket.dump(message, "addresses").compactMap(NetlinkAddress.init)
+        // A kernel without IPv6 answers with what it has: the other family's.
+        return try socket.dump(message, "addresses").compactMap(NetlinkAddress.init).filter {
+            AddressFamily($0.address) == family
+        }
     }
 
-    /// IPv4 routes of one table, or of all. A table that is not there has none.
-    public func routes(table: UInt32? = NetlinkRoute.mainTable) throws(SystemError) -> [NetlinkRoute] {
+    /// Routes of one table, or of all. A table that is not there has none.
+    public func routes(
+        _ family: AddressFamily = .ipv4, table: UInt32? = NetlinkRoute.mainTable
+    ) throws(SystemError) -> [NetlinkRoute] {
         var message = NetlinkMessage(type: RTM_GETROUTE, flags: NLM_F_DUMP)
         var header = rtmsg()
-        header.rtm_family = UInt8(AF_INET)
+        header.rtm_family = family.number
         message.append(header)
         if let table { message.attribute(RTA_TABLE.rawValue, u32: table) }
         let routes: [NetlinkRoute]
         do throws(SystemError) {
             routes = try socket.dump(message, "routes").compactMap { reply in NetlinkRoute(reply) }
+                .filter { AddressFamily($0.prefix.address) == family }
         } catch {
             guard error.code == ENOENT else { throw error }
             return []
@@ -47,13 +52,13 @@ public final class Netlink {
         return routes.filter { $0.table == table }
     }
 
-    /// IPv4 only.
-    public func neighbours() throws(SystemError) -> [NetlinkNeighbour] {
+    public func neighbours(_ family: AddressFamily = .ipv4) throws(SystemError) -> [NetlinkNeighbour] {
         var message = NetlinkMessage(type: RTM_GETNEIGH, flags: NLM_F_DUMP)
         var header = ndmsg()
-        header.ndm_family = UInt8(AF_INET)
+        header.ndm_family = family.number
         message.append(header)
         return try socket.dump(message, "neighbours").compactMap(NetlinkNeighbour.init)
+            .filter { AddressFamily($0.address) == family }
     }
 
     /// IPv4 only, in order of priority.
@@ -68,17 +73,17 @@ public final class Netlink {
     /// The route the kernel would take to one destination, with the table it was found in. Throws ENETUNREACH or EHOSTUNREACH
     /// where there is none, EINVAL for a blackhole, EACCES for prohibit.
     public func lookup(
-        _ destination: IPv4Address, source: IPv4Address? = nil, mark: UInt32 = 0
+        _ destination: IPAddress, source: IPAddress? = nil, mark: UInt32 = 0
     ) throws(SystemError) -> NetlinkRoute {
         var message = NetlinkMessage(type: RTM_GETROUTE, flags: 0)
         var header = rtmsg()
-        header.rtm_family = UInt8(AF_INET)
-        header.rtm_dst_len = 32
-        header.rtm_src_len = source == nil ? 0 : 32
+        header.rtm_family = AddressFamily(destination).number
+        header.rtm_dst_len = destination.isIPv4 ? 32 : 128
+        header.rtm_src_len = source == nil ? 0 : header.rtm_dst_len
         header.rtm_flags = UInt32(RTM_F_LOOKUP_TABLE)
         message.append(header)
-        message.attribute(RTA_DST.rawValue, destination.networkBytes)
-        if let source { message.attribute(RTA_SRC.rawValue, source.networkBytes) }
+        message.attribute(RTA_DST.rawValue, destination.bytes)
+        if let source { message.attribute(RTA_SRC.rawValue, source.bytes) }
         if mark != 0 { message.attribute(RTA_MARK.rawValue, u32: mark) }
         let reply = try socket.get(message, "the route to \(destination)")
         guard let reply, let route = NetlinkRoute(lookup: reply) else {
@@ -112,7 +117,7 @@ public final class Netlink {
     private static func message(_ type: some BinaryInteger, _ flags: Int32, _ route: NetlinkRoute) -> NetlinkMessage {
         var message = NetlinkMessage(type: type, flags: flags)
         var header = rtmsg()
-        header.rtm_family = UInt8(AF_INET)
+        header.rtm_family = AddressFamily(route.prefix.address).number
         header.rtm_dst_len = UInt8(truncatingIfNeeded: route.prefix.length)
         header.rtm_table = route.table < 256 ? UInt8(route.table) : 0
         header.rtm_protocol = route.protocolNumber
@@ -123,9 +128,9 @@ public final class Netlink {
         message.append(header)
         message.attribute(RTA_DST.rawValue, route.prefix.address.bytes)
         message.attribute(RTA_TABLE.rawValue, u32: route.table)
-        if let gateway = route.gateway { message.attribute(RTA_GATEWAY.rawValue, gateway.networkBytes) }
+        if let gateway = route.gateway { message.attribute(RTA_GATEWAY.rawValue, gateway.bytes) }
         if let index = route.linkIndex { message.attribute(RTA_OIF.rawValue, u32: UInt32(truncatingIfNeeded: index)) }
-        if let source = route.preferredSource { message.attribute(RTA_PREFSRC.rawValue, source.networkBytes) }
+        if let source = route.preferredSource { message.attribute(RTA_PREFSRC.rawValue, source.bytes) }
         if route.metric != 0 { message.attribute(RTA_PRIORITY.rawValue, u32: route.metric) }
         return message
     }
@@ -174,20 +179,23 @@ public final class Netlink {
     ///
     /// An entry that the administrator made permanent, or one that needs no resolving, is left as it is: the kernel would
     /// forget it.
-    public func resolve(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
-        if let entry = try neighbour(address, linkIndex: linkIndex), entry.state & Self.fixedStates != 0 { return }
+    public func resolve(_ address: IPAddress, linkIndex: Int) throws(SystemError) {
+        let entry = try neighbour(address, linkIndex: linkIndex)
+        if let entry, entry.state & Self.fixedStates != 0 { return }
+        // The kernel takes the whole entry anew: one that was a router stays one.
+        let flags = UInt8(NTF_USE) | (entry?.isRouter == true ? UInt8(NTF_ROUTER) : 0)
         do throws(SystemError) {
-            try resolve(address, linkIndex, managed: true)
+            try resolve(address, linkIndex, flags: flags, managed: true)
         } catch {
             guard error.code == EINVAL || error.code == EOPNOTSUPP else { throw error }
-            try resolve(address, linkIndex, managed: false)
+            try resolve(address, linkIndex, flags: flags, managed: false)
         }
     }
 
-    private func resolve(_ address: IPv4Address, _ linkIndex: Int, managed: Bool) throws(SystemError) {
+    private func resolve(_ address: IPAddress, _ linkIndex: Int, flags: UInt8, managed: Bool) throws(SystemError) {
         var message = NetlinkMessage(type: RTM_NEWNEIGH, flags: NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE)
-        message.append(Self.neighbourHeader(linkIndex, flags: UInt8(NTF_USE)))
-        message.attribute(NDA_DST, address.networkBytes)
+        message.append(Self.neighbourHeader(address, linkIndex, flags: flags))
+        message.attribute(NDA_DST, address.bytes)
         if managed { message.attribute(NDA_FLAGS_EXT, u32: UInt32(NTF_EXT_MANAGED)) }
         try socket.request(message, "the neighbour \(address)")
     }
@@ -195,10 +203,10 @@ public final class Netlink {
     private static let fixedStates: UInt16 = 0x80 | 0x40  // NUD_PERMANENT, NUD_NOARP
 
     /// One entry; nil when there is none, or the kernel is too old to be asked for one (before Linux 5.0).
-    public func neighbour(_ address: IPv4Address, linkIndex: Int) throws(SystemError) -> NetlinkNeighbour? {
+    public func neighbour(_ address: IPAddress, linkIndex: Int) throws(SystemError) -> NetlinkNeighbour? {
         var message = NetlinkMessage(type: RTM_GETNEIGH, flags: 0)
-        message.append(Self.neighbourHeader(linkIndex, flags: 0))
-        message.attribute(NDA_DST, address.networkBytes)
+        message.append(Self.neighbourHeader(address, linkIndex, flags: 0))
+        message.attribute(NDA_DST, address.bytes)
         do throws(SystemError) {
             return try socket.get(message, "the neighbour \(address)").flatMap(NetlinkNeighbour.init)
         } catch {
@@ -208,18 +216,18 @@ public final class Netlink {
     }
 
     /// Forgets the entry. One that is not there is no error.
-    public func deleteNeighbour(_ address: IPv4Address, linkIndex: Int) throws(SystemError) {
+    public func deleteNeighbour(_ address: IPAddress, linkIndex: Int) throws(SystemError) {
         var message = NetlinkMessage(type: RTM_DELNEIGH, flags: NLM_F_ACK)
-        message.append(Self.neighbourHeader(linkIndex, flags: 0))
-        message.attribute(NDA_DST, address.networkBytes)
+        message.append(Self.neighbourHeader(address, linkIndex, flags: 0))
+        message.attribute(NDA_DST, address.bytes)
         do throws(SystemError) { try socket.request(message, "the neighbour \(address)") } catch {
             guard error.code == ENOENT || error.code == ENODEV else { throw error }
         }
     }
 
-    private static func neighbourHeader(_ linkIndex: Int, flags: UInt8) -> ndmsg {
+    private static func neighbourHeader(_ address: IPAddress, _ linkIndex: Int, flags: UInt8) -> ndmsg {
         var header = ndmsg()
-        header.ndm_family = UInt8(AF_INET)
+        header.ndm_family = AddressFamily(address).number
         header.ndm_ifindex = Int32(truncatingIfNeeded: linkIndex)
         header.ndm_flags = flags
         return header
@@ -255,19 +263,18 @@ public final class Netlink {
     private static func message(_ type: some BinaryInteger, _ flags: Int32, _ address: NetlinkAddress) -> NetlinkMessage {
         var message = NetlinkMessage(type: type, flags: flags)
         var header = ifaddrmsg()
-        header.ifa_family = UInt8(AF_INET)
+        header.ifa_family = AddressFamily(address.address).number
         header.ifa_prefixlen = UInt8(truncatingIfNeeded: address.prefixLength)
         header.ifa_index = UInt32(truncatingIfNeeded: address.linkIndex)
         message.append(header)
-        message.attribute(IFA_LOCAL, address.address.networkBytes)
-        message.attribute(IFA_ADDRESS, address.address.networkBytes)
+        message.attribute(IFA_LOCAL, address.address.bytes)
+        message.attribute(IFA_ADDRESS, address.address.bytes)
         return message
     }
 }
 
-/// Hears of every change of links and of IPv4 addresses, routes, rules and neighbours. Make it before the first reading by
-/// `Netlink`, so
-/// that no change falls between.
+/// Hears of every change of links, addresses, routes and neighbours, and of IPv4 rules. Make it before the first reading by
+/// `Netlink`, so that no change falls between.
 ///
 /// Of routes the kernel tells less than it does: those that go with an address or a link are not announced, and a new route may
 /// stand in an old one's place. Read the routes again after a change of links, addresses or routes.
@@ -275,7 +282,9 @@ public final class NetlinkMonitor {
     private let socket: NetlinkSocket
 
     public init() throws(SystemError) {
-        let groups = RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE
+        let groups =
+            RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_IFADDR
+            | RTMGRP_IPV6_ROUTE
         socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink monitor", groups: UInt32(groups))
     }
 

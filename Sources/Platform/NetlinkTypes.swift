@@ -20,18 +20,29 @@ public struct NetlinkLink: Hashable, Sendable {
     public var kind: String
 }
 
-/// An IPv4 address of an interface.
+/// Which addresses, routes or neighbours are meant.
+public enum AddressFamily: Sendable, Hashable, CaseIterable {
+    case ipv4, ipv6
+
+    init(_ address: IPAddress) { self = address.isIPv4 ? .ipv4 : .ipv6 }
+    var number: UInt8 { self == .ipv4 ? UInt8(AF_INET) : UInt8(AF_INET6) }
+    var unspecified: IPAddress { self == .ipv4 ? .v4(IPv4Address(bits: 0)) : .v6(IPv6Address(high: 0, low: 0)) }
+}
+
+/// An address of an interface.
 public struct NetlinkAddress: Hashable, Sendable {
-    public var address: IPv4Address
+    public var address: IPAddress
     public var prefixLength: Int
     public var linkIndex: Int
+    /// False while the kernel looks whether somebody else has it (RFC 4862 §5.4), and when somebody has.
+    public var isUsable: Bool
 
-    public init(address: IPv4Address, prefixLength: Int, linkIndex: Int) {
-        (self.address, self.prefixLength, self.linkIndex) = (address, prefixLength, linkIndex)
+    public init(address: IPAddress, prefixLength: Int, linkIndex: Int, isUsable: Bool = true) {
+        (self.address, self.prefixLength, self.linkIndex, self.isUsable) = (address, prefixLength, linkIndex, isUsable)
     }
 }
 
-/// An IPv4 route. Of a multipath route the first hop that works.
+/// A route. Of a multipath route the first hop that works.
 public struct NetlinkRoute: Hashable, Sendable {
     public enum Kind: UInt8, Hashable, Sendable {
         case unicast = 1
@@ -56,10 +67,10 @@ public struct NetlinkRoute: Hashable, Sendable {
     public var prefix: IPPrefix
     public var kind: Kind
     public var table: UInt32
-    public var gateway: IPv4Address?
+    public var gateway: IPAddress?
     /// nil for blackhole and its like.
     public var linkIndex: Int?
-    public var preferredSource: IPv4Address?
+    public var preferredSource: IPAddress?
     public var metric: UInt32
     /// Who made it: 2 kernel, 3 boot, 4 static, 84 Culvert.
     public var protocolNumber: UInt8
@@ -67,8 +78,8 @@ public struct NetlinkRoute: Hashable, Sendable {
     public var isUsable: Bool
 
     public init(
-        prefix: IPPrefix, kind: Kind = .unicast, table: UInt32 = mainTable, gateway: IPv4Address? = nil, linkIndex: Int? = nil,
-        preferredSource: IPv4Address? = nil, metric: UInt32 = 0, protocolNumber: UInt8 = ownProtocol
+        prefix: IPPrefix, kind: Kind = .unicast, table: UInt32 = mainTable, gateway: IPAddress? = nil, linkIndex: Int? = nil,
+        preferredSource: IPAddress? = nil, metric: UInt32 = 0, protocolNumber: UInt8 = ownProtocol
     ) {
         (self.prefix, self.kind, self.table, self.gateway) = (prefix, kind, table, gateway)
         (self.linkIndex, self.preferredSource, self.metric) = (linkIndex, preferredSource, metric)
@@ -76,15 +87,17 @@ public struct NetlinkRoute: Hashable, Sendable {
     }
 }
 
-/// An IPv4 neighbour entry.
+/// A neighbour entry.
 public struct NetlinkNeighbour: Hashable, Sendable {
-    public var address: IPv4Address
+    public var address: IPAddress
     public var linkIndex: Int
     /// Six octets, or empty while unknown.
     public var mac: [UInt8]
     /// NUD_… bits of linux/neighbour.h.
     public var state: UInt16
     public var isManaged: Bool
+    /// IPv6: it said that it is a router; default routes by it depend on that.
+    public var isRouter = false
 
     /// True when packets can be sent to `mac`: reachable, stale, in delay or probe, permanent, without ARP.
     public var isUsable: Bool { state & (0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80) != 0 && mac.count == 6 }
@@ -132,13 +145,23 @@ public enum NetlinkEvent: Hashable, Sendable {
 
 // MARK: From the kernel's octets
 
-extension IPv4Address {
+extension IPAddress {
+    /// 4 or 16 octets.
     init?(_ reader: NetlinkReader?) {
-        guard let value = reader?.u32 else { return nil }
-        self.init(bits: UInt32(bigEndian: value))
+        guard let bytes = reader?.bytes else { return nil }
+        self.init(bytes: bytes)
     }
+}
 
-    var networkBytes: [UInt8] { IPAddress.v4(self).bytes }
+extension AddressFamily {
+    /// From the header of an address, route or neighbour; nil for families that are not ours.
+    fileprivate init?(number: UInt8) {
+        switch Int32(number) {
+        case AF_INET: self = .ipv4
+        case AF_INET6: self = .ipv6
+        default: return nil
+        }
+    }
 }
 
 extension NetlinkLink {
@@ -163,17 +186,25 @@ extension NetlinkLink {
 
 extension NetlinkAddress {
     init?(_ reply: NetlinkReply) {
-        guard let header = reply.body.value(ifaddrmsg.self), header.ifa_family == UInt8(AF_INET) else { return nil }
+        guard let header = reply.body.value(ifaddrmsg.self), let family = AddressFamily(number: header.ifa_family) else {
+            return nil
+        }
         let attributes = reply.body.dropping(MemoryLayout<ifaddrmsg>.size).attributes
         // On a point-to-point link IFA_ADDRESS is the far end.
-        guard let own = IPv4Address(attributes[UInt16(IFA_LOCAL)] ?? attributes[UInt16(IFA_ADDRESS)]) else { return nil }
-        self.init(address: own, prefixLength: Int(header.ifa_prefixlen), linkIndex: Int(header.ifa_index))
+        guard let own = IPAddress(attributes[UInt16(IFA_LOCAL)] ?? attributes[UInt16(IFA_ADDRESS)]),
+            AddressFamily(own) == family
+        else { return nil }
+        let flags = attributes[UInt16(IFA_FLAGS)]?.u32 ?? UInt32(header.ifa_flags)
+        let isTentative = flags & UInt32(IFA_F_TENTATIVE) != 0 && flags & UInt32(IFA_F_OPTIMISTIC) == 0
+        self.init(
+            address: own, prefixLength: Int(header.ifa_prefixlen), linkIndex: Int(header.ifa_index),
+            isUsable: !isTentative && flags & UInt32(IFA_F_DADFAILED) == 0)
     }
 }
 
 extension NetlinkRoute {
     init?(_ reply: NetlinkReply) {
-        guard let header = reply.body.value(rtmsg.self), header.rtm_family == UInt8(AF_INET) else { return nil }
+        guard let header = reply.body.value(rtmsg.self) else { return nil }
         // Cached clones (of one flow) are no routes.
         guard header.rtm_flags & UInt32(RTM_F_CLONED) == 0 else { return nil }
         self.init(header, reply.body.dropping(MemoryLayout<rtmsg>.size).attributes)
@@ -181,19 +212,22 @@ extension NetlinkRoute {
 
     /// The answer to a lookup, which is such a clone.
     init?(lookup reply: NetlinkReply) {
-        guard let header = reply.body.value(rtmsg.self), header.rtm_family == UInt8(AF_INET) else { return nil }
+        guard let header = reply.body.value(rtmsg.self) else { return nil }
         self.init(header, reply.body.dropping(MemoryLayout<rtmsg>.size).attributes)
     }
 
     private init?(_ header: rtmsg, _ attributes: [UInt16: NetlinkReader]) {
-        let destination = IPv4Address(attributes[UInt16(RTA_DST.rawValue)]) ?? IPv4Address(bits: 0)
-        guard let prefix = IPPrefix(.v4(destination), length: Int(header.rtm_dst_len)) else { return nil }
+        guard let family = AddressFamily(number: header.rtm_family) else { return nil }
+        let destination = IPAddress(attributes[UInt16(RTA_DST.rawValue)]) ?? family.unspecified
+        guard AddressFamily(destination) == family,
+            let prefix = IPPrefix(destination, length: Int(header.rtm_dst_len))
+        else { return nil }
         self.init(
             prefix: prefix, kind: Kind(rawValue: header.rtm_type) ?? .other,
             table: attributes[UInt16(RTA_TABLE.rawValue)]?.u32 ?? UInt32(header.rtm_table),
-            gateway: IPv4Address(attributes[UInt16(RTA_GATEWAY.rawValue)]),
+            gateway: IPAddress(attributes[UInt16(RTA_GATEWAY.rawValue)]),
             linkIndex: attributes[UInt16(RTA_OIF.rawValue)]?.u32.map(Int.init),
-            preferredSource: IPv4Address(attributes[UInt16(RTA_PREFSRC.rawValue)]),
+            preferredSource: IPAddress(attributes[UInt16(RTA_PREFSRC.rawValue)]),
             metric: attributes[UInt16(RTA_PRIORITY.rawValue)]?.u32 ?? 0, protocolNumber: header.rtm_protocol)
         isUsable = Self.isUsable(header.rtm_flags)
         if attributes[UInt16(RTA_VIA.rawValue)] != nil { kind = .other }
@@ -213,7 +247,7 @@ extension NetlinkRoute {
             let usable = Self.isUsable(UInt32(hop.rtnh_flags)) && attributes[UInt16(RTA_VIA.rawValue)] == nil
             if linkIndex == nil || usable {
                 linkIndex = Int(hop.rtnh_ifindex)
-                gateway = IPv4Address(attributes[UInt16(RTA_GATEWAY.rawValue)])
+                gateway = IPAddress(attributes[UInt16(RTA_GATEWAY.rawValue)])
                 isUsable = usable
             }
             if usable { return }
@@ -224,13 +258,14 @@ extension NetlinkRoute {
 
 extension NetlinkNeighbour {
     init?(_ reply: NetlinkReply) {
-        guard let header = reply.body.value(ndmsg.self), header.ndm_family == UInt8(AF_INET) else { return nil }
+        guard let header = reply.body.value(ndmsg.self), let family = AddressFamily(number: header.ndm_family) else { return nil }
         let attributes = reply.body.dropping(MemoryLayout<ndmsg>.size).attributes
-        guard let address = IPv4Address(attributes[UInt16(NDA_DST)]) else { return nil }
+        guard let address = IPAddress(attributes[UInt16(NDA_DST)]), AddressFamily(address) == family else { return nil }
         self.address = address
         linkIndex = Int(header.ndm_ifindex)
         mac = attributes[UInt16(NDA_LLADDR)].map { Array($0.bytes) } ?? []
         state = header.ndm_state
+        isRouter = header.ndm_flags & UInt8(NTF_ROUTER) != 0
         isManaged = (attributes[UInt16(NDA_FLAGS_EXT)]?.u32 ?? 0) & UInt32(NTF_EXT_MANAGED) != 0
     }
 }
@@ -240,7 +275,7 @@ extension NetlinkRule {
         guard let header = reply.body.value(fib_rule_hdr.self), header.family == UInt8(AF_INET) else { return nil }
         let attributes = reply.body.dropping(MemoryLayout<fib_rule_hdr>.size).attributes
         let prefix = { (type: Int, length: UInt8) -> IPPrefix? in
-            IPv4Address(attributes[UInt16(type)]).flatMap { IPPrefix(.v4($0), length: Int(length)) }
+            IPAddress(attributes[UInt16(type)]).flatMap { IPPrefix($0, length: Int(length)) }
         }
         self.init(
             priority: attributes[UInt16(FRA_PRIORITY)]?.u32 ?? 0,

@@ -51,12 +51,12 @@ public final class XDPProgram: @unchecked Sendable {
 
     /// What the maps hold, so that an update touches only what changed.
     private struct Entries {
-        var localAddresses: Set<IPv4Address> = []
+        var localAddresses: Set<IPAddress> = []
         var prefixes: [IPPrefix: PrefixPolicy] = [:]
     }
 
     private struct Maps {
-        let ports, sockets, localAddresses, prefixes, settings, counters: Int32
+        let ports, sockets, localAddresses, localIPv6, prefixes, settings, counters: Int32
     }
 
     /// Loads the program into the kernel. Attaches nothing.
@@ -79,8 +79,8 @@ public final class XDPProgram: @unchecked Sendable {
         program = bpf_program__fd(bpf_object__find_program_by_name(object, Self.name))
         let map = { (name: String) in bpf_object__find_map_fd_by_name(object, name) }
         maps = Maps(
-            ports: map("ports"), sockets: map("xsks"), localAddresses: map("local_addresses"), prefixes: map("prefixes"),
-            settings: map("settings"), counters: map("counters"))
+            ports: map("ports"), sockets: map("xsks"), localAddresses: map("local_addresses"),
+            localIPv6: map("local_ipv6"), prefixes: map("prefixes"), settings: map("settings"), counters: map("counters"))
     }
 
     deinit { bpf_object__close(object) }
@@ -208,19 +208,37 @@ public final class XDPProgram: @unchecked Sendable {
     private static func index(_ interfaceIndex: Int) -> Int32 { Int32(clamping: interfaceIndex) }
 
     /// The addresses of this machine, all of them: packets for them are never steered, and IPsec for them is ours.
-    public func setLocalAddresses(_ list: [IPv4Address]) throws(SystemError) {
+    public func setLocalAddresses(_ list: [IPAddress]) throws(SystemError) {
         let addresses = Set(list)
         try locked { (entries: inout Entries) throws(SystemError) in
             for address in addresses.subtracting(entries.localAddresses) {
-                var key = address.bits.bigEndian
-                var value: UInt32 = 1
-                try update(maps.localAddresses, &key, &value, "local_addresses")
+                try setLocal(address, isPresent: true)
                 entries.localAddresses.insert(address)
             }
             for address in entries.localAddresses.subtracting(addresses) {
-                var key = address.bits.bigEndian
-                try delete(maps.localAddresses, &key, "local_addresses")
+                try setLocal(address, isPresent: false)
                 entries.localAddresses.remove(address)
+            }
+        }
+    }
+
+    private func setLocal(_ address: IPAddress, isPresent: Bool) throws(SystemError) {
+        var value: UInt32 = 1
+        switch address {
+        case .v4(let address):
+            var key = address.bits.bigEndian
+            if isPresent {
+                try update(maps.localAddresses, &key, &value, "local_addresses")
+            } else {
+                try delete(maps.localAddresses, &key, "local_addresses")
+            }
+        case .v6(let address):
+            // `struct culvert_ipv6_address`, in the order of the wire.
+            var key = (address.high.bigEndian, address.low.bigEndian)
+            if isPresent {
+                try update(maps.localIPv6, &key, &value, "local_ipv6")
+            } else {
+                try delete(maps.localIPv6, &key, "local_ipv6")
             }
         }
     }
@@ -271,7 +289,7 @@ public final class XDPProgram: @unchecked Sendable {
         return culvert_prefix(length: UInt32(prefix.length), address: address.bits.bigEndian)
     }
 
-    /// How many IKE packets one source address may send: per second on average, and at once. A rate of 0 is no limit.
+    /// How many IKE packets one source address (of IPv6: one network of 64 bits) may send: per second on average, and at once. A rate of 0 is no limit.
     public func setIKELimit(packetsPerSecond: Int, burst: Int) throws(SystemError) {
         var key: UInt32 = 0
         var value = culvert_settings(

@@ -137,6 +137,7 @@ public enum IPAddress: Hashable, Sendable, CustomStringConvertible {
 
     public var isIPv4: Bool { if case .v4 = self { true } else { false } }
     public var v4: IPv4Address? { if case .v4(let a) = self { a } else { nil } }
+    public var v6: IPv6Address? { if case .v6(let a) = self { a } else { nil } }
 
     public var description: String {
         switch self {

@@ -3,6 +3,7 @@ public enum Ethernet {
     public static let headerBytes = 14
     public static let typeOffset = 12
     public static let typeIPv4: UInt16 = 0x0800
+    public static let typeIPv6: UInt16 = 0x86DD
 }
 
 /// RFC 791 §3.1.

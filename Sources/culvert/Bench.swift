@@ -6,6 +6,7 @@ import Glibc
 
 extension EngineKind: ExpressibleByArgument {}
 extension ESPBenchmark.Direction: ExpressibleByArgument {}
+extension ESPBenchmark.Outer: ExpressibleByArgument {}
 
 /// `culvert bench`
 struct Bench: ParsableCommand {
@@ -54,6 +55,9 @@ struct BenchESP: ParsableCommand {
     @Option(help: "SAs per worker.")
     var sas = 1
 
+    @Option(help: "What carries ESP: ipv4, ipv6, udp-ipv4 or udp-ipv6.")
+    var outer = ESPBenchmark.Outer.ipv4
+
     @Option(help: "Seconds per size and direction, about.")
     var seconds = 1.0
 
@@ -69,7 +73,7 @@ struct BenchESP: ParsableCommand {
     func run() throws {
         let options = ESPBenchmark.Options(
             engine: engine ?? .best, sizes: sizes.bytes, directions: direction.map { [$0] } ?? ESPBenchmark.Direction.allCases,
-            workers: workers, sas: sas, seconds: seconds)
+            workers: workers, sas: sas, seconds: seconds, outer: outer)
         let showsProgress = isatty(STDERR_FILENO) == 1
         let results: [ESPBenchmark.Result]
         do {

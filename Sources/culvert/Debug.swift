@@ -64,6 +64,8 @@ private struct DebugRequest: Decodable {
     var salt: String
     var esn: Bool
     var udp: Bool
+    /// Absent: false.
+    var ipv6: Bool?
     /// `seal`: the number the packet is to have.
     var seq: UInt64?
     /// `open`: the highest number accepted so far.
@@ -83,8 +85,8 @@ private struct DebugRequest: Decodable {
         let (key, salt) = (try octets(key), try octets(salt))
         guard Self.keyBytes.contains(key.count), salt.count == Self.saltBytes else { throw Malformed() }
         return ESPDebug.Request(
-            operation: operation, spi: spi, key: key, salt: salt, extended: esn, udp: udp, sequence: number,
-            packet: try octets(packet))
+            operation: operation, spi: spi, key: key, salt: salt, extended: esn, udp: udp, ipv6: ipv6 ?? false,
+            sequence: number, packet: try octets(packet))
     }
 
     private func octets(_ text: String) throws -> [UInt8] {

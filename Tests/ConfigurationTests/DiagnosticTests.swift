@@ -51,7 +51,11 @@ private let addresses: [Fault] = [
     Fault("bad address", "192.0.2.2", "192.0.2.256", "7:24", "`192.0.2.256` is not an IP address"),
     Fault("host name", "address: 192.0.2.2", "address: gw.example", "7:24", "names are not resolved"),
     Fault("multicast address", "192.0.2.2", "224.0.0.1", "7:24", "not the address of one host"),
-    Fault("IPv6 address", "192.0.2.2", "\"2001:db8::2\"", "7:24", "IPv6 is not available in this version"),
+    Fault("addresses of two families", "192.0.2.2", "2001:db8::2", "7:24", "both ends need one family"),
+    Fault("link-local address", "192.0.2.2", "\"fe80::2\"", "7:24", "is a link-local address"),
+    Fault("IPv4 address in IPv6 form", "192.0.2.2", "\"::ffff:192.0.2.2\"", "7:24", "write 192.0.2.2"),
+    Fault("IPv6 multicast address", "192.0.2.2", "\"ff02::1\"", "7:24", "not the address of one host"),
+    Fault("IPv6 address of no host", "192.0.2.2", "\"::\"", "7:24", "not the address of one host"),
     Fault("IPv6 subnet", "[10.2.0.0/24]", "[\"2001:db8::/64\"]", "12:26", "IPv6 is not available in this version"),
     Fault("prefix too long", "10.2.0.0/24", "10.2.0.0/33", "12:26", "`10.2.0.0/33` in `remote_subnets` is not an address prefix"),
     Fault("host bits", "10.2.0.0/24", "10.2.0.9/24", "12:26", "10.2.0.0/24 is used", isWarning: true),
@@ -110,7 +114,8 @@ private let proposals: [Fault] = [
         "second item", "psk:", "ike_proposals: [aes256gcm16-prfsha256-x25519, 3des-md5-modp2048]\n    psk:", "8:51",
         "allow_weak: [3des]"),
     Fault(
-        "ESP item", "local_subnets:", "esp_proposals: [aes256gcm16, aes256gcm17]\n        "
+        "ESP item", "local_subnets:",
+        "esp_proposals: [aes256gcm16, aes256gcm17]\n        "
             + "local_subnets:", "11:38", "aes256gcm17"),
     Fault(
         "same proposal twice", "local_subnets:", "esp_proposals: [aes256gcm16, aes256gcm16]\n        local_subnets:", "11:38",
@@ -134,7 +139,8 @@ private let unavailable: [Fault] = [
 
 private let secrets: [Fault] = [
     Fault(
-        "short secret", "a-secret-of-more-than-twenty-characters", "short", "8:10", "shorter than 20 "
+        "short secret", "a-secret-of-more-than-twenty-characters", "short", "8:10",
+        "shorter than 20 "
             + "characters", isWarning: true),
     Fault("empty secret", "\"a-secret-of-more-than-twenty-characters\"", "\"\"", "8:10", "`psk` is empty"),
     Fault("both secrets", "    psk:", "    psk_file: west.psk\n    psk:", "9:5", "`psk` and `psk_file` are both given"),

@@ -15,7 +15,8 @@ final class TwoEnds {
     let manager: EngineManager
 
     init(
-        engine: EngineKind = .openssl, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, window: Int = 64,
+        engine: EngineKind = .openssl, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, ipv6: Bool = false,
+        window: Int = 64,
         farPlan: (inout ForwardingPlan) -> Void = { _ in }, nearPlan: (inout ForwardingPlan) -> Void = { _ in }
     ) throws {
         var plan = MemoryRig.plan()
@@ -26,7 +27,7 @@ final class TwoEnds {
             .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         farPlan(&mirrored)
         let far = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: mirrored)
-        pair = try MemoryRig.pairs(engine: engine, keyBits: keyBits, extended: extended, udp: udp, window: window)
+        pair = try MemoryRig.pairs(engine: engine, keyBits: keyBits, extended: extended, udp: udp, ipv6: ipv6, window: window)
         manager = EngineManager(engine)
         nearWorker = near.makeWorker(0, manager: manager.handle, fillTarget: 96)
         farWorker = far.makeWorker(0, manager: manager.handle, fillTarget: 96)

@@ -16,7 +16,8 @@ import Testing
         #expect(MemoryLayout<HopEntry>.stride <= 40)
         #expect(MemoryLayout<InboundTable.Slot>.stride == 16)
         #expect(MemoryLayout<WorkerCommand>.size == 32)
-        #expect(MemoryLayout<WorkerAnswer>.size == 16)
+        #expect(MemoryLayout<WorkerAnswer>.size == 24)
+        #expect(MemoryLayout<OuterIPv6>.size <= 128, "it lies behind the outbound record, in front of the inbound one")
     }
 
     @Test("rings go on when their indices wrap")

@@ -103,7 +103,7 @@ struct ControlThreadTests {
         let pair = Pair(loop: loop, sides: sides)
         #expect(
             try await pair.until { east, west in
-                east.control.sockets.isOpen(v4("127.0.0.1")) && west.control.sockets.isOpen(v4("127.0.0.2"))
+                east.control.sockets.isOpen(ip("127.0.0.1")) && west.control.sockets.isOpen(ip("127.0.0.2"))
             })
         return pair
     }
@@ -227,14 +227,14 @@ struct ControlThreadTests {
             east.kernel.view.addresses.removeAll { $0.address == v4("127.0.0.1") }
             east.control.kernelReadable()
         }
-        #expect(try await pair.until { east, _ in !east.control.sockets.isOpen(v4("127.0.0.1")) })
+        #expect(try await pair.until { east, _ in !east.control.sockets.isOpen(ip("127.0.0.1")) })
         let reason = try await pair.ask(east: true, AdminRequest(.status)).status?.connections.first?.reason
         #expect(reason?.contains("127.0.0.1") == true)
         try await pair.on { east, _ in
             east.kernel.view.addresses.append(.init(address: v4("127.0.0.1"), prefixLength: 8, linkIndex: 1))
             east.control.kernelReadable()
         }
-        #expect(try await pair.until { east, _ in east.control.sockets.isOpen(v4("127.0.0.1")) })
+        #expect(try await pair.until { east, _ in east.control.sockets.isOpen(ip("127.0.0.1")) })
         try await pair.stop()
     }
 
@@ -244,10 +244,10 @@ struct ControlThreadTests {
             east.kernel.fromTunnel = [[0x60, 0], [0x45, 1], [], [0x45, 2]]
             east.control.tunReadable()
             #expect(east.dataplane.injected == [[0x45, 1], [0x45, 2]])
-            east.dataplane.events = [.punt(packet: [0x45, 3]), .unresolved(address: v4("192.0.2.2"), portIndex: 0)]
+            east.dataplane.events = [.punt(packet: [0x45, 3]), .unresolved(address: ip("192.0.2.2"), portIndex: 0)]
             east.control.dataplaneReadable()
             #expect(east.kernel.toTunnel == [[0x45, 3]])
-            #expect(east.kernel.resolved == [v4("192.0.2.2")])
+            #expect(east.kernel.resolved == [ip("192.0.2.2")])
             east.kernel.tunnelRefuses = true
             east.dataplane.events = [.punt(packet: [0x45, 4])]
             east.control.dataplaneReadable()

@@ -8,6 +8,8 @@ import Wire
 
 func prefix(_ text: String) -> IPPrefix { IPPrefix(text)! }
 func v4(_ text: String) -> IPv4Address { IPv4Address(text)! }
+func v6(_ text: String) -> IPv6Address { IPv6Address(text)! }
+func ip(_ text: String) -> IPAddress { IPAddress(text)! }
 func selector(_ text: String, ipProtocol: UInt8 = 0, ports: ClosedRange<UInt16> = 0...65535) -> TrafficSelector {
     TrafficSelector(prefix(text), ipProtocol: ipProtocol, ports: ports)
 }
@@ -19,24 +21,24 @@ func eastView() -> KernelView {
     view.links = [
         2: .init(index: 2, name: "wan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 1]),
         3: .init(index: 3, name: "lan0", isUp: true, isRunning: true, mtu: 1500, mac: [2, 0, 0, 0, 0, 2]),
-        9: .init(index: 9, name: "culvert0", isUp: true, isRunning: true, mtu: 1400, mac: [])
+        9: .init(index: 9, name: "culvert0", isUp: true, isRunning: true, mtu: 1400, mac: []),
     ]
     view.addresses = [
         .init(address: v4("127.0.0.1"), prefixLength: 8, linkIndex: 1),
         .init(address: v4("192.0.2.1"), prefixLength: 24, linkIndex: 2),
-        .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3)
+        .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3),
     ]
     view.routes = [
         .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0),
         .init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0),
-        .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0)
+        .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0),
     ]
     return view
 }
 
 let eastPorts = [
     AttachedInterface(portIndex: 0, linkIndex: 2, name: "wan0", role: .underlay),
-    AttachedInterface(portIndex: 1, linkIndex: 3, name: "lan0", role: .protected)
+    AttachedInterface(portIndex: 1, linkIndex: 3, name: "lan0", role: .protected),
 ]
 
 func policy(_ pairs: [(local: [String], remote: [String])], _ policies: [SecurityPolicy] = []) -> PolicySet {
@@ -101,7 +103,7 @@ func childSA(
 final class FakeDataplane: DataplaneControlling {
     enum Call: Equatable {
         case attach(String), update(Int, mtu: Int), detach(Int), start, stop, install(UInt32, childIndex: Int, token: UInt64)
-        case switchOutbound(childIndex: Int, UInt32), clearOutbound(Int), retire(UInt32), move(UInt32), pathMTU(IPv4Address, Int)
+        case switchOutbound(childIndex: Int, UInt32), clearOutbound(Int), retire(UInt32), move(UInt32), pathMTU(IPAddress, Int)
     }
     var calls: [Call] = []
     var events: [DataplaneEvent] = []
@@ -151,7 +153,7 @@ final class FakeDataplane: DataplaneControlling {
         ring()
     }
     func movePath(inboundSPI: UInt32, path: TunnelPath) { calls.append(.move(inboundSPI)) }
-    func setPathMTU(remote: IPv4Address, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
+    func setPathMTU(remote: IPAddress, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
     func publish(_ plan: ForwardingPlan) { published.append(plan) }
     func steer(_ plan: SteeringPlan) throws(DataplaneError) { steered.append(plan) }
     func drainEvents(_ body: (DataplaneEvent) -> Void) {
@@ -161,7 +163,8 @@ final class FakeDataplane: DataplaneControlling {
     }
     func inject(inner packet: [UInt8]) { injected.append(packet) }
     func inject(espPacket packet: [UInt8]) { injected.append(packet) }
-    func inject(udpEncapsulated payload: [UInt8], from: IPv4Address, port: UInt16, to: IPv4Address, localPort: UInt16) {
+    func inject(esp: [UInt8], from: IPv6Address) { injected.append(esp) }
+    func inject(udpEncapsulated payload: [UInt8], from: IPAddress, port: UInt16, to: IPAddress, localPort: UInt16) {
         injected.append(payload)
     }
     func counters() -> DataplaneCounters { DataplaneCounters(workers: [], drops: [.noPolicy: 3], hugePages: false) }
@@ -185,7 +188,7 @@ final class FakeKernel: KernelControlling {
     let tunDescriptor: Int32 = -1
     var routing: [RoutingPlan] = []
     var filters: [FilterPlan] = []
-    var resolved: [IPv4Address] = []
+    var resolved: [IPAddress] = []
     var toTunnel: [[UInt8]] = []
     var fromTunnel: [[UInt8]] = []
     var isReleased = false
@@ -199,7 +202,7 @@ final class FakeKernel: KernelControlling {
         filters.append(plan)
         return nil
     }
-    func resolve(_ address: IPv4Address, linkIndex: Int) { resolved.append(address) }
+    func resolve(_ address: IPAddress, linkIndex: Int) { resolved.append(address) }
     func readTunnelPacket() -> [UInt8]? { fromTunnel.isEmpty ? nil : fromTunnel.removeFirst() }
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool {
         toTunnel.append(packet)

@@ -14,7 +14,7 @@ struct KernelMirrorTests {
 
     private func neighbour(_ state: UInt16, mac: [UInt8] = [2, 0, 0, 0, 0, 9], managed: Bool = false) -> NetlinkEvent {
         .neighbour(
-            NetlinkNeighbour(address: v4("192.0.2.2"), linkIndex: 2, mac: mac, state: state, isManaged: managed))
+            NetlinkNeighbour(address: ip("192.0.2.2"), linkIndex: 2, mac: mac, state: state, isManaged: managed))
     }
 
     @Test func `a link that goes down takes routes along without a word, another MTU does not`() {
@@ -40,8 +40,8 @@ struct KernelMirrorTests {
 
     @Test func `a replaced route's late end does not take its successor away`() {
         var mirror = KernelMirror()
-        let first = NetlinkRoute(prefix: prefix("10.9.0.0/24"), gateway: v4("192.0.2.2"), linkIndex: 2)
-        let second = NetlinkRoute(prefix: prefix("10.9.0.0/24"), gateway: v4("192.0.2.3"), linkIndex: 2)
+        let first = NetlinkRoute(prefix: prefix("10.9.0.0/24"), gateway: ip("192.0.2.2"), linkIndex: 2)
+        let second = NetlinkRoute(prefix: prefix("10.9.0.0/24"), gateway: ip("192.0.2.3"), linkIndex: 2)
         #expect(mirror.take(.route(first)) == .view)
         #expect(mirror.take(.route(second)) == .view)
         #expect(mirror.take(.routeRemoved(first)) == .nothing)

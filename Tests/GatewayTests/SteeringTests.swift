@@ -128,7 +128,7 @@ struct ForwardingTests {
     @Test func `what one tunnel brings for another goes by the kernel back into Culvert, ESP itself does not`() {
         let plan = Steering.forwardingPlan(
             policy([(["10.1.0.0/24"], ["0.0.0.0/0"])]), view: eastView(), ports: eastPorts,
-            peers: [v4("203.0.113.5"), v4("192.0.2.2")])
+            peers: [ip("203.0.113.5"), ip("192.0.2.2")])
         func route(_ address: String) -> ForwardingPlan.Route? {
             plan.routes.filter { $0.prefix.contains(IPAddress(address)!) }.max { $0.prefix.length < $1.prefix.length }
         }

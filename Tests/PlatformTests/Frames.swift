@@ -33,6 +33,18 @@ struct Frame {
         return result + payload
     }
 
+    /// An IPv6 packet from 2001:db8:9::9, extension headers left to `payload`.
+    static func ipv6(
+        to destination: String = "2001:db8::1", source: String = "2001:db8:9::9", nextHeader: UInt8, payload: [UInt8],
+        mac: [UInt8] = Frame.portMAC, vlanTags: [UInt16] = [], version: UInt8 = 6
+    ) -> [UInt8] {
+        var result = mac + [0x02, 0, 0, 0, 0, 0x02]
+        for tag in vlanTags { result += [0x81, 0x00, UInt8(tag >> 8), UInt8(tag & 255)] }
+        result += [0x86, 0xDD, version << 4, 0, 0, 0, UInt8(payload.count >> 8), UInt8(payload.count & 255), nextHeader, 64]
+        for text in [source, destination] { result += IPAddress(text)?.bytes ?? [] }
+        return result + payload
+    }
+
     private static func octets(_ text: String) -> [UInt8] { text.split(separator: ".").map { UInt8($0) ?? 0 } }
 
     static func udp(to port: UInt16, _ data: [UInt8]) -> [UInt8] {

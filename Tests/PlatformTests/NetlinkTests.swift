@@ -48,7 +48,7 @@ struct NetlinkTests {
         try await withVethPair {
             let netlink = try Netlink()
             let link = try index(of: "wan0")
-            let address = NetlinkAddress(address: IPv4Address("192.0.2.1")!, prefixLength: 24, linkIndex: link)
+            let address = NetlinkAddress(address: IPAddress("192.0.2.1")!, prefixLength: 24, linkIndex: link)
             try netlink.addAddress(address)
             try netlink.addAddress(address)
             #expect(try netlink.addresses().filter { $0.linkIndex == link } == [address])
@@ -63,7 +63,7 @@ struct NetlinkTests {
         try await withVethPair {
             try shell("ip addr add 192.0.2.1 peer 192.0.2.9/32 dev wan0")
             let link = try index(of: "wan0")
-            #expect(try Netlink().addresses().filter { $0.linkIndex == link }.map(\.address) == [IPv4Address("192.0.2.1")!])
+            #expect(try Netlink().addresses().filter { $0.linkIndex == link }.map(\.address) == [IPAddress("192.0.2.1")!])
         }
     }
 
@@ -83,13 +83,13 @@ struct NetlinkTests {
             let connected = try #require(find("192.0.2.0/24"))
             let wanIndex = try index(of: "wan0")
             #expect(connected.gateway == nil && connected.linkIndex == wanIndex)
-            #expect(connected.preferredSource == IPv4Address("192.0.2.1"))
+            #expect(connected.preferredSource == IPAddress("192.0.2.1"))
             let via = try #require(find("198.51.100.0/24"))
-            #expect(via.gateway == IPv4Address("192.0.2.9") && via.metric == 7 && via.kind == .unicast && via.isUsable)
+            #expect(via.gateway == IPAddress("192.0.2.9") && via.metric == 7 && via.kind == .unicast && via.isUsable)
             let hole = try #require(find("203.0.113.0/24"))
             #expect(hole.kind == .blackhole)
             let multipath = try #require(find("10.9.0.0/16"))
-            #expect(multipath.gateway == IPv4Address("192.0.2.10") && multipath.linkIndex != nil)
+            #expect(multipath.gateway == IPAddress("192.0.2.10") && multipath.linkIndex != nil)
             #expect(find("10.8.0.0/16") == nil)
             #expect(try Netlink().routes(table: 77).map(\.prefix) == [IPPrefix("10.8.0.0/16")!])
         }
@@ -149,7 +149,7 @@ struct NetlinkTests {
             let netlink = try Netlink()
             let link = try index(of: "far0")
             let tunnel = NetlinkRoute(
-                prefix: Self.prefix, table: Self.table, linkIndex: link, preferredSource: IPv4Address("10.1.0.1"), metric: 100)
+                prefix: Self.prefix, table: Self.table, linkIndex: link, preferredSource: IPAddress("10.1.0.1"), metric: 100)
             let blackhole = NetlinkRoute(prefix: Self.prefix, kind: .blackhole, table: Self.table, metric: 4_000)
             for _ in 0..<2 {
                 try netlink.replaceRoute(tunnel)
@@ -174,9 +174,9 @@ struct NetlinkTests {
             let netlink = try Netlink()
             var route = NetlinkRoute(
                 prefix: Self.prefix, table: Self.table, linkIndex: try index(of: "wan0"),
-                preferredSource: IPv4Address("10.1.0.1"), metric: 100)
+                preferredSource: IPAddress("10.1.0.1"), metric: 100)
             try netlink.replaceRoute(route)
-            route.preferredSource = IPv4Address("10.1.0.2")
+            route.preferredSource = IPAddress("10.1.0.2")
             try netlink.replaceRoute(route)
             #expect(try netlink.routes(table: Self.table) == [route])
             route = NetlinkRoute(prefix: Self.prefix, kind: .throw, table: Self.table, metric: 100)
@@ -190,7 +190,7 @@ struct NetlinkTests {
         try await withVethPair {
             let netlink = try Netlink()
             let error = #expect(throws: SystemError.self) {
-                try netlink.replaceRoute(NetlinkRoute(prefix: Self.prefix, gateway: IPv4Address("192.0.2.9")))
+                try netlink.replaceRoute(NetlinkRoute(prefix: Self.prefix, gateway: IPAddress("192.0.2.9")))
             }
             #expect(error?.code == ENETUNREACH)
             #expect(error?.detail == "Nexthop has invalid gateway")
@@ -225,11 +225,11 @@ struct NetlinkTests {
             let netlink = try Netlink()
             try netlink.addRule(NetlinkRule(priority: 22_000, table: Self.table, mark: 0xC017E7, isInverted: true))
             try netlink.replaceRoute(NetlinkRoute(prefix: Self.prefix, kind: .blackhole, table: Self.table, metric: 4_000))
-            let inside = IPv4Address("10.2.0.7")!
+            let inside = IPAddress("10.2.0.7")!
             let refusal = #expect(throws: SystemError.self) { try netlink.lookup(inside) }
             #expect(refusal?.code == EINVAL)
             let marked = try netlink.lookup(inside, mark: 0xC017E7)
-            #expect(marked.gateway == IPv4Address("192.0.2.9") && marked.table == NetlinkRoute.mainTable)
+            #expect(marked.gateway == IPAddress("192.0.2.9") && marked.table == NetlinkRoute.mainTable)
             try netlink.replaceRoute(
                 NetlinkRoute(prefix: IPPrefix("10.2.0.0/28")!, kind: .throw, table: Self.table, metric: 100))
             #expect(try netlink.lookup(inside).table == NetlinkRoute.mainTable)
@@ -244,7 +244,7 @@ struct NetlinkTests {
             try shell("ip addr add 192.0.2.1/24 dev wan0")
             let netlink = try Netlink()
             let link = try index(of: "wan0")
-            let address = IPv4Address("192.0.2.9")!
+            let address = IPAddress("192.0.2.9")!
             let far = try FramePort("far0")
             try netlink.resolve(address, linkIndex: link)
             // Who has 192.0.2.9? Tell 192.0.2.1.
@@ -271,8 +271,8 @@ struct NetlinkTests {
         try await withVethPair {
             try shell("ip addr add 192.0.2.1/24 dev wan0; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 dev wan0 nud permanent")
             let netlink = try Netlink()
-            try netlink.resolve(IPv4Address("192.0.2.9")!, linkIndex: try index(of: "wan0"))
-            let entry = try #require(try netlink.neighbour(IPv4Address("192.0.2.9")!, linkIndex: try index(of: "wan0")))
+            try netlink.resolve(IPAddress("192.0.2.9")!, linkIndex: try index(of: "wan0"))
+            let entry = try #require(try netlink.neighbour(IPAddress("192.0.2.9")!, linkIndex: try index(of: "wan0")))
             #expect(entry.isUsable && entry.mac == Frame.otherMAC)
             #expect(entry.state & 0x80 != 0)
         }
@@ -316,7 +316,7 @@ struct NetlinkTests {
             var events: [NetlinkEvent] = []
             while case let more = try monitor.read(), !more.isEmpty { events += more }
             let link = try index(of: "wan0")
-            let address = NetlinkAddress(address: IPv4Address("192.0.2.1")!, prefixLength: 24, linkIndex: link)
+            let address = NetlinkAddress(address: IPAddress("192.0.2.1")!, prefixLength: 24, linkIndex: link)
             #expect(events.contains(.address(address)) && events.contains(.addressRemoved(address)))
             let route = { (event: NetlinkEvent, removed: Bool) -> Bool in
                 switch event {

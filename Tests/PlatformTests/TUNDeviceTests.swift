@@ -20,7 +20,7 @@ struct TUNDeviceTests {
             let netlink = try Netlink()
             try netlink.setLink(index: device.linkIndex, up: true, mtu: 1400)
             try netlink.addAddress(
-                NetlinkAddress(address: IPv4Address("10.1.0.1")!, prefixLength: 32, linkIndex: device.linkIndex))
+                NetlinkAddress(address: IPAddress("10.1.0.1")!, prefixLength: 32, linkIndex: device.linkIndex))
             try netlink.replaceRoute(NetlinkRoute(prefix: IPPrefix("10.2.0.0/24")!, linkIndex: device.linkIndex))
             try body(device)
         }
@@ -82,7 +82,7 @@ struct TUNDeviceTests {
             let orphan = try #require(try netlink.link(named: Self.name))
             #expect(orphan.index == first && orphan.isUp && !orphan.isRunning)
             // Nobody reads, yet the kernel sends nothing elsewhere.
-            #expect(try netlink.lookup(IPv4Address("10.2.0.7")!).linkIndex == first)
+            #expect(try netlink.lookup(IPAddress("10.2.0.7")!).linkIndex == first)
             let adopted = try TUNDevice(name: Self.name)
             #expect(adopted.linkIndex == first)
             #expect(try netlink.link(named: Self.name)?.isRunning == true)

@@ -3,7 +3,7 @@ import Testing
 import Wire
 
 private func prefix(_ text: String) throws -> IPPrefix { try #require(IPPrefix(text)) }
-private func address(_ text: String) throws -> IPv4Address { try #require(IPv4Address(text)) }
+private func address(_ text: String) throws -> IPAddress { try #require(IPAddress(text)) }
 
 /// The verdicts of an XDP program.
 private enum Verdict: UInt32 { case aborted, drop, pass, transmit, redirect }
@@ -19,6 +19,10 @@ struct Case: CustomTestStringConvertible, Sendable {
 
     init(_ what: String, _ port: String, _ verdict: UInt32, _ counter: XDPCounter, _ frame: Frame) {
         (testDescription, self.port, self.frame, self.verdict, self.counter) = (what, port, frame.bytes, verdict, counter)
+    }
+
+    init(_ what: String, _ port: String, _ verdict: UInt32, _ counter: XDPCounter, ipv6: [UInt8]) {
+        (testDescription, self.port, self.frame, self.verdict, self.counter) = (what, port, ipv6, verdict, counter)
     }
 }
 
@@ -46,7 +50,7 @@ private struct Rig {
                 try program.setSocket(portIndex: index, queue: 0, descriptor: number)
             }
         }
-        try program.setLocalAddresses([address("192.0.2.1"), address("10.1.0.1")])
+        try program.setLocalAddresses([address("192.0.2.1"), address("10.1.0.1"), address("2001:db8::1")])
         try program.setPrefixes([
             (prefix("10.1.0.0/24"), PrefixPolicy(steer: 1, localSets: 1, bypassSource: 1)),
             (prefix("10.2.0.0/16"), PrefixPolicy(steer: 2, remoteSets: 1)),
@@ -170,6 +174,59 @@ private struct Rig {
         Case("ESP for us on a port without a socket", "arm0", 2, .passedNoSocket, Frame(protocolNumber: 50, payload: Frame.esp)),
     ]
 
+    static let ipv6: [Case] = [
+        Case("ESP for us", "wan0", 4, .redirectedESP, ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp)),
+        Case(
+            "ESP for another host", "wan0", 2, .passedNotIPv4,
+            ipv6: Frame.ipv6(to: "2001:db8::7", nextHeader: 50, payload: Frame.esp)),
+        Case(
+            "ESP for an address that differs in its first half", "wan0", 2, .passedNotIPv4,
+            ipv6: Frame.ipv6(to: "2001:db8:1::1", nextHeader: 50, payload: Frame.esp)),
+        Case("AH for us", "wan0", 2, .passedLocal, ipv6: Frame.ipv6(nextHeader: 51, payload: Frame.esp)),
+        Case(
+            "ESP in UDP", "wan0", 4, .redirectedUDPESP, ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, Frame.esp))),
+        Case("IKE", "wan0", 2, .passedIKE, ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 500, Frame.ikeHeader))),
+        Case(
+            "IKE on 4500", "wan0", 2, .passedIKE,
+            ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, Frame.nonESPMarker + Frame.ikeHeader))),
+        Case(
+            "a NAT keepalive", "wan0", 1, .droppedNATKeepalive,
+            ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, [0xFF]))),
+        Case(
+            "an empty datagram to 4500", "wan0", 1, .droppedMalformed,
+            ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, []))),
+        Case(
+            "a fragment", "wan0", 2, .passedFragment,
+            ipv6: Frame.ipv6(nextHeader: 44, payload: [50, 0, 0, 1, 0, 0, 0, 9] + Frame.esp)),
+        Case(
+            "ESP behind a destination options header", "wan0", 2, .passedLocal,
+            ipv6: Frame.ipv6(nextHeader: 60, payload: [50, 0, 1, 4, 0, 0, 0, 0] + Frame.esp)),
+        Case(
+            "neighbour discovery for us", "wan0", 2, .passedLocal,
+            ipv6: Frame.ipv6(nextHeader: 58, payload: [136, 0, 0, 0, 0x60, 0, 0, 0] + [UInt8](repeating: 0, count: 16))),
+        Case(
+            "neighbour discovery by multicast", "wan0", 2, .passedNotIPv4,
+            ipv6: Frame.ipv6(
+                to: "ff02::1:ff00:1", nextHeader: 58, payload: [135, 0, 0, 0] + [UInt8](repeating: 0, count: 20),
+                mac: [0x33, 0x33, 0xFF, 0, 0, 1])),
+        Case("DNS to us", "wan0", 2, .passedLocal, ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 53, Frame.esp))),
+        Case("UDP too short for its ports", "wan0", 2, .passedLocal, ipv6: Frame.ipv6(nextHeader: 17, payload: [0, 1, 2])),
+        Case(
+            "IPv6 by its type alone", "wan0", 2, .passedMalformed,
+            ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp, version: 4)),
+        Case(
+            "with a priority tag", "wan0", 2, .passedNoSocket,
+            ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp, vlanTags: [0xE000])),
+        Case("in a VLAN", "wan0", 2, .passedVLAN, ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp, vlanTags: [5])),
+        Case(
+            "for another host's MAC", "wan0", 2, .passedOtherHost,
+            ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp, mac: Frame.otherMAC)),
+        Case("ESP for us on a protected port", "lan0", 2, .passedNotIPv4, ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp)),
+        Case(
+            "ESP for us on a port without a socket", "arm0", 2, .passedNoSocket,
+            ipv6: Frame.ipv6(nextHeader: 50, payload: Frame.esp)),
+    ]
+
     private func check(_ cases: [Case]) async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
@@ -182,6 +239,9 @@ private struct Rig {
     }
 
     @Test func `What comes in on the underlay goes where it should`() async throws { try await check(Self.underlay) }
+    @Test func `IPsec and IKE over IPv6 go where they should, and the rest to the kernel`() async throws {
+        try await check(Self.ipv6)
+    }
     @Test func `Clear packets that policy wants protected do not come in`() async throws { try await check(Self.clearInbound) }
     @Test func `What comes in on the protected side goes where it should`() async throws { try await check(Self.protected) }
 
@@ -258,6 +318,37 @@ private struct Rig {
         }
     }
 
+    @Test func `IKE over IPv6 is limited by network, since a host has all of its addresses`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            try rig.program.setIKELimit(packetsPerSecond: 1, burst: 5)
+            func count(_ sources: (Int) -> String) throws -> Int {
+                try (0..<20).filter {
+                    let frame = Frame.ipv6(
+                        source: sources($0), nextHeader: 17, payload: Frame.udp(to: 500, Frame.ikeHeader))
+                    return try rig.run(frame, on: "wan0").0 == .pass
+                }.count
+            }
+            // A slow machine may earn a packet or two while it sends.
+            #expect((5...7).contains(try count { "2001:db8:5::\($0 + 1)" }))
+            #expect((5...7).contains(try count { "2001:db8:6:0:\($0 + 1)::1" }))
+            #expect(try count { "2001:db8:7:\($0)::1" } == 20, "other networks have their own buckets")
+        }
+    }
+
+    @Test func `Every length of a cut IPv6 frame gets a verdict`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            for payload in [Frame.udp(to: 4500, Frame.esp), Frame.esp] {
+                let whole = Frame.ipv6(nextHeader: payload.count == Frame.esp.count ? 50 : 17, payload: payload)
+                for length in 14...whole.count {
+                    let (verdict, _) = try rig.run(Array(whole.prefix(length)), on: "wan0")
+                    #expect(verdict != .aborted)
+                }
+            }
+        }
+    }
+
     @Test func `Prefixes and addresses that are no longer given are forgotten`() async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
@@ -270,6 +361,11 @@ private struct Rig {
             #expect(try rig.run(frame, on: "lan0").0 == .redirect, "a default route's prefix covers all")
             try rig.program.setLocalAddresses([try address("10.2.0.5")])
             #expect(try rig.run(frame, on: "lan0") == (.pass, .passedLocal))
+            let ipv6 = Frame.ipv6(nextHeader: 50, payload: Frame.esp)
+            #expect(try rig.run(ipv6, on: "wan0") == (.pass, .passedNotIPv4))
+            try rig.program.setLocalAddresses([try address("2001:db8::1")])
+            #expect(try rig.run(ipv6, on: "wan0") == (.redirect, .redirectedESP))
+            #expect(try rig.run(frame, on: "lan0").1 != .passedLocal)
         }
     }
 

@@ -61,16 +61,22 @@ def read_pcap(path):
 
 def classify(frame):
     """What a frame on the wire is: `clear` (a protected address outside ESP), `esp`, `esp-in-udp`, `ike`, `arp`, `other`."""
+    if len(frame) >= 54 and frame[12:14] == b"\x86\xdd":
+        return classify_payload(frame[20], frame, 54)
     if len(frame) < 34 or frame[12:14] != b"\x08\x00":
         return "arp" if frame[12:14] == b"\x08\x06" else "other"
     source, destination = (ipaddress.ip_address(frame[at:at + 4]) for at in (26, 30))
     if any(address in network for address in (source, destination) for network in PROTECTED):
         return "clear"
-    protocol = frame[23]
+    return classify_payload(frame[23], frame, 14 + (frame[14] & 15) * 4)
+
+
+def classify_payload(protocol, frame, start):
+    """The same for what an outer header carries, which begins at `start`."""
     if protocol == 50:
         return "esp"
     if protocol == 17:
-        payload = 14 + (frame[14] & 15) * 4 + 8
+        payload = start + 8
         ports = struct.unpack_from("!HH", frame, payload - 8) if len(frame) >= payload else (0, 0)
         if 500 in ports:
             return "ike"

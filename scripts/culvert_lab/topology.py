@@ -14,6 +14,10 @@ every leak visible on the wire.
     routed     172.16.1.1 ── 172.16.1.254  172.16.2.254 ── 172.16.2.1
     nat-east   172.16.1.1 ── 172.16.1.254  192.0.2.254 ── 192.0.2.2      (west sees 192.0.2.254)
     nat-west   192.0.2.1 ── 192.0.2.254  172.16.2.254 ── 172.16.2.1      (east sees 192.0.2.254; ports 500, 4500 forwarded)
+    ipv6       2001:db8::1 ── (bridge) ── 2001:db8::2
+    ipv6-routed   2001:db8:1::1 ── 2001:db8:1::fe  2001:db8:2::fe ── 2001:db8:2::1
+
+With an IPv6 wire the sites stay IPv4; the gateways' default route is then one of IPv4 by an IPv6 next hop, so that a leak shows.
 """
 
 import contextlib
@@ -30,7 +34,7 @@ import time
 from .shell import LabError, require_root, run
 
 ROLES = ("host-east", "gw-east", "wire", "gw-west", "host-west")
-WIRES = ("bridge", "routed", "nat-east", "nat-west")
+WIRES = ("bridge", "routed", "nat-east", "nat-west", "ipv6", "ipv6-routed")
 STATE_DIRECTORY = pathlib.Path("/run/culvert-lab")
 CLONE_NEWNET = 0x40000000
 OFFLOADS = ("tx", "off", "tso", "off", "gso", "off", "gro", "off")
@@ -55,6 +59,14 @@ def sites(wire):
     west = Site("west", "10.2.0.0/24", "10.2.0.2", "10.2.0.1", "192.0.2.2", "192.0.2.1", "192.0.2.2")
     private_east = {"underlay": "172.16.1.1", "next_hop": "172.16.1.254", "reachable_at": "172.16.1.1"}
     private_west = {"underlay": "172.16.2.1", "next_hop": "172.16.2.254", "reachable_at": "172.16.2.1"}
+    if wire == "ipv6":
+        six = {side: {"underlay": f"2001:db8::{own}", "next_hop": f"2001:db8::{other}", "reachable_at": f"2001:db8::{own}"}
+               for side, own, other in (("east", 1, 2), ("west", 2, 1))}
+        return dataclasses.replace(east, **six["east"]), dataclasses.replace(west, **six["west"])
+    if wire == "ipv6-routed":
+        six = [{"underlay": f"2001:db8:{net}::1", "next_hop": f"2001:db8:{net}::fe", "reachable_at": f"2001:db8:{net}::1"}
+               for net in (1, 2)]
+        return dataclasses.replace(east, **six[0]), dataclasses.replace(west, **six[1])
     if wire == "routed":
         return dataclasses.replace(east, **private_east), dataclasses.replace(west, **private_west)
     if wire == "nat-east":
@@ -78,6 +90,15 @@ class Lab:
         self.east, self.west = sites(wire)
         self.directory = STATE_DIRECTORY / instance
         self.daemons = []  # what was started in it, for reports
+
+    @property
+    def routes(self):
+        """Whether the wire is a router and no bridge."""
+        return self.wire not in ("bridge", "ipv6")
+
+    @property
+    def is_ipv6(self):
+        return self.wire.startswith("ipv6")
 
     def namespace(self, role):
         return f"cv-{self.instance}-{role}"
@@ -170,7 +191,7 @@ class Lab:
         settings = ["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1",
                     "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0",
                     "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.default.send_redirects=0"]
-        if role.startswith("gw-") or (role == "wire" and self.wire != "bridge"):
+        if role.startswith("gw-") or (role == "wire" and self.routes):
             settings.append("net.ipv4.ip_forward=1")
         self.execute(role, ["sysctl", "-q", "-w", *settings])
 
@@ -193,15 +214,33 @@ class Lab:
 
     def _address_underlay(self, site):
         gateway = f"gw-{site.name}"
-        self.ip(gateway, "address", "add", f"{site.underlay}/24", "dev", "wan0")
-        self.ip(gateway, "route", "add", "default", "via", site.next_hop)
+        if not self.is_ipv6:
+            self.ip(gateway, "address", "add", f"{site.underlay}/24", "dev", "wan0")
+            self.ip(gateway, "route", "add", "default", "via", site.next_hop)
+            return
+        self._enable_ipv6(gateway, "wan0")
+        self.ip(gateway, "address", "add", f"{site.underlay}/64", "dev", "wan0", "nodad")
+        if self.routes:
+            self.ip(gateway, "-6", "route", "add", "default", "via", site.next_hop)
+        self.ip(gateway, "route", "add", "default", "via", "inet6", site.next_hop, "dev", "wan0")
+
+    def _enable_ipv6(self, role, interface):
+        settings = {"accept_ra": 0, "accept_dad": 0, "disable_ipv6": 0}
+        self.execute(role, ["sysctl", "-q", "-w", *(f"net.ipv6.conf.{interface}.{key}={value}" for key, value in settings.items())])
 
     def _join_wire(self):
-        if self.wire == "bridge":
+        if not self.routes:
             self.ip("wire", "link", "add", "br0", "type", "bridge")
             for side in ("east", "west"):
                 self.ip("wire", "link", "set", side, "master", "br0")
             self.ip("wire", "link", "set", "br0", "up")
+            return
+        if self.is_ipv6:
+            self.execute("wire", ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1"])
+            for site in (self.east, self.west):
+                self._enable_ipv6("wire", site.name)
+                self.ip("wire", "address", "add", f"{site.next_hop}/64", "dev", site.name, "nodad")
+                self.ip("wire", "route", "add", site.subnet, "via", "inet6", site.underlay, "dev", site.name)
             return
         for site in (self.east, self.west):
             self.ip("wire", "address", "add", f"{site.next_hop}/24", "dev", site.name)

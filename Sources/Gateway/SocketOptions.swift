@@ -1,0 +1,40 @@
+import NIOCore
+import Wire
+
+/// Numbers of Linux socket options that NIO has no names for.
+enum SocketOptions {
+    /// SO_MARK of SOL_SOCKET.
+    static let mark: CInt = 36
+    struct Option {
+        var level: SocketOptionLevel
+        var name: SocketOptionName
+        var value: SocketOptionValue
+    }
+
+    /// What differs by family. IKE may be larger than the path: let it be fragmented, by routers (IPv4) or by our kernel (IPv6);
+    /// the path MTU of ESP is another matter. Both values are IP_PMTUDISC_DONT.
+    static func family(_ address: IPAddress, natTraversal: Bool) -> [Option] {
+        // IP_MTU_DISCOVER of IPPROTO_IP.
+        if address.isIPv4 { return [Option(level: 0, name: 10, value: 0)] }
+        var options = [
+            Option(level: 41, name: 23, value: 0),  // IPV6_MTU_DISCOVER of IPPROTO_IPV6
+            Option(level: 41, name: 26, value: 1),  // IPV6_V6ONLY
+        ]
+        // RFC 6935 §5: a tunnel's datagrams may come without a checksum. UDP_NO_CHECK6_RX of SOL_UDP.
+        if natTraversal { options.append(Option(level: 17, name: 102, value: 1)) }
+        return options
+    }
+
+    /// ICMPV6_FILTER of SOL_ICMPV6: a set bit keeps that type away. What slips in before it is read and ignored.
+    static func filterICMPv6(_ channel: any Channel) {
+        var blocked = SIMD8<UInt32>(repeating: .max)
+        blocked[0] = ~(1 << UInt32(ICMPv6.packetTooBig))
+        guard let options = channel as? any SocketOptionProvider else { return }
+        options.unsafeSetSocketOption(level: SocketOptionLevel(58), name: SocketOptionName(1), value: blocked).whenFailure { _ in
+        }
+    }
+    /// SOL_RAW, and its ICMP_FILTER: a bit set keeps that ICMP type away.
+    static let rawLevel: SocketOptionLevel = 255
+    static let icmpFilter: SocketOptionName = 1
+    static let onlyDestinationUnreachable = ~(SocketOptionValue(1) << 3)
+}
