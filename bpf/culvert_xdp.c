@@ -145,8 +145,8 @@ static __always_inline int redirect_esp(const struct packet *p, __u32 counter)
 }
 
 /*
- * One token bucket per source address, or IPv6 network. Two CPUs that race on one bucket may let a few packets more through: the bucket
- * guards the control thread's time, not a secret.
+ * One token bucket per source address, of IPv6 per network. Two CPUs that race on one bucket may let a few packets more
+ * through: the bucket guards the control thread's time, not a secret.
  */
 static __always_inline int pass_ike(const struct packet *p)
 {

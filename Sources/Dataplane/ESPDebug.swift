@@ -116,8 +116,8 @@ public final class ESPDebug {
 }
 
 extension MemoryRig {
-    /// Plays the kernel receiving an IP packet of either version: takes a frame from the fill ring, puts the packet there behind an Ethernet
-    /// header, and the frame onto the receive ring. False when the worker has given no frame.
+    /// Plays the kernel receiving an IP packet of either version: takes a frame from the fill ring, puts the packet there behind
+    /// an Ethernet header, and the frame onto the receive ring. False when the worker has given no frame.
     @discardableResult
     func feed(_ packet: [UInt8], port: Int, worker: Int) -> Bool {
         guard queues[port][worker].fill.ready(1) > 0 else { return false }

@@ -106,6 +106,9 @@ struct Worker: ~Copyable {
     static let queueLimit = 64
     /// RFC 1122 §2.3.2.2 asks to hold packets while a neighbour resolves; see WorkerHold.swift.
     static let holdSlots = 16
+    /// Octets in front of an inner packet that the largest headers take: Ethernet, IPv6, UDP, ESP, IV.
+    static let outerHeadersBytes =
+        Ethernet.headerBytes + IPv6.headerBytes + UDP.headerBytes + ESPLayout.headerBytes + ESPLayout.ivBytes
     /// Octets free in front of a packet that the worker itself writes into a frame.
     static let headroomBytes = 320
 

@@ -104,8 +104,7 @@ extension Worker {
         let pad = ESPLayout.padBytes(payloadBytes: total)
         let sealedBytes = total &+ pad &+ ESPLayout.trailerBytes
         guard tailroom(header) >= sealedBytes &+ ESPLayout.icvBytes,
-            headroom(header) >= IPv6.headerBytes &+ UDP.headerBytes &+ ESPLayout.headerBytes &+ ESPLayout.ivBytes
-                &+ Ethernet.headerBytes
+            headroom(header) >= Worker.outerHeadersBytes
         else {
             drop(.tooBig, header)
             return
@@ -123,12 +122,7 @@ extension Worker {
         }
 
         let tos = load8(header, IPv4.tosOffset)
-        let trailer = header + total
-        // RFC 4303 §2.4: padding octets are 1, 2, 3, …
-        trailer.storeBytes(of: UInt32(0x0003_0201).littleEndian, as: UInt32.self)
-        trailer.storeBytes(of: UInt8(truncatingIfNeeded: pad), toByteOffset: pad, as: UInt8.self)
-        trailer.storeBytes(of: ESPLayout.nextHeaderIPv4, toByteOffset: pad &+ 1, as: UInt8.self)
-
+        writeTrailer(header + total, padBytes: pad)
         let esp = header - (ESPLayout.headerBytes + ESPLayout.ivBytes)
         esp.storeBytes(of: sa.pointee.spiWire, as: UInt32.self)
         store32(UInt32(truncatingIfNeeded: sequence), esp + 4)
@@ -149,6 +143,14 @@ extension Worker {
         sa.pointee.packets &+= 1
         sa.pointee.bytes &+= UInt64(total)
         send(outer, length: Int(load16(outer + IPv4.totalLengthOffset)), to: sa.pointee.remote)
+    }
+
+    /// RFC 4303 §2.4: padding octets are 1, 2, 3, …
+    @inline(__always)
+    func writeTrailer(_ trailer: UnsafeMutableRawPointer, padBytes: Int) {
+        trailer.storeBytes(of: UInt32(0x0003_0201).littleEndian, as: UInt32.self)
+        trailer.storeBytes(of: UInt8(truncatingIfNeeded: padBytes), toByteOffset: padBytes, as: UInt8.self)
+        trailer.storeBytes(of: ESPLayout.nextHeaderIPv4, toByteOffset: padBytes &+ 1, as: UInt8.self)
     }
 
     /// Outer IPv4 and, when negotiated, UDP. DSCP and ECN are copied from the inner header (RFC 6040 §4.1, normal mode); DF is

@@ -14,8 +14,8 @@ struct AttachedInterface: Hashable, Sendable {
 enum Steering {
     /// Bits of a set in the XDP program's prefix map.
     static let setBits = 64
-    /// IKE packets allowed per second and source (an IPv4 address, an IPv6 network of 64 bits), and at once after a silence. A peer's handshake with all its
-    /// retransmissions and liveness checks stays far below.
+    /// IKE packets allowed per second and source (an IPv4 address, an IPv6 network of 64 bits), and at once after a silence. A
+    /// peer's handshake with all its retransmissions and liveness checks stays far below.
     static let ikePacketsPerSecond = 200
     static let ikeBurst = 100
 

@@ -289,7 +289,8 @@ public final class XDPProgram: @unchecked Sendable {
         return culvert_prefix(length: UInt32(prefix.length), address: address.bits.bigEndian)
     }
 
-    /// How many IKE packets one source address (of IPv6: one network of 64 bits) may send: per second on average, and at once. A rate of 0 is no limit.
+    /// How many IKE packets one source address (of IPv6: one network of 64 bits) may send: per second on average, and at once. A
+    /// rate of 0 is no limit.
     public func setIKELimit(packetsPerSecond: Int, burst: Int) throws(SystemError) {
         var key: UInt32 = 0
         var value = culvert_settings(

@@ -184,7 +184,8 @@ private struct Rig {
             ipv6: Frame.ipv6(to: "2001:db8:1::1", nextHeader: 50, payload: Frame.esp)),
         Case("AH for us", "wan0", 2, .passedLocal, ipv6: Frame.ipv6(nextHeader: 51, payload: Frame.esp)),
         Case(
-            "ESP in UDP", "wan0", 4, .redirectedUDPESP, ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, Frame.esp))),
+            "ESP in UDP", "wan0", 4, .redirectedUDPESP,
+            ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, Frame.esp))),
         Case("IKE", "wan0", 2, .passedIKE, ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 500, Frame.ikeHeader))),
         Case(
             "IKE on 4500", "wan0", 2, .passedIKE,

@@ -225,8 +225,8 @@ class Lab:
         self.ip(gateway, "route", "add", "default", "via", "inet6", site.next_hop, "dev", "wan0")
 
     def _enable_ipv6(self, role, interface):
-        settings = {"accept_ra": 0, "accept_dad": 0, "disable_ipv6": 0}
-        self.execute(role, ["sysctl", "-q", "-w", *(f"net.ipv6.conf.{interface}.{key}={value}" for key, value in settings.items())])
+        settings = [f"net.ipv6.conf.{interface}.{setting}" for setting in ("accept_ra=0", "accept_dad=0", "disable_ipv6=0")]
+        self.execute(role, ["sysctl", "-q", "-w", *settings])
 
     def _join_wire(self):
         if not self.routes:
