@@ -44,6 +44,8 @@ struct Algorithms: @unchecked Sendable {
     private let keyedHash: [HashFunction: OpaquePointer]
     private let groups: [KeyExchangeMethod: OpaquePointer]
     let sha1: OpaquePointer?
+    /// What libcrypto has of ML-KEM: all of it from OpenSSL 3.5 on, nothing before.
+    let encapsulations: Set<KeyExchangeMethod>
 
     private init() {
         // The heap comes first: private values that libcrypto makes from here on go there.
@@ -63,6 +65,11 @@ struct Algorithms: @unchecked Sendable {
         }
         (self.gcm, self.cbc, self.keyedHash, self.groups) = (gcm, cbc, keyedHash, groups)
         sha1 = EVP_MD_fetch(nil, "SHA1", nil)
+        encapsulations = Set(KeyExchangeMethod.allCases.filter { method in
+            guard let kem = method.encapsulationName.flatMap({ EVP_KEM_fetch(nil, $0, nil) }) else { return false }
+            EVP_KEM_free(kem)
+            return true
+        })
         ERR_clear_error()
     }
 
@@ -96,7 +103,7 @@ struct Algorithms: @unchecked Sendable {
         case .ecp256: ("EC", "P-256")
         case .ecp384: ("EC", "P-384")
         case .ecp521: ("EC", "P-521")
-        case .x25519: nil
+        case .x25519, .mlkem512, .mlkem768, .mlkem1024: nil
         }
     }
 

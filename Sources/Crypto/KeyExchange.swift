@@ -112,7 +112,7 @@ extension KeyExchangeMethod {
     var isModP: Bool {
         switch self {
         case .modp2048, .modp3072, .modp4096: true
-        case .ecp256, .ecp384, .ecp521, .x25519: false
+        case .ecp256, .ecp384, .ecp521, .x25519, .mlkem512, .mlkem768, .mlkem1024: false
         }
     }
 
@@ -120,10 +120,10 @@ extension KeyExchangeMethod {
     var isElliptic: Bool {
         switch self {
         case .ecp256, .ecp384, .ecp521: true
-        case .modp2048, .modp3072, .modp4096, .x25519: false
+        case .modp2048, .modp3072, .modp4096, .x25519, .mlkem512, .mlkem768, .mlkem1024: false
         }
     }
 
-    /// RFC 7296 §2.14 (the modulus), RFC 5903 §7 (the X coordinate), RFC 8031 §2.
-    var sharedSecretBytes: Int { isElliptic ? publicValueBytes / 2 : publicValueBytes }
+    /// RFC 7296 §2.14 (the modulus), RFC 5903 §7 (the X coordinate), RFC 8031 §2, FIPS 203 §3.3.
+    var sharedSecretBytes: Int { isEncapsulation ? Encapsulation.sharedSecretBytes : isElliptic ? publicValueBytes / 2 : publicValueBytes }
 }

@@ -13,8 +13,20 @@ public struct OpenSSLCrypto: IKECrypto {
     }
 
     public func makeKeyExchange(_ method: KeyExchangeMethod) throws(IKECryptoError) -> any KeyExchange {
-        try OpenSSLKeyExchange(method)
+        if let kem = Encapsulation(method) { return try kem.makeKeyExchange() }
+        return try OpenSSLKeyExchange(method)
     }
+
+    public func answerKeyExchange(
+        _ method: KeyExchangeMethod, peerPublicValue: [UInt8]
+    ) throws(IKECryptoError) -> any KeyExchangeAnswer {
+        if let kem = Encapsulation(method) { return try kem.answer(peerPublicValue) }
+        guard peerPublicValue.count == method.publicValueBytes else { throw .invalidPublicValue }
+        return DiffieHellmanAnswer(try OpenSSLKeyExchange(method), peerPublicValue: peerPublicValue)
+    }
+
+    /// ML-KEM-512 is there from OpenSSL 3.5 on; swift-crypto has only the two larger ones.
+    public func supports(_ method: KeyExchangeMethod) -> Bool { Encapsulation(method)?.isAvailable ?? true }
 
     public func prf(_ prf: PseudoRandomFunction, key: Secret, data: [UInt8]) throws(IKECryptoError) -> [UInt8] {
         let hash = try KeyedHash(HashFunction(prf), key: key)

@@ -29,9 +29,20 @@ public enum KeyExchangeMethod: UInt16, CaseIterable, Sendable {
     case ecp384 = 20
     case ecp521 = 21
     case x25519 = 31
+    // FIPS 203, draft-ietf-ipsecme-ikev2-mlkem.
+    case mlkem512 = 35
+    case mlkem768 = 36
+    case mlkem1024 = 37
 
-    /// Octets of Key Exchange Data on the wire, either direction. RFC 3526, RFC 5903 §7 (X and Y, no 04 prefix), RFC 8031.
-    public var publicValueBytes: Int { [14: 256, 15: 384, 16: 512, 19: 64, 20: 96, 21: 132, 31: 32][rawValue]! }
+    /// Octets of Key Exchange Data that an initiator sends. RFC 3526, RFC 5903 §7 (X and Y, no 04 prefix), RFC 8031; the
+    /// encapsulation key of ML-KEM.
+    public var publicValueBytes: Int {
+        [14: 256, 15: 384, 16: 512, 19: 64, 20: 96, 21: 132, 31: 32, 35: 800, 36: 1184, 37: 1568][rawValue]!
+    }
+    /// Octets that a responder sends: as many with Diffie-Hellman, the ciphertext with ML-KEM.
+    public var answerBytes: Int { [35: 768, 36: 1088, 37: 1568][rawValue] ?? publicValueBytes }
+    /// Whether the responder's value depends on the initiator's, so that the two cannot be exchanged for each other.
+    public var isEncapsulation: Bool { rawValue >= 35 }
 }
 
 /// The cipher that protects an IKE SA's messages. RFC 5282 (AEAD), RFC 3602 with RFC 4868 (CBC then HMAC).
@@ -56,7 +67,8 @@ public enum IKECipher: Hashable, Sendable {
 }
 
 public enum IKECryptoError: Error, Hashable, Sendable {
-    /// The peer's public value has the wrong length or is not a valid member of the group (RFC 6989, RFC 7748 §6.1 zero check).
+    /// The peer's public value has the wrong length or is not a valid member of the group (RFC 6989, RFC 7748 §6.1 zero check,
+    /// FIPS 203 §7.2 and §7.3).
     case invalidPublicValue
     /// The ICV does not verify.
     case authenticationFailed
@@ -64,18 +76,51 @@ public enum IKECryptoError: Error, Hashable, Sendable {
     case library(String)
 }
 
-/// Our half of one key exchange. Its private value is wiped on release.
+/// Our half of one key exchange, as the one who begins it. Its private value is wiped on release.
 public protocol KeyExchange: AnyObject, Sendable {
     var method: KeyExchangeMethod { get }
     /// Key Exchange Data as sent on the wire.
     var publicValue: [UInt8] { get }
     /// The shared secret g^ir, encoded as RFC 7296 §2.14 says (padded to the modulus; X coordinate only for ECP, RFC 5903 §7).
+    ///
+    /// With ML-KEM, `peerPublicValue` is the ciphertext and the secret has 32 octets. A ciphertext of the right length is never
+    /// refused: one that was not made for our key gives an unrelated secret (FIPS 203 §7.3, implicit rejection).
     func sharedSecret(peerPublicValue: [UInt8]) throws(IKECryptoError) -> Secret
+}
+
+/// Our half of a key exchange that the peer began.
+public protocol KeyExchangeAnswer: AnyObject, Sendable {
+    var method: KeyExchangeMethod { get }
+    /// Key Exchange Data as sent on the wire.
+    var publicValue: [UInt8] { get }
+    /// As `KeyExchange.sharedSecret`. Diffie-Hellman computes it when asked, so that a peer who never comes back costs no secret.
+    func sharedSecret() throws(IKECryptoError) -> Secret
+}
+
+/// A Diffie-Hellman answer: a key pair of our own beside the peer's value.
+public final class DiffieHellmanAnswer: KeyExchangeAnswer {
+    private let exchange: any KeyExchange
+    private let peerPublicValue: [UInt8]
+
+    public init(_ exchange: any KeyExchange, peerPublicValue: [UInt8]) {
+        (self.exchange, self.peerPublicValue) = (exchange, peerPublicValue)
+    }
+
+    public var method: KeyExchangeMethod { exchange.method }
+    public var publicValue: [UInt8] { exchange.publicValue }
+    public func sharedSecret() throws(IKECryptoError) -> Secret { try exchange.sharedSecret(peerPublicValue: peerPublicValue) }
 }
 
 /// All cryptography the IKE core needs, injected. Implementations are stateless and may be called from any thread.
 public protocol IKECrypto: Sendable {
     func makeKeyExchange(_ method: KeyExchangeMethod) throws(IKECryptoError) -> any KeyExchange
+    /// Answers a peer's value. `invalidPublicValue`: its length is wrong, or an encapsulation key fails the check of FIPS 203
+    /// §7.2. Members of Diffie-Hellman groups are checked when the secret is computed.
+    func answerKeyExchange(
+        _ method: KeyExchangeMethod, peerPublicValue: [UInt8]
+    ) throws(IKECryptoError) -> any KeyExchangeAnswer
+    /// Whether this machine's libraries have the method.
+    func supports(_ method: KeyExchangeMethod) -> Bool
 
     /// prf(key, data) whose output is public (AUTH values, cookies).
     func prf(_ prf: PseudoRandomFunction, key: Secret, data: [UInt8]) throws(IKECryptoError) -> [UInt8]
@@ -107,6 +152,19 @@ public protocol IKECrypto: Sendable {
     func sha1(_ data: [UInt8]) -> [UInt8]
     /// Equal in time that does not depend on where they differ.
     func constantTimeEqual(_ a: [UInt8], _ b: [UInt8]) -> Bool
+}
+
+extension IKECrypto {
+    /// Right for Diffie-Hellman; an implementation that has ML-KEM answers it by itself.
+    public func answerKeyExchange(
+        _ method: KeyExchangeMethod, peerPublicValue: [UInt8]
+    ) throws(IKECryptoError) -> any KeyExchangeAnswer {
+        guard !method.isEncapsulation else { throw .library("\(method.keyword) cannot be answered like Diffie-Hellman") }
+        guard peerPublicValue.count == method.publicValueBytes else { throw .invalidPublicValue }
+        return DiffieHellmanAnswer(try makeKeyExchange(method), peerPublicValue: peerPublicValue)
+    }
+
+    public func supports(_ method: KeyExchangeMethod) -> Bool { true }
 }
 
 /// A piece of a PRF's seed.

@@ -170,8 +170,13 @@ public struct IKEProposal: Hashable, Sendable {
     public var ciphers: [IKECipher]
     public var prfs: [PseudoRandomFunction]
     public var methods: [KeyExchangeMethod]
-    public init(ciphers: [IKECipher], prfs: [PseudoRandomFunction], methods: [KeyExchangeMethod]) {
-        (self.ciphers, self.prfs, self.methods) = (ciphers, prfs, methods)
+    /// By slot; done in IKE_INTERMEDIATE, and when rekeying in IKE_FOLLOWUP_KE exchanges. RFC 9370.
+    public var additional: [AdditionalKeyExchange]
+    public init(
+        ciphers: [IKECipher], prfs: [PseudoRandomFunction], methods: [KeyExchangeMethod],
+        additional: [AdditionalKeyExchange] = []
+    ) {
+        (self.ciphers, self.prfs, self.methods, self.additional) = (ciphers, prfs, methods, additional)
     }
 }
 
@@ -179,10 +184,16 @@ public struct IKEProposal: Hashable, Sendable {
 public struct ESPProposal: Hashable, Sendable {
     public var keyBits: [Int]
     public var methods: [KeyExchangeMethod]
+    /// By slot, after one of `methods`; done in IKE_FOLLOWUP_KE exchanges. RFC 9370 §2.2.4.
+    public var additional: [AdditionalKeyExchange]
     /// In order of preference; [false] when neither `-esn` nor `-noesn` was written.
     public var extendedSequenceNumbers: [Bool]
-    public init(keyBits: [Int], methods: [KeyExchangeMethod] = [], extendedSequenceNumbers: [Bool] = [false]) {
-        (self.keyBits, self.methods, self.extendedSequenceNumbers) = (keyBits, methods, extendedSequenceNumbers)
+    public init(
+        keyBits: [Int], methods: [KeyExchangeMethod] = [], additional: [AdditionalKeyExchange] = [],
+        extendedSequenceNumbers: [Bool] = [false]
+    ) {
+        (self.keyBits, self.methods, self.additional) = (keyBits, methods, additional)
+        self.extendedSequenceNumbers = extendedSequenceNumbers
     }
 }
 

@@ -12,18 +12,33 @@ package enum Negotiation {
     // MARK: Responder
 
     /// The first suite in our order of preference that the offer contains. Nil: NO_PROPOSAL_CHOSEN.
-    package static func choose(_ ours: [IKEProposal], from offer: [WireProposal]) -> Choice<IKESuite>? {
+    /// - Parameter withAdditional: false in IKE_SA_INIT without IKE_INTERMEDIATE: "the peers MUST treat any ADDKE Transform Types
+    ///   … as unknown transform types and skip the proposals they appear in". RFC 9370 §2.2.1.
+    package static func choose(
+        _ ours: [IKEProposal], from offer: [WireProposal], withAdditional: Bool = true
+    ) -> Choice<IKESuite>? {
+        let known = withAdditional ? ikeTypes.union(TransformType.additionalKeyExchanges) : ikeTypes
         for plan in ours {
             for cipher in plan.ciphers {
-                for proposal in offer where proposal.protocolID == ProtocolID.ike && isReadable(proposal, known: ikeTypes) {
+                for proposal in offer where proposal.protocolID == ProtocolID.ike && isReadable(proposal, known: known) {
                     guard accepts(cipher, proposal),
                         let prf = plan.prfs.first(where: { has(proposal, TransformType.prf, $0.rawValue) }),
-                        let method = plan.methods.first(where: { has(proposal, TransformType.keyExchange, $0.rawValue) })
+                        let (method, additional) = agreeOnMethods(plan, proposal)
                     else { continue }
                     return Choice(
-                        number: proposal.number, spi: proposal.spi, suite: IKESuite(cipher: cipher, prf: prf, method: method))
+                        number: proposal.number, spi: proposal.spi,
+                        suite: IKESuite(cipher: cipher, prf: prf, method: method, additional: additional))
                 }
             }
+        }
+        return nil
+    }
+
+    private static func agreeOnMethods(
+        _ plan: IKEProposal, _ proposal: WireProposal
+    ) -> (method: KeyExchangeMethod, additional: [ChosenKeyExchange])? {
+        for method in plan.methods where has(proposal, TransformType.keyExchange, method.rawValue) {
+            if let additional = agreeOnAdditional(plan.additional, proposal, besides: method) { return (method, additional) }
         }
         return nil
     }
@@ -37,14 +52,13 @@ package enum Negotiation {
                         has(proposal, TransformType.encryption, EncryptionID.aesGCM16, keyLength: UInt16(clamping: keyBits)),
                         let extended = plan.extendedSequenceNumbers.first(where: { acceptsSequenceNumbers(proposal, $0) })
                     else { continue }
-                    var method: KeyExchangeMethod?
+                    var suite = ESPSuite(
+                        transform: ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended), method: nil)
                     if withMethods {
-                        guard let agreed = agreeOnMethod(plan.methods, proposal) else { continue }
-                        method = agreed.method
+                        guard let agreed = agreeOnMethods(plan, proposal) else { continue }
+                        (suite.method, suite.additional) = agreed
                     }
-                    let transform = ESPTransform(keyBits: keyBits, extendedSequenceNumbers: extended)
-                    return Choice(
-                        number: proposal.number, spi: proposal.spi, suite: ESPSuite(transform: transform, method: method))
+                    return Choice(number: proposal.number, spi: proposal.spi, suite: suite)
                 }
             }
         }
@@ -54,9 +68,9 @@ package enum Negotiation {
     private static let ikeTypes: Set<UInt8> = [
         TransformType.encryption, TransformType.prf, TransformType.integrity, TransformType.keyExchange,
     ]
-    private static let espTypes: Set<UInt8> = [
+    private static let espTypes: Set<UInt8> = Set(TransformType.additionalKeyExchanges).union([
         TransformType.encryption, TransformType.integrity, TransformType.keyExchange, TransformType.sequenceNumbers,
-    ]
+    ])
 
     /// "a proposal that contains a Transform Type it does not understand … it MUST consider this proposal unacceptable".
     private static func isReadable(_ proposal: WireProposal, known: Set<UInt8>) -> Bool {
@@ -86,13 +100,15 @@ package enum Negotiation {
     }
 
     /// Nil: no agreement. Without methods on both sides (or with NONE offered and none of ours) there is no exchange.
-    private static func agreeOnMethod(
-        _ ours: [KeyExchangeMethod], _ proposal: WireProposal
-    ) -> (method: KeyExchangeMethod?, Void)? {
+    private static func agreeOnMethods(
+        _ plan: ESPProposal, _ proposal: WireProposal
+    ) -> (method: KeyExchangeMethod?, additional: [ChosenKeyExchange])? {
         let offered = proposal.transforms(TransformType.keyExchange)
-        if let method = ours.first(where: { has(proposal, TransformType.keyExchange, $0.rawValue) }) { return (method, ()) }
-        if ours.isEmpty, offered.isEmpty || offered.contains(where: { $0.id == 0 }) { return (nil, ()) }
-        return nil
+        for method in plan.methods where has(proposal, TransformType.keyExchange, method.rawValue) {
+            if let additional = agreeOnAdditional(plan.additional, proposal, besides: method) { return (method, additional) }
+        }
+        guard plan.methods.isEmpty, offered.isEmpty || offered.contains(where: { $0.id == 0 }) else { return nil }
+        return agreeOnAdditional(plan.additional, proposal, besides: nil).map { (nil, $0) }
     }
 
     // MARK: Initiator
@@ -105,17 +121,18 @@ package enum Negotiation {
             let prf = chosen.transforms(TransformType.prf).first.flatMap({ PseudoRandomFunction(rawValue: $0.id) }),
             let method = chosen.transforms(TransformType.keyExchange).first.flatMap({ KeyExchangeMethod(rawValue: $0.id) })
         else { throw .peerMisbehaved("the peer's chosen proposal lacks a transform") }
+        let additional = try chosenAdditional(chosen, besides: method)
         let bits = Int(encryption.keyLength ?? 0)
         let integrity = chosen.transforms(TransformType.integrity).first.flatMap { IntegrityAlgorithm(rawValue: $0.id) }
         switch (encryption.id, integrity) {
         case (EncryptionID.aesGCM16, nil):
             return Choice(
                 number: chosen.number, spi: chosen.spi,
-                suite: IKESuite(cipher: .aesGCM16(keyBits: bits), prf: prf, method: method))
+                suite: IKESuite(cipher: .aesGCM16(keyBits: bits), prf: prf, method: method, additional: additional))
         case (EncryptionID.aesCBC, let integrity?):
             return Choice(
                 number: chosen.number, spi: chosen.spi,
-                suite: IKESuite(cipher: .aesCBC(keyBits: bits, integrity), prf: prf, method: method))
+                suite: IKESuite(cipher: .aesCBC(keyBits: bits, integrity), prf: prf, method: method, additional: additional))
         default: throw .peerMisbehaved("the peer chose a cipher and an integrity algorithm that do not go together")
         }
     }
@@ -131,7 +148,9 @@ package enum Negotiation {
         let extended = chosen.transforms(TransformType.sequenceNumbers).first?.id == 1
         let method = chosen.transforms(TransformType.keyExchange).first.flatMap { KeyExchangeMethod(rawValue: $0.id) }
         let transform = ESPTransform(keyBits: Int(encryption.keyLength ?? 0), extendedSequenceNumbers: extended)
-        return Choice(number: chosen.number, spi: chosen.spi, suite: ESPSuite(transform: transform, method: method))
+        let additional = try chosenAdditional(chosen, besides: method)
+        return Choice(
+            number: chosen.number, spi: chosen.spi, suite: ESPSuite(transform: transform, method: method, additional: additional))
     }
 
     /// One proposal, with a number that we offered, holding one of the offered transforms of every offered type and nothing else.
@@ -148,7 +167,10 @@ package enum Negotiation {
             throw .peerMisbehaved("the peer chose a transform that was not offered")
         }
         let types = transforms.map(\.type)
-        guard Set(types) == Set(offer.transforms.map(\.type)), types.count == Set(types).count else {
+        // An additional key exchange that may be NONE may as well be left out of the answer.
+        let optional = offer.transforms.filter { TransformType.additionalKeyExchanges.contains($0.type) && $0.id == 0 }.map(\.type)
+        let missing = Set(offer.transforms.map(\.type)).subtracting(types).subtracting(optional)
+        guard missing.isEmpty, types.count == Set(types).count else {
             throw .peerMisbehaved("the peer did not choose one transform of each type")
         }
         return WireProposal(number: chosen.number, protocolID: chosen.protocolID, spi: chosen.spi, transforms: transforms)

@@ -47,6 +47,7 @@ package enum NegotiationReport {
         if !methods.contains(where: { offered in best.methods.contains { $0.rawValue == offered.id } }) {
             return difference("key exchange group", methods)
         }
+        if let found = additionalDifference(best.additional, same) { return found }
         return ("the algorithms are the same, but never together in one proposal", nil)
     }
 
@@ -68,9 +69,29 @@ package enum NegotiationReport {
             if methods.isEmpty {
                 return ("the first difference is perfect forward secrecy: we ask for it and the peer does not offer it", nil)
             }
-            return difference("key exchange group (perfect forward secrecy)", methods)
+            if !best.methods.contains(where: { mine in methods.contains { $0.id == mine.rawValue } }) {
+                return difference("key exchange group (perfect forward secrecy)", methods)
+            }
         }
+        if withMethods, let found = additionalDifference(best.additional, offer) { return found }
         return ("the algorithms are the same, but never together in one proposal", nil)
+    }
+
+    /// The first additional key exchange (RFC 9370) that the two ends do not share.
+    private static func additionalDifference(_ ours: [AdditionalKeyExchange], _ offer: [WireProposal]) -> Difference? {
+        for slot in AdditionalKeyExchange.slots {
+            let offered = offer.flatMap { $0.transforms(TransformType.additionalKeyExchange(slot)) }
+            let mine = ours.first { $0.slot == slot }
+            if let mine, offered.isEmpty, !mine.isOptional {
+                let wanted = mine.keywordList.joined(separator: " or ")
+                return ("the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none", nil)
+            }
+            let accepted = Set(mine?.methods.map(\.rawValue) ?? []).union(mine?.isOptional ?? true ? [0] : [])
+            if !offered.isEmpty, !offered.contains(where: { accepted.contains($0.id) }) {
+                return difference("additional key exchange \(slot)", offered)
+            }
+        }
+        return nil
     }
 
     private static func difference(_ what: String, _ offered: [Transform]) -> Difference {
@@ -86,7 +107,8 @@ package enum NegotiationReport {
             (transform.id == EncryptionID.aesGCM16 || transform.id == EncryptionID.aesCBC) && transform.keyLength != nil
         case TransformType.prf: PseudoRandomFunction(rawValue: transform.id) != nil
         case TransformType.integrity: IntegrityAlgorithm(rawValue: transform.id) != nil
-        case TransformType.keyExchange: KeyExchangeMethod(rawValue: transform.id) != nil
+        case TransformType.keyExchange, TransformType.additionalKeyExchanges:
+            KeyExchangeMethod(rawValue: transform.id) != nil
         default: false
         }
     }
@@ -123,6 +145,10 @@ package enum NegotiationReport {
                 17: "modp6144", 18: "modp8192", 19: "ecp256", 20: "ecp384", 21: "ecp521", 28: "ecp256bp", 29: "ecp384bp",
                 30: "ecp512bp", 31: "x25519", 32: "x448", 35: "mlkem512", 36: "mlkem768", 37: "mlkem1024",
             ]
+        case TransformType.additionalKeyExchanges:
+            let slot = transform.type - 5
+            if transform.id == 0 { return "ke\(slot)_none" }
+            return "ke\(slot)_" + keyword(Transform(TransformType.keyExchange, transform.id))
         case TransformType.sequenceNumbers: names = [0: "noesn", 1: "esn"]
         default: return "transform type \(transform.type)"
         }

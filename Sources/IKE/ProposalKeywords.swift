@@ -45,6 +45,8 @@ enum ProposalKeyword: Hashable {
     case integrity(IntegrityAlgorithm)
     case prf(PseudoRandomFunction)
     case method(KeyExchangeMethod)
+    /// nil: `keN_none`.
+    case additional(slot: UInt8, KeyExchangeMethod?)
     case extendedSequenceNumbers(Bool)
     case weak(String)
     case unsupported(instead: String?)
@@ -52,10 +54,29 @@ enum ProposalKeyword: Hashable {
     static func lookUp(_ token: String) throws(ProposalKeywordError) -> ProposalKeyword {
         let name = token.lowercased()
         if let keyword = known[name] { return keyword }
+        if let keyword = try additional(name, token) { return keyword }
         if let why = weak[name] { return .weak(why) }
         if let instead = unsupported[name] { return .unsupported(instead: instead.isEmpty ? nil : instead) }
         if unsupportedPrefixes.contains(where: { name.hasPrefix($0) }) { return .unsupported(instead: nil) }
-        throw ProposalKeywordError(token: token, reason: .unknown(suggestion: nearest(to: name)))
+        throw ProposalKeywordError(token: token, reason: .unknown(suggestion: nearest(to: name, among: known.keys)))
+    }
+
+    /// `ke1_mlkem768`: an additional key exchange and its place. Nil when the keyword is not of that shape.
+    private static func additional(_ name: String, _ token: String) throws(ProposalKeywordError) -> ProposalKeyword? {
+        let parts = name.split(separator: "_", maxSplits: 1, omittingEmptySubsequences: false)
+        guard parts.count == 2, parts[0].hasPrefix("ke"), let slot = UInt8(parts[0].dropFirst(2)),
+            AdditionalKeyExchange.slots.contains(slot)
+        else { return nil }
+        let method = String(parts[1])
+        if method == "none" { return .additional(slot: slot, nil) }
+        if case .method(let method) = known[method] { return .additional(slot: slot, method) }
+        if let why = weak[method] { return .weak(why) }
+        if let instead = unsupported[method] {
+            return .unsupported(instead: known[instead] == nil ? nil : "\(parts[0])_\(instead)")
+        }
+        let methods = known.filter { if case .method = $0.value { true } else { false } }
+        let suggestion = nearest(to: method, among: methods.keys).map { "\(parts[0])_\($0)" }
+        throw ProposalKeywordError(token: token, reason: .unknown(suggestion: suggestion))
     }
 
     private static let known: [String: ProposalKeyword] = [
@@ -70,6 +91,7 @@ enum ProposalKeyword: Hashable {
         "x25519": .method(.x25519), "curve25519": .method(.x25519),
         "ecp256": .method(.ecp256), "ecp384": .method(.ecp384), "ecp521": .method(.ecp521),
         "modp2048": .method(.modp2048), "modp3072": .method(.modp3072), "modp4096": .method(.modp4096),
+        "mlkem512": .method(.mlkem512), "mlkem768": .method(.mlkem768), "mlkem1024": .method(.mlkem1024),
         "esn": .extendedSequenceNumbers(true), "noesn": .extendedSequenceNumbers(false),
     ]
 
@@ -99,20 +121,18 @@ enum ProposalKeyword: Hashable {
         "x448": "ecp521", "curve448": "ecp521", "ecp224": "ecp256", "ecp224bp": "ecp256", "ecp256bp": "ecp256",
         "ecp384bp": "ecp384",
         "ecp512bp": "ecp521", "aes128gmac": "aes128gcm16", "aes192gmac": "aes256gcm16", "aes256gmac": "aes256gcm16",
-        "mlkem512": "x25519", "mlkem768": "x25519", "mlkem1024": "x25519", "kyber1": "x25519", "kyber3": "x25519",
-        "kyber5": "x25519",
+        "kyber1": "mlkem512", "kyber3": "mlkem768", "kyber5": "mlkem1024",
         "aes128gcm8": "aes128gcm16", "aes128gcm64": "aes128gcm16", "aes128gcm12": "aes128gcm16", "aes128gcm96": "aes128gcm16",
         "aes192gcm8": "aes256gcm16", "aes192gcm12": "aes256gcm16", "aes256gcm8": "aes256gcm16", "aes256gcm64": "aes256gcm16",
         "aes256gcm12": "aes256gcm16", "aes256gcm96": "aes256gcm16", "default": "",
     ]
     private static let unsupportedPrefixes = [
-        "camellia", "serpent", "twofish", "ke1_", "ke2_", "ke3_", "ke4_", "ke5_", "ke6_", "ke7_", "ntru", "newhope", "frodo",
-        "aes128ccm", "aes192ccm", "aes256ccm", "aes128ctr", "aes192ctr", "aes256ctr",
+        "camellia", "serpent", "twofish", "ntru", "newhope", "frodo", "hqc", "aes128ccm", "aes192ccm", "aes256ccm", "aes128ctr", "aes192ctr", "aes256ctr",
     ]
 
-    private static func nearest(to name: String) -> String? {
+    private static func nearest(to name: String, among keywords: some Collection<String>) -> String? {
         let limit = name.count <= 4 ? 1 : 3
-        return known.keys.map { ($0, editDistance(name, $0)) }
+        return keywords.map { ($0, editDistance(name, $0)) }
             .filter { $0.1 <= limit }
             .min { ($0.1, $0.0) < ($1.1, $1.0) }?.0
     }
@@ -163,6 +183,39 @@ private struct KeywordList {
 
     func collect<T>(_ pick: (ProposalKeyword) -> T?) -> [T] { tokens.compactMap { pick($0.keyword) } }
     var methods: [KeyExchangeMethod] { collect { if case .method(let method) = $0 { method } else { nil } } }
+
+    /// By slot, each with its methods in the order they are written.
+    func additional(_ whole: String) throws(ProposalKeywordError) -> [AdditionalKeyExchange] {
+        var result: [AdditionalKeyExchange] = []
+        for slot in AdditionalKeyExchange.slots {
+            let methods = tokens.compactMap { token -> KeyExchangeMethod?? in
+                if case .additional(slot, let method) = token.keyword { .some(method) } else { nil }
+            }
+            guard !methods.isEmpty else { continue }
+            let named = methods.compactMap { $0 }
+            guard !named.isEmpty else {
+                throw ProposalKeywordError(token: whole, reason: .missing("a method beside ke\(slot)_none"))
+            }
+            result.append(AdditionalKeyExchange(slot: slot, methods: named, isOptional: named.count < methods.count))
+        }
+        guard result.isEmpty || !self.methods.isEmpty else {
+            throw ProposalKeywordError(token: whole, reason: .missing("a first key exchange such as x25519"))
+        }
+        try refuseRepetition(result)
+        return result
+    }
+
+    /// "the responder's choice MUST NOT contain duplicated algorithms" (RFC 9370 §2.2.1): a method that has to be done twice
+    /// could never be chosen.
+    private func refuseRepetition(_ additional: [AdditionalKeyExchange]) throws(ProposalKeywordError) {
+        var taken: Set<KeyExchangeMethod> = methods.count == 1 ? Set(methods) : []
+        for exchange in additional where exchange.methods.count == 1 && !exchange.isOptional {
+            guard let method = exchange.methods.first, !taken.insert(method).inserted else { continue }
+            throw ProposalKeywordError(
+                token: "ke\(exchange.slot)_\(method.keyword)",
+                reason: .misplaced("\(method.keyword) is done before already, and each additional key exchange must differ"))
+        }
+    }
 }
 
 extension Substring {
@@ -205,7 +258,7 @@ extension IKEProposal {
         let ciphers =
             gcm.map { IKECipher.aesGCM16(keyBits: $0) }
             + cbc.flatMap { bits in integrity.map { IKECipher.aesCBC(keyBits: bits, $0) } }
-        self.init(ciphers: ciphers, prfs: prfs, methods: list.methods)
+        self.init(ciphers: ciphers, prfs: prfs, methods: list.methods, additional: try list.additional(keywords))
     }
 
     /// The canonical keywords; `IKEProposal(keywords:)` of them gives an equal proposal.
@@ -217,6 +270,7 @@ extension IKEProposal {
         let derived = ciphers.compactMap { if case .aesCBC(_, let integrity) = $0 { integrity.prf } else { nil } }
         if Array(derived.uniqued) != prfs { for prf in prfs { add(prf.keyword) } }
         for method in methods { add(method.keyword) }
+        for keyword in additional.flatMap(\.keywordList) { add(keyword) }
         return parts.joined(separator: "-")
     }
 
@@ -256,12 +310,14 @@ extension ESPProposal {
         guard !keyBits.isEmpty else {
             throw ProposalKeywordError(token: keywords, reason: .missing("an encryption algorithm such as aes256gcm16"))
         }
-        self.init(keyBits: keyBits, methods: list.methods, extendedSequenceNumbers: esn.isEmpty ? [false] : esn)
+        self.init(
+            keyBits: keyBits, methods: list.methods, additional: try list.additional(keywords),
+            extendedSequenceNumbers: esn.isEmpty ? [false] : esn)
     }
 
     /// The canonical keywords; `ESPProposal(keywords:)` of them gives an equal proposal.
     public var keywords: String {
-        var parts = keyBits.map { "aes\($0)gcm16" } + methods.map(\.keyword)
+        var parts = keyBits.map { "aes\($0)gcm16" } + methods.map(\.keyword) + additional.flatMap(\.keywordList)
         if extendedSequenceNumbers != [false] { parts += extendedSequenceNumbers.map { $0 ? "esn" : "noesn" } }
         return parts.joined(separator: "-")
     }

@@ -5,19 +5,30 @@ package struct IKESuite: Hashable, Sendable {
     package var cipher: IKECipher
     package var prf: PseudoRandomFunction
     package var method: KeyExchangeMethod
+    /// One for each additional key exchange that was offered. RFC 9370 §2.2.1.
+    package var additional: [ChosenKeyExchange]
 
-    package init(cipher: IKECipher, prf: PseudoRandomFunction, method: KeyExchangeMethod) {
-        (self.cipher, self.prf, self.method) = (cipher, prf, method)
+    package init(
+        cipher: IKECipher, prf: PseudoRandomFunction, method: KeyExchangeMethod, additional: [ChosenKeyExchange] = []
+    ) {
+        (self.cipher, self.prf, self.method, self.additional) = (cipher, prf, method, additional)
     }
 
-    /// As in a configuration: `aes256gcm16-prfsha384-ecp384`.
-    package var keywords: String { IKEProposal(ciphers: [cipher], prfs: [prf], methods: [method]).keywords }
+    /// As in a configuration: `aes256gcm16-prfsha384-x25519-ke1_mlkem768`.
+    package var keywords: String {
+        let done = additional.compactMap { choice in
+            choice.method.map { AdditionalKeyExchange(slot: choice.slot, methods: [$0]) }
+        }
+        return IKEProposal(ciphers: [cipher], prfs: [prf], methods: [method], additional: done).keywords
+    }
+    /// The additional key exchanges to do, in their order.
+    package var additionalMethods: [KeyExchangeMethod] { additional.compactMap(\.method) }
 
     package var transforms: [Transform] {
         var list = [cipher.transform, Transform(TransformType.prf, prf.rawValue)]
         if let integrity = cipher.integrity { list.append(Transform(TransformType.integrity, integrity.rawValue)) }
         list.append(Transform(TransformType.keyExchange, method.rawValue))
-        return list
+        return list + additional.map(\.transform)
     }
 }
 
@@ -34,10 +45,15 @@ extension IKECipher {
 package struct ESPSuite: Hashable, Sendable {
     package var transform: ESPTransform
     package var method: KeyExchangeMethod?
+    package var additional: [ChosenKeyExchange] = []
+
+    /// The additional key exchanges to do, in their order.
+    package var additionalMethods: [KeyExchangeMethod] { additional.compactMap(\.method) }
 
     package var transforms: [Transform] {
         var list = [Transform(TransformType.encryption, EncryptionID.aesGCM16, keyLength: UInt16(clamping: transform.keyBits))]
         if let method { list.append(Transform(TransformType.keyExchange, method.rawValue)) }
+        list += additional.map(\.transform)
         list.append(Transform(TransformType.sequenceNumbers, transform.extendedSequenceNumbers ? 1 : 0))
         return list
     }
@@ -55,6 +71,7 @@ package enum Offer {
                 transforms += plan.prfs.uniqued.map { Transform(TransformType.prf, $0.rawValue) }
                 transforms += group.integrity.map { Transform(TransformType.integrity, $0.rawValue) }
                 transforms += plan.methods.uniqued.map { Transform(TransformType.keyExchange, $0.rawValue) }
+                transforms += plan.additional.flatMap(\.transforms)
                 proposals.append(
                     WireProposal(
                         number: UInt8(clamping: proposals.count + 1), protocolID: ProtocolID.ike, spi: spi, transforms: transforms
@@ -83,7 +100,10 @@ package enum Offer {
             var transforms = plan.keyBits.uniqued.map {
                 Transform(TransformType.encryption, EncryptionID.aesGCM16, keyLength: UInt16(clamping: $0))
             }
-            if withMethods { transforms += plan.methods.uniqued.map { Transform(TransformType.keyExchange, $0.rawValue) } }
+            if withMethods {
+                transforms += plan.methods.uniqued.map { Transform(TransformType.keyExchange, $0.rawValue) }
+                transforms += plan.additional.flatMap(\.transforms)
+            }
             transforms += plan.extendedSequenceNumbers.uniqued.map { Transform(TransformType.sequenceNumbers, $0 ? 1 : 0) }
             return WireProposal(
                 number: UInt8(clamping: index + 1), protocolID: ProtocolID.esp, spi: [UInt8](u32: spi), transforms: transforms)

@@ -73,3 +73,17 @@ static inline EVP_MAC_CTX *_Nullable culvert_hmac_context(
     }
     return context;
 }
+
+/// An ML-KEM key pair from its seed d || z (FIPS 203 §7.1), or NULL; the provider has it from OpenSSL 3.5 on, whose name of the
+/// parameter older headers lack.
+static inline EVP_PKEY *_Nullable culvert_mlkem_from_seed(
+    const char *_Nonnull name, const uint8_t *_Nonnull seed, size_t seedLength) {
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, name, NULL);
+    if (context == NULL) return NULL;
+    OSSL_PARAM parameters[2] = {
+        OSSL_PARAM_construct_octet_string("seed", (void *)seed, seedLength), OSSL_PARAM_construct_end()};
+    EVP_PKEY *key = NULL;
+    if (EVP_PKEY_fromdata_init(context) != 1 || EVP_PKEY_fromdata(context, &key, EVP_PKEY_KEYPAIR, parameters) != 1) key = NULL;
+    EVP_PKEY_CTX_free(context);
+    return key;
+}
