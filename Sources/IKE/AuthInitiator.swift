@@ -19,7 +19,6 @@ extension IKECore {
         do throws(IKEFault) {
             let payloads = try authRequest(sa, state, plan)
             sa.phase = .authenticating(state)
-            sa.nextRequestID = 1
             send(.authenticate, .ikeAuth, payloads, on: sa, now: now)
         } catch {
             drop(sa, reason: "IKE_AUTH could not be prepared: \(error.sentence).", failed: true, now: now)
@@ -68,7 +67,7 @@ extension IKECore {
             case .authenticating:
                 guard let theirs = self.plan(of: other) else { return false }
                 return theirs.localIdentity == plan.localIdentity && other.path.remote.address == sa.path.remote.address
-            case .initiating, .closing, .closed: return false
+            case .initiating, .intermediate, .closing, .closed: return false
             }
         }
     }

@@ -30,7 +30,8 @@ extension IKECore {
     ) -> ChildOffer {
         let spi = freshInboundSPI()
         return ChildOffer(
-            name: plan.name, inboundSPI: spi, proposals: Offer.esp(plan.proposals, spi: spi, withMethods: withMethods),
+            name: plan.name, inboundSPI: spi,
+            proposals: Offer.esp(plan.proposals.map(\.withoutAdditional), spi: spi, withMethods: withMethods),
             localSelectors: selectors?.local ?? Array(plan.localSelectors.prefix(Bounds.selectorsPerPayload)),
             remoteSelectors: selectors?.remote ?? Array(plan.remoteSelectors.prefix(Bounds.selectorsPerPayload)))
     }
@@ -94,7 +95,9 @@ extension IKECore {
             throw .incompatible(.noAdditionalSAs, data: [], "the IKE SA has \(established.children.count) children, its limit")
         }
         let (plan, selectors) = try chooseChild(sa, established, connection, initiator, responder, request, now: now)
-        guard let choice = Negotiation.choose(plan.proposals, from: offer, withMethods: request.withMethods),
+        guard
+            let choice = Negotiation.choose(
+                plan.proposals.map(\.withoutAdditional), from: offer, withMethods: request.withMethods),
             choice.spi.bigEndianValue > 255
         else {
             counters.proposalsRefused &+= 1
@@ -185,12 +188,8 @@ extension IKECore {
             data.append(u16: method.rawValue)
             throw .incompatible(.invalidKEPayload, data: data, "the key exchange is not \(method.keyword)")
         }
-        guard offered.data.count == method.publicValueBytes else { throw .malformed("KE: length does not fit the group") }
-        let ours: any KeyExchange
-        do throws(IKECryptoError) { ours = try crypto.makeKeyExchange(method) } catch {
-            throw .ours("a key exchange could not be prepared: \(error)")
-        }
-        return (try agree(ours, offered.data), ours.publicValue)
+        let ours = try answerKeyExchange(method, offered.data)
+        return (try agree(ours), ours.publicValue)
     }
 
     // MARK: Both

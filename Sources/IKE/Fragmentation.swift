@@ -10,9 +10,13 @@ package struct ProtectedContent: Sendable {
     package var firstPayload: PayloadType
     /// The inner payloads with their generic headers, without padding.
     package var inner: [UInt8]
+    /// Of a message that was received: the octets from the IKE header through the generic header of the Encrypted payload; of
+    /// the first fragment when it was split.
+    package var associatedData: [UInt8]?
 
-    package init(header: IKEHeader, firstPayload: PayloadType, inner: [UInt8]) {
+    package init(header: IKEHeader, firstPayload: PayloadType, inner: [UInt8], associatedData: [UInt8]? = nil) {
         (self.header, self.firstPayload, self.inner) = (header, firstPayload, inner)
+        self.associatedData = associatedData
     }
 
     package init(header: IKEHeader, payloads: [Payload]) {
@@ -59,6 +63,8 @@ package struct Reassembly: Sendable {
     /// Of the IP datagrams, the longest.
     private(set) var datagramBytes = 0
     private var firstPayload = PayloadType.none
+    /// Of the first fragment, without its numbers.
+    private(set) var associatedData: [UInt8] = []
     private var pieces: [UInt16: [UInt8]] = [:]
 
     init(messageID: UInt32, exchange: ExchangeType, total: UInt16, expires: Instant) {
@@ -73,11 +79,15 @@ package struct Reassembly: Sendable {
     }
 
     /// Takes a fragment whose ICV verified.
-    mutating func add(_ fragment: FragmentNumber, first: PayloadType, content: [UInt8], datagramBytes: Int) -> Outcome {
+    mutating func add(
+        _ fragment: FragmentNumber, first: PayloadType, content: [UInt8], associatedData: [UInt8], datagramBytes: Int
+    ) -> Outcome {
         octets += content.count
         guard octets <= Bounds.messageBytes else { return .tooMuch }
         self.datagramBytes = max(self.datagramBytes, datagramBytes)
-        if fragment.number == 1 { firstPayload = first }
+        if fragment.number == 1 {
+            (firstPayload, self.associatedData) = (first, associatedData.dropLast(FragmentNumber.byteCount))
+        }
         pieces[fragment.number] = content
         guard pieces.count == Int(total) else { return .waiting }
         var inner: [UInt8] = []
@@ -108,8 +118,11 @@ extension IKECore {
     // MARK: Sending
 
     /// The datagrams of a protected message: one, or its fragments when it is too long for the path and the peer takes those.
-    func sealed(_ content: ProtectedContent, on sa: IKESA, path: Path, datagramBytes: Int) throws(IKEFault) -> [[UInt8]] {
-        guard let suite = sa.suite, let keys = sa.ourKeys else { throw .ours("the IKE SA has no keys") }
+    /// - Parameter keys: ours; nil: the current ones.
+    func sealed(
+        _ content: ProtectedContent, on sa: IKESA, path: Path, datagramBytes: Int, keys: DirectionKeys? = nil
+    ) throws(IKEFault) -> [[UInt8]] {
+        guard let suite = sa.suite, let keys = keys ?? sa.ourKeys else { throw .ours("the IKE SA has no keys") }
         let sealer = MessageSealer(crypto: crypto, cipher: suite.cipher)
         let limit = datagramBytes - overheadBytes(of: path)
         guard sa.fragmentation.isNegotiated, sealer.messageBytes(innerBytes: content.inner.count) > limit else {
@@ -153,10 +166,11 @@ extension IKECore {
     /// reasonable time after several retransmissions" (§2.5.2). Nil when it is as small as it can be, or when nothing would
     /// change: "the sender MUST ensure that the value in the Total Fragments field is really increased".
     func splitSmaller(
-        _ content: ProtectedContent, _ messages: [[UInt8]], on sa: IKESA, path: Path, from datagramBytes: Int
+        _ content: ProtectedContent, _ messages: [[UInt8]], on sa: IKESA, path: Path, from datagramBytes: Int,
+        keys: DirectionKeys? = nil
     ) -> (messages: [[UInt8]], datagramBytes: Int)? {
         guard sa.fragmentation.isNegotiated, let smaller = smallerDatagram(than: datagramBytes, path: path),
-            let split = try? sealed(content, on: sa, path: path, datagramBytes: smaller), split.count > messages.count
+            let split = try? sealed(content, on: sa, path: path, datagramBytes: smaller, keys: keys), split.count > messages.count
         else { return nil }
         return (split, smaller)
     }
@@ -172,7 +186,8 @@ extension IKECore {
         }
         guard let inner = open(encrypted, sa) else { return nil }
         if !message.header.isResponse { (sa.fragmentation.request, sa.fragmentation.requestDatagramBytes) = (nil, nil) }
-        return ProtectedContent(header: message.header, firstPayload: encrypted.firstPayload, inner: inner)
+        return ProtectedContent(
+            header: message.header, firstPayload: encrypted.firstPayload, inner: inner, associatedData: encrypted.associatedData)
     }
 
     /// RFC 7383 §2.6: 1. check the numbers; 2. drop what is there already; 3. verify; 4. start over when the peer split its
@@ -195,7 +210,10 @@ extension IKECore {
                 messageID: header.messageID, exchange: header.exchange, total: fragment.total,
                 expires: now + Bounds.reassemblyTime)
         let bytes = encrypted.associatedData.count + encrypted.sealed.count + overheadBytes(of: path)
-        switch reassembly.add(fragment, first: encrypted.firstPayload, content: content, datagramBytes: bytes) {
+        let outcome = reassembly.add(
+            fragment, first: encrypted.firstPayload, content: content, associatedData: encrypted.associatedData,
+            datagramBytes: bytes)
+        switch outcome {
         case .waiting:
             keep(reassembly, isResponse: header.isResponse, on: sa)
             touch(sa)
@@ -208,7 +226,8 @@ extension IKECore {
             counters.messagesReassembled &+= 1
             keep(nil, isResponse: header.isResponse, on: sa)
             if !header.isResponse { sa.fragmentation.requestDatagramBytes = reassembly.datagramBytes }
-            return ProtectedContent(header: header, firstPayload: first, inner: inner)
+            return ProtectedContent(
+                header: header, firstPayload: first, inner: inner, associatedData: reassembly.associatedData)
         }
     }
 

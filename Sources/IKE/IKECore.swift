@@ -62,11 +62,27 @@ public final class IKECore {
     /// Adds a connection; children with `start: immediately` begin to connect at once. One of the same name is removed first.
     public func addConnection(_ plan: ConnectionPlan, now: Instant) {
         if connections[plan.name] != nil { removeConnection(plan.name, now: now) }
-        connections[plan.name] = ConnectionState(plan: plan)
+        connections[plan.name] = ConnectionState(plan: supported(plan))
         connectionOrder.append(plan.name)
         directory.add(plan)
         touch(connection: plan.name)
         settle(now)
+    }
+
+    /// Without what this machine's libraries cannot do (ML-KEM-512 before OpenSSL 3.5), which is logged.
+    private func supported(_ plan: ConnectionPlan) -> ConnectionPlan {
+        var supported = plan
+        supported.proposals = plan.proposals.compactMap { $0.supported(by: crypto) }
+        for index in plan.children.indices {
+            supported.children[index].proposals = plan.children[index].proposals.compactMap { $0.supported(by: crypto) }
+        }
+        if supported.proposals != plan.proposals || supported.children.map(\.proposals) != plan.children.map(\.proposals) {
+            log(
+                .warning, plan.name,
+                "Some key exchange methods of the proposals are not available on this machine and are left out (mlkem512 needs "
+                    + "OpenSSL 3.5).")
+        }
+        return supported
     }
 
     /// Deletes the connection's SAs (DELETE is sent, events are emitted) and forgets it.

@@ -7,6 +7,7 @@ package final class IKESA {
     /// Each state is a type of its own.
     package enum Phase {
         case initiating(InitiatingSA)
+        case intermediate(IntermediateSA)
         case halfOpen(HalfOpenSA)
         case authenticating(AuthenticatingSA)
         case established(EstablishedSA)
@@ -35,6 +36,8 @@ package final class IKESA {
     package var keys: IKEKeys?
     /// What AUTH covers besides IKE_SA_INIT and the identity. RFC 9242 §3.3.2.
     package var intermediateAuthentication = IntermediateAuthentication()
+    /// Additional key exchanges that are still to be done before IKE_AUTH. RFC 9370 §2.2.2.
+    package var pendingMethods: [KeyExchangeMethod] = []
 
     /// What the peer said about the proof that it wants from us.
     package var wishes = PeerWishes()
@@ -146,7 +149,7 @@ package struct OutstandingRequest {
     var isProbing = false
 
     package enum Kind {
-        case initiate, authenticate
+        case initiate, intermediate, authenticate
         case child(CreatingChild)
         case rekeyIKE(RekeyingIKE)
         case deleteChildren([UInt32])
@@ -164,6 +167,8 @@ package struct SentResponse {
     package var messages: [[UInt8]]
     package var content: ProtectedContent
     package var datagramBytes: Int
+    /// Those it was sealed with, and its request too: an additional key exchange replaces the keys right after its response.
+    package var keys: IKEKeys?
     package var repeats = 0
 }
 

@@ -30,12 +30,25 @@ package final class InitiatingSA {
     }
 }
 
-/// We answered IKE_SA_INIT and wait for IKE_AUTH. The Diffie-Hellman secret is computed only when that comes.
+/// We sent IKE_INTERMEDIATE with an additional key exchange. RFC 9370 §2.2.2.
+package final class IntermediateSA {
+    /// What IKE_AUTH needs later.
+    let initiation: InitiatingSA
+    let responderNonce: [UInt8]
+    let responderMessage: [UInt8]
+    let keyExchange: any KeyExchange
+
+    init(initiation: InitiatingSA, responderNonce: [UInt8], responderMessage: [UInt8], keyExchange: any KeyExchange) {
+        (self.initiation, self.responderNonce) = (initiation, responderNonce)
+        (self.responderMessage, self.keyExchange) = (responderMessage, keyExchange)
+    }
+}
+
+/// We answered IKE_SA_INIT and wait for IKE_INTERMEDIATE or IKE_AUTH. A Diffie-Hellman secret is computed only when that comes.
 package final class HalfOpenSA {
     let initiatorNonce: [UInt8]
     let responderNonce: [UInt8]
-    let keyExchange: any KeyExchange
-    let peerPublicValue: [UInt8]
+    let keyExchange: any KeyExchangeAnswer
     let initiatorMessage: [UInt8]
     var responderMessage: [UInt8] = []
     var expires: Instant
@@ -43,11 +56,10 @@ package final class HalfOpenSA {
     var auth: ResponderAuth?
 
     init(
-        initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchange, peerPublicValue: [UInt8],
-        initiatorMessage: [UInt8], expires: Instant
+        initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchangeAnswer, initiatorMessage: [UInt8],
+        expires: Instant
     ) {
-        (self.initiatorNonce, self.responderNonce) = (initiatorNonce, responderNonce)
-        (self.keyExchange, self.peerPublicValue) = (keyExchange, peerPublicValue)
+        (self.initiatorNonce, self.responderNonce, self.keyExchange) = (initiatorNonce, responderNonce, keyExchange)
         (self.initiatorMessage, self.expires) = (initiatorMessage, expires)
     }
 

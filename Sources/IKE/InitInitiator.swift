@@ -64,6 +64,9 @@ extension IKECore {
                 initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: sa.path, forged: state.forgedDigest)
         }
         payloads += redirectPayloads(state, plan)
+        if state.offered.contains(where: \.hasAdditionalKeyExchange) {
+            payloads.append(.notify(Notify(.intermediateExchangeSupported)))
+        }
         if plan.paths.fragmentation { payloads.append(.notify(Notify(.fragmentationSupported))) }
         payloads.append(SignatureHash.notify(allowsSHA1: plan.allowsSHA1Signatures))
         sa.nextRequestID = 0
@@ -138,13 +141,16 @@ extension IKECore {
             guard keyExchange.method == suite.method.rawValue, suite.method == state.keyExchange.method else {
                 throw .peerMisbehaved("the peer's key exchange is not of the group that it chose")
             }
+            guard suite.additional.isEmpty || payloads.notify(.intermediateExchangeSupported) != nil else {
+                throw .peerMisbehaved("the peer chose additional key exchanges without IKE_INTERMEDIATE")
+            }
             let shared = try agree(state.keyExchange, keyExchange.data)
             let schedule = KeySchedule(crypto: crypto)
             let seed = try schedule.seed(prf: suite.prf, initiatorNonce: state.nonce, responderNonce: nonce, shared: shared)
             sa.keys = try schedule.keys(
                 suite: suite, seed: seed, initiatorNonce: state.nonce, responderNonce: nonce, initiatorSPI: sa.initiatorSPI,
                 responderSPI: message.header.responderSPI)
-            sa.suite = suite
+            (sa.suite, sa.pendingMethods) = (suite, suite.additionalMethods)
         } catch {
             counters.unexpected &+= 1
             refuse(sa, state, "The answer of \(sa.path.remote) to IKE_SA_INIT is unusable: \(error.sentence).", now: now)
@@ -157,7 +163,7 @@ extension IKECore {
         detectNAT(sa, payloads, plan, path: path)
         if plan.paths.fragmentation, payloads.notify(.fragmentationSupported) != nil { agreeOnFragmentation(sa, plan) }
         sa.outstanding = nil
-        beginAuth(sa, state, responderNonce: nonce, responderMessage: bytes, plan, now: now)
+        continueInit(sa, state, responderNonce: nonce, responderMessage: bytes, plan, now: now)
     }
 
     /// "The IKE initiator MUST check the NAT_DETECTION_SOURCE_IP or NAT_DETECTION_DESTINATION_IP payloads if present, and if they
@@ -182,11 +188,27 @@ extension IKECore {
     /// The shared secret, with the peer's faults told from ours.
     func agree(_ keyExchange: any KeyExchange, _ peerPublicValue: [UInt8]) throws(IKEFault) -> Secret {
         do throws(IKECryptoError) { return try keyExchange.sharedSecret(peerPublicValue: peerPublicValue) } catch {
-            if case .invalidPublicValue = error {
-                throw .peerMisbehaved("the peer's key exchange value is not valid in its group")
-            }
-            throw .ours("the key exchange failed: \(error)")
+            throw keyExchangeFault(error)
         }
+    }
+
+    func agree(_ answer: any KeyExchangeAnswer) throws(IKEFault) -> Secret {
+        do throws(IKECryptoError) { return try answer.sharedSecret() } catch { throw keyExchangeFault(error) }
+    }
+
+    /// Our half of an exchange that the peer began.
+    func answerKeyExchange(
+        _ method: KeyExchangeMethod, _ peerPublicValue: [UInt8]
+    ) throws(IKEFault) -> any KeyExchangeAnswer {
+        guard peerPublicValue.count == method.publicValueBytes else { throw .malformed("KE: length does not fit the method") }
+        do throws(IKECryptoError) {
+            return try crypto.answerKeyExchange(method, peerPublicValue: peerPublicValue)
+        } catch { throw keyExchangeFault(error) }
+    }
+
+    private func keyExchangeFault(_ error: IKECryptoError) -> IKEFault {
+        guard case .invalidPublicValue = error else { return .ours("the key exchange failed: \(error)") }
+        return .peerMisbehaved("the peer's key exchange value is not valid for its method")
     }
 
     /// An SPI that no SA of ours has; zero means "not yet known" on the wire.

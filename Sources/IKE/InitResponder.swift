@@ -28,7 +28,10 @@ extension IKECore {
         if redirectInit(message, nonce: nonce, candidates, path: path) { return }
         var chosen: (plan: ConnectionPlan, choice: Negotiation.Choice<IKESuite>)?
         for candidate in candidates where chosen == nil {
-            if let choice = Negotiation.choose(candidate.plan.proposals, from: offer) { chosen = (candidate.plan, choice) }
+            let choice = Negotiation.choose(
+                candidate.plan.proposals, from: offer,
+                withAdditional: message.payloads.notify(.intermediateExchangeSupported) != nil)
+            if let choice { chosen = (candidate.plan, choice) }
         }
         guard let chosen else {
             counters.proposalsRefused &+= 1
@@ -153,19 +156,23 @@ extension IKECore {
         _ message: WireMessage, _ bytes: [UInt8], _ key: InitKey, _ plan: ConnectionPlan, _ choice: Negotiation.Choice<IKESuite>,
         nonce: [UInt8], publicValue: [UInt8], path: Path, now: Instant
     ) {
-        let keyExchange: any KeyExchange
-        do throws(IKECryptoError) { keyExchange = try crypto.makeKeyExchange(choice.suite.method) } catch {
+        let keyExchange: any KeyExchangeAnswer
+        do throws(IKECryptoError) {
+            keyExchange = try crypto.answerKeyExchange(choice.suite.method, peerPublicValue: publicValue)
+        } catch {
+            guard error != .invalidPublicValue else { counters.malformed &+= 1; return }
             log(.error, plan.name, "A key exchange could not be prepared: \(error).")
             return
         }
         let spi = freshSPI()
         let state = HalfOpenSA(
             initiatorNonce: nonce, responderNonce: random.bytes(Bounds.ourNonceBytes), keyExchange: keyExchange,
-            peerPublicValue: publicValue, initiatorMessage: bytes, expires: now + Bounds.halfOpenLifetime)
+            initiatorMessage: bytes, expires: now + Bounds.halfOpenLifetime)
         let sa = IKESA(
             localSPI: spi, initiatorSPI: message.header.initiatorSPI, responderSPI: spi, isInitiator: false, path: path,
             phase: .halfOpen(state), now: now)
         sa.suite = choice.suite
+        sa.pendingMethods = choice.suite.additionalMethods
         sa.initKey = key
         sa.expectedRequestID = 1
         sa.wishes.add(message.payloads)
@@ -190,6 +197,9 @@ extension IKECore {
             agreeOnFragmentation(sa, plan)
         }
         payloads += announcements(to: sa, candidates(path).map(\.plan))
+        // "If the responder agrees to use additional key exchanges while establishing an initial IKE SA, it MUST also return this
+        // notification". RFC 9370 §2.2.1.
+        if !choice.suite.additional.isEmpty { payloads.append(.notify(Notify(.intermediateExchangeSupported))) }
         state.responderMessage = WireMessage.encodeClear(sa.header(.ikeSAInit, isResponse: true, id: 0), payloads)
         sas[spi] = sa
         initIndex[key] = spi
@@ -211,12 +221,12 @@ extension IKECore {
         return payloads
     }
 
-    /// The keys of a half-open SA, computed when the first IKE_AUTH comes: an initiator that never sends one costs no secret.
+    /// The keys of a half-open SA, computed when the first protected request comes: an initiator that never sends one costs no secret.
     func deriveKeys(_ sa: IKESA, _ state: HalfOpenSA, now: Instant) -> Bool {
         if sa.keys != nil { return true }
         guard let suite = sa.suite else { return false }
         do throws(IKEFault) {
-            let shared = try agree(state.keyExchange, state.peerPublicValue)
+            let shared = try agree(state.keyExchange)
             let schedule = KeySchedule(crypto: crypto)
             let seed = try schedule.seed(
                 prf: suite.prf, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce, shared: shared)

@@ -62,11 +62,14 @@ package struct IntermediateAuthentication: Sendable {
         return octets
     }
 
-    /// The same for a message of ours, before it is sealed.
-    package static func messageOctets(header: IKEHeader, _ payloads: [Payload]) -> [UInt8] {
-        var header = header
-        header.nextPayload = .encrypted
-        let generic: [UInt8] = [(payloads.first?.type ?? .none).rawValue, 0, 0, 0]
-        return messageOctets(associatedData: header.encoded + generic, inner: PayloadChain.encode(payloads))
+    /// The same for a message as it was before it was sealed, or after it was opened and put together.
+    static func messageOctets(_ content: ProtectedContent) -> [UInt8] {
+        var associatedData = content.associatedData ?? (content.header.encoded + [content.firstPayload.rawValue, 0, 0, 0])
+        // Of a first fragment, and of a message of ours before it had a length: the type of the payload that follows the header.
+        let nextPayloadOffset = 16
+        if content.associatedData == nil || associatedData[nextPayloadOffset] == PayloadType.encryptedFragment.rawValue {
+            associatedData[nextPayloadOffset] = PayloadType.encrypted.rawValue
+        }
+        return messageOctets(associatedData: associatedData, inner: content.inner)
     }
 }

@@ -208,7 +208,7 @@ extension IKECore {
                     deadlines.append(min(record.rekeyAt, record.expiresAt))
                 }
             }
-        case .initiating, .authenticating, .closing: break
+        case .initiating, .intermediate, .authenticating, .closing: break
         }
         return deadlines.min()
     }
@@ -234,7 +234,7 @@ extension IKECore {
                 sa.tasks = [.deleteIKE]
                 touch(sa)
             }
-        case .initiating, .halfOpen: drop(sa, reason: reason, failed: false, now: now)
+        case .initiating, .intermediate, .halfOpen: drop(sa, reason: reason, failed: false, now: now)
         case .closing, .closed: break
         }
     }

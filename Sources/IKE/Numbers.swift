@@ -6,6 +6,10 @@ public struct ExchangeType: RawRepresentable, Hashable, Sendable, CustomStringCo
     public static let ikeAuth = Self(rawValue: 35)
     public static let createChildSA = Self(rawValue: 36)
     public static let informational = Self(rawValue: 37)
+    /// RFC 9242.
+    public static let ikeIntermediate = Self(rawValue: 43)
+    /// RFC 9370 §2.2.4.
+    public static let ikeFollowUpKE = Self(rawValue: 44)
 
     public var description: String {
         switch self {
@@ -13,6 +17,8 @@ public struct ExchangeType: RawRepresentable, Hashable, Sendable, CustomStringCo
         case .ikeAuth: "IKE_AUTH"
         case .createChildSA: "CREATE_CHILD_SA"
         case .informational: "INFORMATIONAL"
+        case .ikeIntermediate: "IKE_INTERMEDIATE"
+        case .ikeFollowUpKE: "IKE_FOLLOWUP_KE"
         default: "exchange type \(rawValue)"
         }
     }
@@ -106,6 +112,7 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let invalidSelectors = Self(39)
     public static let temporaryFailure = Self(43)
     public static let childSANotFound = Self(44)
+    public static let stateNotFound = Self(47)
     public static let initialContact = Self(16384)
     public static let setWindowSize = Self(16385)
     public static let additionalTSPossible = Self(16386)
@@ -135,6 +142,13 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let childlessSupported = Self(16418)
     /// RFC 7427.
     public static let signatureHashAlgorithms = Self(16431)
+    /// RFC 8784 §3.
+    public static let usePPK = Self(16435)
+    public static let ppkIdentity = Self(16436)
+    public static let noPPKAuthentication = Self(16437)
+    /// RFC 9242 §3.1, RFC 9370 §2.2.4.
+    public static let intermediateExchangeSupported = Self(16438)
+    public static let additionalKeyExchange = Self(16441)
 
     public var isError: Bool { rawValue < 16384 }
 
@@ -158,5 +172,7 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         16406: "REDIRECT_SUPPORTED", 16407: "REDIRECT", 16408: "REDIRECTED_FROM",
         16417: "EAP_ONLY_AUTHENTICATION", 16418: "CHILDLESS_IKEV2_SUPPORTED", 16431: "SIGNATURE_HASH_ALGORITHMS",
         16430: "IKEV2_FRAGMENTATION_SUPPORTED",
+        16435: "USE_PPK", 16436: "PPK_IDENTITY", 16437: "NO_PPK_AUTH", 16438: "INTERMEDIATE_EXCHANGE_SUPPORTED",
+        16441: "ADDITIONAL_KEY_EXCHANGE",
     ]
 }

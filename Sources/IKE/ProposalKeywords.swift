@@ -127,7 +127,8 @@ enum ProposalKeyword: Hashable {
         "aes256gcm12": "aes256gcm16", "aes256gcm96": "aes256gcm16", "default": "",
     ]
     private static let unsupportedPrefixes = [
-        "camellia", "serpent", "twofish", "ntru", "newhope", "frodo", "hqc", "aes128ccm", "aes192ccm", "aes256ccm", "aes128ctr", "aes192ctr", "aes256ctr",
+        "camellia", "serpent", "twofish", "ntru", "newhope", "frodo", "hqc", "aes128ccm", "aes192ccm", "aes256ccm", "aes128ctr",
+        "aes192ctr", "aes256ctr",
     ]
 
     private static func nearest(to name: String, among keywords: some Collection<String>) -> String? {
@@ -274,18 +275,21 @@ extension IKEProposal {
         return parts.joined(separator: "-")
     }
 
-    /// What is offered and accepted when the configuration says nothing: AES-GCM first, then AES-CBC for peers without it.
+    /// What is offered and accepted when the configuration says nothing: first with ML-KEM after the classical exchange (RFC 9370),
+    /// so that whoever records the traffic today cannot read it with a quantum computer later; then without, for peers that
+    /// cannot, who pass over proposals with transform types that they do not know. AES-GCM comes before AES-CBC.
     public static let defaults: [IKEProposal] = [
-        IKEProposal(
-            ciphers: [.aesGCM16(keyBits: 256), .aesGCM16(keyBits: 128)], prfs: [.hmacSHA384, .hmacSHA256, .hmacSHA512],
-            methods: [.x25519, .ecp384, .ecp256, .ecp521, .modp3072, .modp4096, .modp2048]),
-        IKEProposal(
-            ciphers: [256, 128].flatMap { bits in
-                [.hmacSHA384_192, .hmacSHA256_128, .hmacSHA512_256].map { IKECipher.aesCBC(keyBits: bits, $0) }
-            },
-            prfs: [.hmacSHA384, .hmacSHA256, .hmacSHA512],
-            methods: [.x25519, .ecp384, .ecp256, .ecp521, .modp3072, .modp4096, .modp2048]),
-    ]
+        [AdditionalKeyExchange(slot: 1, methods: [.mlkem768, .mlkem1024])], [],
+    ].flatMap { additional in
+        let prfs: [PseudoRandomFunction] = [.hmacSHA384, .hmacSHA256, .hmacSHA512]
+        let methods: [KeyExchangeMethod] = [.x25519, .ecp384, .ecp256, .ecp521, .modp3072, .modp4096, .modp2048]
+        let cbc = [256, 128].flatMap { bits in
+            [.hmacSHA384_192, .hmacSHA256_128, .hmacSHA512_256].map { IKECipher.aesCBC(keyBits: bits, $0) }
+        }
+        return [[.aesGCM16(keyBits: 256), .aesGCM16(keyBits: 128)], cbc].map { (ciphers: [IKECipher]) in
+            IKEProposal(ciphers: ciphers, prfs: prfs, methods: methods, additional: additional)
+        }
+    }
 }
 
 extension ESPProposal {

@@ -67,6 +67,11 @@ enum Reasons {
         return "The answer of \(remote) to IKE_AUTH has no AUTH payload: it may want EAP."
     }
 
+    static func intermediateRefused(_ notify: Notify, _ method: KeyExchangeMethod, remote: Endpoint) -> String {
+        "The peer \(remote) refused the additional key exchange \(method.keyword) with \(notify.type). The peer's log and status "
+            + "say why."
+    }
+
     static func childRefused(_ notify: Notify, offer: ChildOffer, plan: ConnectionPlan) -> String {
         let name = offer.name
         switch notify.type {
@@ -96,6 +101,9 @@ enum Reasons {
         case .ikeSAInit:
             return head + " Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the "
                 + "way; the peer does not answer our address \(plan?.localAddress.description ?? "")."
+        case .ikeIntermediate:
+            return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: datagrams as long as an additional key "
+                + "exchange (ke1_... in ike_proposals) are lost on the way; UDP \(remote.port) is blocked."
         case .ikeAuth:
             return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: UDP \(remote.port) is blocked on the way; "
                 + "the peer is overloaded."

@@ -107,7 +107,11 @@ extension IKECore {
             finishUnreadable(sa, request, error, now: now)
             return
         }
-        finish(sa, request, payloads, now: now)
+        if case (.intermediate, .intermediate(let state)) = (request.kind, sa.phase) {
+            finishIntermediate(sa, state, request, content, payloads, now: now)
+        } else {
+            finish(sa, request, payloads, now: now)
+        }
     }
 
     private func finish(_ sa: IKESA, _ request: OutstandingRequest, _ payloads: PayloadList, now: Instant) {
@@ -145,9 +149,10 @@ extension IKECore {
     private func receiveRequest(_ message: WireMessage, _ sa: IKESA, path: Path, now: Instant) {
         guard let encrypted = message.encrypted else { unprotectedHint(sa, message, now: now); return }
         if case .halfOpen(let state) = sa.phase {
+            // Once IKE_AUTH has begun, the peer may also give up.
             let isExpected =
                 state.auth == nil
-                ? message.header.exchange == .ikeAuth && message.header.messageID == 1
+                ? isNext(message.header, sa)
                 : message.header.exchange == .ikeAuth || message.header.exchange == .informational
             guard isExpected else { counters.unexpected &+= 1; return }
             guard deriveKeys(sa, state, now: now) else { return }
@@ -163,7 +168,18 @@ extension IKECore {
             answerUnreadable(sa, message.header.exchange, error, path: path, now: now)
             return
         }
-        answer(sa, message.header.exchange, payloads, path: path, now: now)
+        if case (.halfOpen(let state), .ikeIntermediate) = (sa.phase, message.header.exchange) {
+            answerIntermediate(sa, state, content, payloads, path: path, now: now)
+        } else {
+            answer(sa, message.header.exchange, payloads, path: path, now: now)
+        }
+    }
+
+    /// The request that a half-open SA waits for, or the one before it again. "The Message ID for the first pair of IKE_AUTH
+    /// messages is one more than the value used in the last IKE_INTERMEDIATE exchange." RFC 9242 §3.2.
+    private func isNext(_ header: IKEHeader, _ sa: IKESA) -> Bool {
+        guard header.messageID == sa.expectedRequestID else { return sa.lastResponse?.id == header.messageID }
+        return header.exchange == (sa.pendingMethods.isEmpty ? .ikeAuth : .ikeIntermediate)
     }
 
     private func answer(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: PayloadList, path: Path, now: Instant) {
@@ -187,12 +203,14 @@ extension IKECore {
         _ message: WireMessage, _ encrypted: WireMessage.Encrypted, _ sa: IKESA, path: Path, now: Instant
     ) {
         let id = message.header.messageID
-        let isRepeated = sa.lastResponse?.id == id
+        let repeated = sa.lastResponse.flatMap { $0.id == id ? $0 : nil }
         // "MUST only trigger a retransmission of the response message (fragmented or not) if the Fragment Number field in the
         // received fragment is set to 1; otherwise, it MUST be ignored." RFC 7383 §2.6.1.
         if let fragment = encrypted.fragment, fragment.number != 1 { return }
-        guard open(encrypted, sa) != nil else { return }
-        if isRepeated { repeatResponse(sa, path: path); return }
+        guard open(encrypted, sa, keys: sa.isInitiator ? repeated?.keys?.responder : repeated?.keys?.initiator) != nil else {
+            return
+        }
+        if repeated != nil { repeatResponse(sa, path: path); return }
         counters.outOfWindow &+= 1
         guard id > sa.expectedRequestID, sa.established != nil else { return }
         if let last = sa.lastInvalidMessageID, now < last + Bounds.hintInterval { return }
@@ -215,8 +233,9 @@ extension IKECore {
 
     // MARK: Common
 
-    func open(_ encrypted: WireMessage.Encrypted, _ sa: IKESA) -> [UInt8]? {
-        guard let suite = sa.suite, let keys = sa.peerKeys else { return nil }
+    /// - Parameter keys: the peer's; nil: the current ones.
+    func open(_ encrypted: WireMessage.Encrypted, _ sa: IKESA, keys: DirectionKeys? = nil) -> [UInt8]? {
+        guard let suite = sa.suite, let keys = keys ?? sa.peerKeys else { return nil }
         do throws(IKEFault) {
             return try MessageSealer(crypto: crypto, cipher: suite.cipher).open(encrypted, keys: keys)
         } catch {

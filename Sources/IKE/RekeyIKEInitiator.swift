@@ -14,7 +14,8 @@ extension IKECore {
         }
         let spi = freshSPI()
         let state = RekeyingIKE(
-            localSPI: spi, offered: Offer.ike(plan.proposals, spi: [UInt8](u64: spi)), nonce: random.bytes(Bounds.ourNonceBytes),
+            localSPI: spi, offered: Offer.ike(plan.proposals.map(\.withoutAdditional), spi: [UInt8](u64: spi)),
+            nonce: random.bytes(Bounds.ourNonceBytes),
             keyExchange: keyExchange, retries: retries)
         send(
             .rekeyIKE(state), .createChildSA,

@@ -17,7 +17,8 @@ extension IKECore {
         }
         do throws(IKEFault) {
             let offer = payloads.proposals ?? []
-            guard let choice = Negotiation.choose(connection.plan.proposals, from: offer), choice.spi.count == 8,
+            guard let choice = Negotiation.choose(connection.plan.proposals.map(\.withoutAdditional), from: offer),
+                choice.spi.count == 8,
                 choice.spi.bigEndianValue != 0
             else {
                 counters.proposalsRefused &+= 1

@@ -100,7 +100,7 @@ extension IKECore {
         switch sa.phase {
         case .initiating(let state):
             drop(sa, reason: state.refusal?.reason ?? silence(sa, request, now: now), failed: true, now: now)
-        case .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
+        case .intermediate, .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
         case .established:
             counters.peersDead &+= 1
             drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
@@ -174,7 +174,8 @@ extension IKECore {
             let datagramBytes = max(
                 Bounds.shortestFragmentDatagramBytes, min(sa.fragmentation.datagramBytes, longest))
             let messages = try sealed(content, on: sa, path: path, datagramBytes: datagramBytes)
-            sa.lastResponse = SentResponse(id: id, messages: messages, content: content, datagramBytes: datagramBytes)
+            sa.lastResponse = SentResponse(
+                id: id, messages: messages, content: content, datagramBytes: datagramBytes, keys: sa.keys)
             sa.expectedRequestID = id &+ 1
             for message in messages { transmit(message, path: path) }
         } catch {
@@ -189,7 +190,9 @@ extension IKECore {
         counters.responsesRetransmitted &+= 1
         last.repeats += 1
         if last.repeats % Bounds.transmissionsPerFragmentSize == 0,
-            let split = splitSmaller(last.content, last.messages, on: sa, path: path, from: last.datagramBytes)
+            let split = splitSmaller(
+                last.content, last.messages, on: sa, path: path, from: last.datagramBytes,
+                keys: sa.isInitiator ? last.keys?.initiator : last.keys?.responder)
         {
             (last.messages, last.datagramBytes) = (split.messages, split.datagramBytes)
         }

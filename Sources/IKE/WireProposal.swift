@@ -60,6 +60,9 @@ package struct WireProposal: Hashable, Sendable {
         (self.number, self.protocolID, self.spi, self.transforms) = (number, protocolID, spi, transforms)
     }
 
+    /// RFC 9370.
+    var hasAdditionalKeyExchange: Bool { transforms.contains { TransformType.additionalKeyExchanges.contains($0.type) } }
+
     package func transforms(_ type: UInt8) -> [Transform] { transforms.filter { $0.type == type } }
 
     static func parse(_ body: ArraySlice<UInt8>) throws(IKEFault) -> [WireProposal] {

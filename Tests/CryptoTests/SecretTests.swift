@@ -148,9 +148,15 @@ struct HostileInput {
 
     func attempt(_ crypto: OpenSSLCrypto) {
         for exchange in exchanges {
-            let value = [UInt8](repeating: 0, count: exchange.method.publicValueBytes)
+            // Any ciphertext of the right length has a secret (FIPS 203 §7.3); all-zero encapsulation keys are valid too.
+            let bytes = exchange.method.isEncapsulation ? exchange.method.answerBytes - 1 : exchange.method.publicValueBytes
+            let value = [UInt8](repeating: 0, count: bytes)
             precondition((try? exchange.sharedSecret(peerPublicValue: value)) == nil)
             precondition((try? exchange.sharedSecret(peerPublicValue: forged)) == nil)
+            let unreduced = [UInt8](repeating: 0xFF, count: exchange.method.publicValueBytes)
+            if exchange.method.isEncapsulation {
+                precondition((try? crypto.answerKeyExchange(exchange.method, peerPublicValue: unreduced)) == nil)
+            }
         }
         for (cipher, keys) in ciphers {
             let opened = try? crypto.open(

@@ -88,6 +88,7 @@ func keyExchange(_ method: KeyExchangeMethod, privateValue: [UInt8]) throws -> O
     case .modp2048: key = modpKey("modp_2048", privateValue)
     case .modp3072: key = modpKey("modp_3072", privateValue)
     case .modp4096: key = modpKey("modp_4096", privateValue)
+    case .mlkem512, .mlkem768, .mlkem1024: key = nil
     }
     guard let key else { throw IKECryptoError.library("no key of \(method)") }
     return try OpenSSLKeyExchange(adopting: key, method)

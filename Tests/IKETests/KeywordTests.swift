@@ -10,6 +10,12 @@ import Testing
         ("aes256gcm16-sha384-ecp384", "aes256gcm16-prfsha384-ecp384"),
         ("AES256GCM16-PRFSHA256-MODP3072", "aes256gcm16-prfsha256-modp3072"),
         ("aes128-aes256-sha256-sha512-ecp256-x25519", "aes128-aes256-sha256-sha512-ecp256-x25519"),
+        ("aes256gcm16-prfsha384-x25519-ke1_mlkem768", "aes256gcm16-prfsha384-x25519-ke1_mlkem768"),
+        (
+            "aes256gcm16-prfsha384-KE2_MLKEM1024-ke1_none-x25519-ke1_curve25519-ke1_mlkem768-ecp384",
+            "aes256gcm16-prfsha384-x25519-ecp384-ke1_x25519-ke1_mlkem768-ke1_none-ke2_mlkem1024"
+        ),
+        ("aes256gcm16-prfsha256-mlkem768", "aes256gcm16-prfsha256-mlkem768"),
         (" aes256gcm16 - prfsha384 - ecp384 ", "aes256gcm16-prfsha384-ecp384"),
     ])
     func `IKE proposals are read, and written in one way`(_ text: String, _ canonical: String) throws {
@@ -27,7 +33,7 @@ import Testing
     @Test(arguments: [
         ("aes256gcm16", [256], [false]), ("aes256gcm16-esn", [256], [true]),
         ("aes128gcm16-aes256gcm16-noesn-esn-ecp384", [128, 256], [false, true]),
-        ("aes256gcm16-noesn", [256], [false]),
+        ("aes256gcm16-noesn", [256], [false]), ("aes256gcm16-x25519-ke1_mlkem768-ke1_none-esn", [256], [true]),
     ])
     func `ESP proposals are read`(_ text: String, _ bits: [Int], _ esn: [Bool]) throws {
         let proposal = try ESPProposal(keywords: text)
@@ -41,8 +47,31 @@ import Testing
         ("aes256gcm16-prfsha384-xyzzyxyzzy", "xyzzyxyzzy", .unknown(suggestion: nil)),
         ("chacha20poly1305-prfsha256-x25519", "chacha20poly1305", .unsupported(instead: "aes256gcm16")),
         ("aes192gcm16-prfsha256-x25519", "aes192gcm16", .unsupported(instead: "aes256gcm16")),
-        ("aes256gcm16-prfsha256-x25519-ke1_mlkem768", "ke1_mlkem768", .unsupported(instead: nil)),
-        ("aes256gcm16-prfsha256-mlkem768", "mlkem768", .unsupported(instead: "x25519")),
+        ("aes256gcm16-prfsha256-x25519-ke1_mlkem76", "ke1_mlkem76", .unknown(suggestion: "ke1_mlkem768")),
+        ("aes256gcm16-prfsha256-x25519-ke8_mlkem768", "ke8_mlkem768", .unknown(suggestion: nil)),
+        ("aes256gcm16-prfsha256-x25519-ke1_kyber3", "ke1_kyber3", .unsupported(instead: "ke1_mlkem768")),
+        ("aes256gcm16-prfsha256-x25519-ke1_aes256", "ke1_aes256", .unknown(suggestion: "ke1_ecp256")),
+        (
+            "aes256gcm16-prfsha256-x25519-ke1_modp1024", "ke1_modp1024",
+            .weak("a 1024-bit group is within reach of states; use x25519")
+        ),
+        ("aes256gcm16-prfsha256-x25519-ke1_mlkem768-ke1_mlkem768", "ke1_mlkem768", .duplicate),
+        (
+            "aes256gcm16-prfsha256-x25519-ke1_none", "aes256gcm16-prfsha256-x25519-ke1_none",
+            .missing("a method beside ke1_none")
+        ),
+        (
+            "aes256gcm16-prfsha256-x25519-ke1_x25519", "ke1_x25519",
+            .misplaced("x25519 is done before already, and each additional key exchange must differ")
+        ),
+        (
+            "aes256gcm16-prfsha256-x25519-ke1_mlkem768-ke3_mlkem768", "ke3_mlkem768",
+            .misplaced("mlkem768 is done before already, and each additional key exchange must differ")
+        ),
+        (
+            "aes256gcm16-prfsha256-ke1_mlkem768", "aes256gcm16-prfsha256-ke1_mlkem768",
+            .missing("a key exchange group such as x25519 or ecp384")
+        ),
         ("aes256gcm16-ecp384", "aes256gcm16-ecp384", .missing("a pseudo-random function such as prfsha384")),
         ("aes256-ecp384", "aes256-ecp384", .missing("an integrity algorithm such as sha256, which AES-CBC needs")),
         ("aes256gcm16-prfsha256", "aes256gcm16-prfsha256", .missing("a key exchange group such as x25519 or ecp384")),
@@ -75,7 +104,7 @@ import Testing
 
     @Test(arguments: [
         ("aes256-sha256", "aes256"), ("aes256gcm16-sha256", "sha256"), ("aes256gcm16-prfsha256", "prfsha256"),
-        ("ecp384", "ecp384"),
+        ("ecp384", "ecp384"), ("aes256gcm16-ke1_mlkem768", "aes256gcm16-ke1_mlkem768"),
     ])
     func `a wrong ESP proposal names the keyword`(_ text: String, _ token: String) {
         let error = #expect(throws: ProposalKeywordError.self) { try ESPProposal(keywords: text) }
@@ -85,6 +114,13 @@ import Testing
     @Test func `AES-CBC and AES-GCM do not mix in one proposal`() {
         let error = #expect(throws: ProposalKeywordError.self) { try IKEProposal(keywords: "aes256gcm16-aes256-sha256-ecp256") }
         if case .misplaced? = error?.reason {} else { Issue.record("not refused as misplaced") }
+    }
+
+    @Test func `the defaults ask for x25519 with ML-KEM-768 first, and take classical exchanges too`() throws {
+        let first = try #require(IKEProposal.defaults.first)
+        #expect(first.methods.first == .x25519 && first.additional.first?.slot == 1)
+        #expect(first.additional.first?.methods.first == .mlkem768 && first.additional.first?.isOptional == false)
+        #expect(IKEProposal.defaults.contains { $0.additional.isEmpty && !$0.methods.contains(where: \.isEncapsulation) })
     }
 
     @Test func `the defaults are their own keywords`() throws {
