@@ -55,8 +55,8 @@ extension IKECore {
         }
         guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
         // In silence: a peer that means it sends again, when there is time for it.
-        guard isPeer ? peerWork.take(method.workMicroseconds, now: now) : strangerWork.take(method.workMicroseconds, now: now)
-        else { counters.keyExchangesDeferred &+= 1; return }
+        let work = chosen.choice.suite.workMicroseconds
+        guard isPeer ? peerWork.take(work, now: now) : strangerWork.take(work, now: now) else { counters.keyExchangesDeferred &+= 1; return }
         guard makeRoom(forPeer: isPeer, now: now) else { counters.halfOpenRefused &+= 1; return }
         accept(message, bytes, key, chosen.plan, chosen.choice, nonce: nonce, publicValue: keyExchange.data, path: path, now: now)
     }

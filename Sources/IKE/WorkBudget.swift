@@ -38,6 +38,14 @@ extension KeyExchangeMethod {
         case .modp2048: 1600
         case .modp3072: 4600
         case .modp4096: 10_000
+        case .mlkem512: 60
+        case .mlkem768: 90
+        case .mlkem1024: 130
         }
     }
+}
+
+extension IKESuite {
+    /// Of all the key exchanges that lead to its IKE SA.
+    package var workMicroseconds: Int { additionalMethods.reduce(method.workMicroseconds) { $0 + $1.workMicroseconds } }
 }
