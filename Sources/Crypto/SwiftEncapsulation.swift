@@ -8,7 +8,9 @@ internal import SwiftCrypto
 /// the seed, in secret memory.
 enum SwiftEncapsulation {
     static func publicValue(_ method: KeyExchangeMethod, seed: Secret) throws(IKECryptoError) -> [UInt8] {
-        try run(method, seed, with768: { Array($0.publicKey.rawRepresentation) }, with1024: { Array($0.publicKey.rawRepresentation) })
+        try run(
+            method, seed, with768: { Array($0.publicKey.rawRepresentation) },
+            with1024: { Array($0.publicKey.rawRepresentation) })
     }
 
     static func encapsulate(

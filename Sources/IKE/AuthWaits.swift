@@ -69,7 +69,7 @@ extension IKECore {
         case .halfOpen(let state):
             guard let auth = state.auth, case .revocation(let proof) = auth.step else { return }
             resumeProof(sa, state, auth, proof.with(response), now: now)
-        case .initiating, .established, .closing, .closed: break
+        case .initiating, .intermediate, .established, .closing, .closed: break
         }
     }
 

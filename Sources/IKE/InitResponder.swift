@@ -56,7 +56,10 @@ extension IKECore {
         guard keyExchange.data.count == method.publicValueBytes else { counters.malformed &+= 1; return }
         // In silence: a peer that means it sends again, when there is time for it.
         let work = chosen.choice.suite.workMicroseconds
-        guard isPeer ? peerWork.take(work, now: now) : strangerWork.take(work, now: now) else { counters.keyExchangesDeferred &+= 1; return }
+        guard isPeer ? peerWork.take(work, now: now) : strangerWork.take(work, now: now) else {
+            counters.keyExchangesDeferred &+= 1
+            return
+        }
         guard makeRoom(forPeer: isPeer, now: now) else { counters.halfOpenRefused &+= 1; return }
         accept(message, bytes, key, chosen.plan, chosen.choice, nonce: nonce, publicValue: keyExchange.data, path: path, now: now)
     }
@@ -221,7 +224,8 @@ extension IKECore {
         return payloads
     }
 
-    /// The keys of a half-open SA, computed when the first protected request comes: an initiator that never sends one costs no secret.
+    /// The keys of a half-open SA, computed when the first protected request comes: an initiator that never sends one costs no
+    /// secret.
     func deriveKeys(_ sa: IKESA, _ state: HalfOpenSA, now: Instant) -> Bool {
         if sa.keys != nil { return true }
         guard let suite = sa.suite else { return false }

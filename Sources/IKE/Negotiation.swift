@@ -168,7 +168,8 @@ package enum Negotiation {
         }
         let types = transforms.map(\.type)
         // An additional key exchange that may be NONE may as well be left out of the answer.
-        let optional = offer.transforms.filter { TransformType.additionalKeyExchanges.contains($0.type) && $0.id == 0 }.map(\.type)
+        let additional = offer.transforms.filter { TransformType.additionalKeyExchanges.contains($0.type) }
+        let optional = additional.filter { $0.id == 0 }.map(\.type)
         let missing = Set(offer.transforms.map(\.type)).subtracting(types).subtracting(optional)
         guard missing.isEmpty, types.count == Set(types).count else {
             throw .peerMisbehaved("the peer did not choose one transform of each type")

@@ -84,7 +84,9 @@ package enum NegotiationReport {
             let mine = ours.first { $0.slot == slot }
             if let mine, offered.isEmpty, !mine.isOptional {
                 let wanted = mine.keywordList.joined(separator: " or ")
-                return ("the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none", nil)
+                return (
+                    "the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none", nil
+                )
             }
             let accepted = Set(mine?.methods.map(\.rawValue) ?? []).union(mine?.isOptional ?? true ? [0] : [])
             if !offered.isEmpty, !offered.contains(where: { accepted.contains($0.id) }) {

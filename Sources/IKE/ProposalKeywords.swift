@@ -275,9 +275,9 @@ extension IKEProposal {
         return parts.joined(separator: "-")
     }
 
-    /// What is offered and accepted when the configuration says nothing: first with ML-KEM after the classical exchange (RFC 9370),
-    /// so that whoever records the traffic today cannot read it with a quantum computer later; then without, for peers that
-    /// cannot, who pass over proposals with transform types that they do not know. AES-GCM comes before AES-CBC.
+    /// What is offered and accepted when the configuration says nothing: first with ML-KEM after the classical exchange (RFC
+    /// 9370), so that whoever records the traffic today cannot read it with a quantum computer later; then without, for peers
+    /// that cannot, who pass over proposals with transform types that they do not know. AES-GCM comes before AES-CBC.
     public static let defaults: [IKEProposal] = [
         [AdditionalKeyExchange(slot: 1, methods: [.mlkem768, .mlkem1024])], [],
     ].flatMap { additional in
