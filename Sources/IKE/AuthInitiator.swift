@@ -20,6 +20,9 @@ extension IKECore {
             let payloads = try authRequest(sa, state, plan)
             sa.phase = .authenticating(state)
             send(.authenticate, .ikeAuth, payloads, on: sa, now: now)
+            guard sa.outstanding != nil else {
+                throw .ours("the message would be longer than \(Bounds.messageBytes) octets: send fewer or smaller certificates")
+            }
         } catch {
             drop(sa, reason: "IKE_AUTH could not be prepared: \(error.sentence).", failed: true, now: now)
         }

@@ -1,12 +1,12 @@
 // Which authentication method and signature scheme to use with a key. RFC 7296 §2.15, RFC 4754, RFC 7427 §5, RFC 8247 §3.
-struct SignatureChoice: Hashable, Sendable {
-    var method: UInt8
-    var scheme: SignatureScheme
+package struct SignatureChoice: Hashable, Sendable {
+    package var method: UInt8
+    package var scheme: SignatureScheme
 
     /// How we sign: by method 14 when the peer announced hashes, with the hash that suits the key best; else by the older
     /// methods.
     /// - Parameter allowsSHA1: peers without RFC 7427 know RSA with SHA-1 only.
-    static func make(
+    package static func make(
         _ kind: PublicKeyKind, peerHashes: Set<SignatureHash>?, padding: RSAPadding, allowsSHA1: Bool
     ) throws(IKEFault) -> SignatureChoice {
         guard let peerHashes else { return try older(kind, allowsSHA1: allowsSHA1) }
@@ -48,7 +48,7 @@ struct SignatureChoice: Hashable, Sendable {
     }
 
     /// The data of our AUTH payload.
-    func sign(_ octets: [UInt8], _ key: any SigningKey) throws(IKEFault) -> [UInt8] {
+    package func sign(_ octets: [UInt8], _ key: any SigningKey) throws(IKEFault) -> [UInt8] {
         let signature: [UInt8]
         do throws(IKECryptoError) { signature = try key.sign(octets, scheme) } catch {
             throw .ours("signing failed: \(error)")
@@ -88,7 +88,7 @@ struct SignatureChoice: Hashable, Sendable {
     }
 
     /// The scheme of the peer's signature, once it verifies.
-    static func verify(
+    package static func verify(
         _ method: UInt8, _ data: [UInt8], of octets: [UInt8], with key: any VerifyingKey, allowsSHA1: Bool
     ) throws(SignatureRefusal) -> SignatureScheme {
         let (schemes, signature) = try read(method, data)
@@ -111,7 +111,7 @@ struct SignatureChoice: Hashable, Sendable {
 }
 
 /// Why a signature is not accepted.
-enum SignatureRefusal: Error, Hashable {
+package enum SignatureRefusal: Error, Hashable {
     case malformed, unknownScheme, invalid
     case weak(SignatureScheme)
 

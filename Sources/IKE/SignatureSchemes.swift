@@ -10,7 +10,10 @@ extension SignatureScheme {
             let function = Self.sequence(oid(hash.objectIdentifier ?? []), null)
             let mask = Self.sequence(oid(Self.rsa + [8]), function)
             let salt = DER.encode(DER.integer, [UInt8(truncatingIfNeeded: hash.outputBytes ?? 0)])
-            let parameters = DER.encode(0xA0, function) + DER.encode(0xA1, mask) + DER.encode(0xA2, salt)
+            // The trailer field is its default and would be left out of DER; the RFC's example has it, and peers compare octets.
+            let trailer = DER.encode(DER.integer, [1])
+            let parameters =
+                DER.encode(0xA0, function) + DER.encode(0xA1, mask) + DER.encode(0xA2, salt) + DER.encode(0xA3, trailer)
             return Self.sequence(oid(Self.rsa + [10]), DER.encode(DER.sequence, parameters))
         case .ecdsa(let hash): return Self.sequence(oid(Self.ecdsaIdentifier(hash) ?? []), [])
         case .ed25519: return Self.sequence(oid([0x2B, 0x65, 0x70]), [])

@@ -23,6 +23,8 @@ final class Pair {
         var lifetime: Duration = .seconds(3600)
         var ikeLifetime: Duration = .seconds(4 * 3600)
         var remoteAddress: IPAddress?
+        /// Whatever else a test wants of the plan.
+        var change: ((inout ConnectionPlan) -> Void)?
         var paths = PathPlan()
     }
 
@@ -56,6 +58,7 @@ final class Pair {
                     proposals: try side.esp.map { try ESPProposal(keywords: $0) }, lifetime: side.lifetime, start: side.start)
             })
         plan.paths = side.paths
+        side.change?(&plan)
         return plan
     }
 
