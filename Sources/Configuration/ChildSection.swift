@@ -50,8 +50,10 @@ extension Reader {
     ) -> CheckedChild? {
         let known = name.flatMap { uniqueName($0, of: "child", lines: &lines) }
         refuseUnavailable(mapping)
-        let local = require("local_subnets", of: mapping, for: "a child").map { subnets($0) } ?? []
-        let remote = require("remote_subnets", of: mapping, for: "a child").map { subnets($0) } ?? []
+        let sides = ["local_subnets", "remote_subnets"].map { require($0, of: mapping, for: "a child") }
+        let isDynamic = sides.map { $0.map { isWord("dynamic", $0.value) } ?? false }
+        let local = isDynamic[0] ? [] : sides[0].map { subnets($0) } ?? []
+        let remote = isDynamic[1] ? [] : sides[1].map { subnets($0) } ?? []
         checkOverlap(local: local, remote: remote)
         var settings = settings(mapping, allowed: allowed)
         if remoteIsAny {
@@ -62,10 +64,11 @@ extension Reader {
             settings.start = .manual
         }
         guard let name, let known else { return nil }
-        let child = Child(
+        var child = Child(
             name: known, mode: .tunnel, localSubnets: local.map(\.prefix), remoteSubnets: remote.map(\.prefix),
             espProposals: settings.espProposals, lifetime: settings.lifetime, lifetimeBytes: settings.lifetimeBytes,
             lifetimePackets: settings.lifetimePackets, replayWindowPackets: settings.replayWindow, start: settings.start)
+        (child.localIsDynamic, child.remoteIsDynamic) = (isDynamic[0], isDynamic[1])
         return CheckedChild(child: child, nameMark: name.mark, remoteMarks: remote.map(\.mark))
     }
 
@@ -176,7 +179,7 @@ extension Reader {
         refuseUnavailable(mapping)
         _ = settings(mapping, allowed: mapping["allow_weak"].map { weakNames($0) } ?? [])
         for key in ["local_subnets", "remote_subnets"] {
-            if let entry = mapping[key] { _ = subnets(entry) }
+            if let entry = mapping[key], !isWord("dynamic", entry.value) { _ = subnets(entry) }
         }
     }
 }

@@ -93,6 +93,9 @@ extension Reader {
         connection.paths = pathPlan(mapping, gatewayRedirect: gatewayRedirect)
         connection.paths.otherLocalAddresses = Array(local.addresses.dropFirst())
         connection.paths.otherRemoteAddresses = Array(remote.addresses.dropFirst())
+        connection.pools = mapping["pools"].map(poolNames) ?? []
+        connection.virtualAddress = mapping["virtual_address"].map(virtualAddress) ?? VirtualAddressRequest()
+        settleDynamicSides(&connection, mapping: mapping, marks: children.map(\.nameMark))
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 

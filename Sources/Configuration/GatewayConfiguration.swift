@@ -41,6 +41,9 @@ public struct GatewayConfiguration: Sendable {
     public var connections: [Connection]
     /// Before the connections' own; first match wins.
     public var policies: [SecurityPolicy]
+    /// Addresses for single hosts.
+    public var pools: [AddressPool] = []
+    public var radius: RADIUSSettings?
 
     public init(
         name: String, controlSocket: String, metricsListen: Endpoint?, log: Log, interfaces: [Interface], dataplane: Dataplane,
@@ -67,6 +70,12 @@ public struct Connection: Sendable {
     public var natTraversal: NATTraversal
     public var children: [Child]
     public var paths = PathPlan()
+    /// Names of pools, as responder.
+    public var pools: [String] = []
+    /// What is asked for, as initiator.
+    public var virtualAddress = VirtualAddressRequest()
+    /// Nil: neither side uses EAP.
+    public var eap: EAPSettings?
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,
@@ -109,6 +118,10 @@ public struct Child: Sendable {
     public var lifetimePackets: UInt64
     public var replayWindowPackets: Int
     public var start: StartAction
+    /// `dynamic`: the address that the peer gives to us; `localSubnets` is empty then.
+    public var localIsDynamic = false
+    /// `dynamic`: the address that the peer gets from a pool; `remoteSubnets` is what the pools span.
+    public var remoteIsDynamic = false
 
     public init(
         name: String, mode: Mode, localSubnets: [IPPrefix], remoteSubnets: [IPPrefix], espProposals: [ESPProposal],

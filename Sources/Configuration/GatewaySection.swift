@@ -22,6 +22,9 @@ extension Reader {
         checkKeys(top, in: .root)
         let gateway = gatewaySection(top["gateway"])
         let profiles = profiles(top["profiles"])
+        knownPools = pools(top["pools"])
+        let radius = radius(top["radius"])
+        hasRADIUS = radius != nil
         let connections = connections(
             top["connections"], top: top, profiles: profiles, gatewayRedirect: gateway.redirectTo)
         let hasConnections = if case .sequence(let items)? = top["connections"]?.value.content { !items.isEmpty } else { false }
@@ -29,10 +32,12 @@ extension Reader {
         let dataplane = dataplane(top["dataplane"])
         let policies = policies(top["policies"])
         crossCheck(connections: connections, policies: policies)
-        return GatewayConfiguration(
+        var configuration = GatewayConfiguration(
             name: gateway.name, controlSocket: gateway.controlSocket, metricsListen: gateway.metricsListen, log: gateway.log,
             interfaces: interfaces, dataplane: dataplane, connections: connections.map(\.connection),
             policies: policies.flatMap(\.policies))
+        (configuration.pools, configuration.radius) = (knownPools, radius)
+        return configuration
     }
 
     // MARK: gateway

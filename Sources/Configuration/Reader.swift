@@ -1,3 +1,5 @@
+import IKE
+
 /// A position in the file. Both count from 1; columns count Unicode scalars.
 struct Mark: Hashable, Comparable {
     var line: Int
@@ -12,6 +14,10 @@ final class Reader {
     /// The configuration file itself is readable by its group or the world; matters when it contains a secret.
     let readableByOthers: Bool
     private(set) var errorCount = 0
+    /// Of the section `pools`, which is read before the connections.
+    var knownPools: [AddressPool] = []
+    /// The file has RADIUS servers.
+    var hasRADIUS = false
     private var diagnostics: [Diagnostic] = []
     /// A profile's value is read once per connection that uses it; its problem is told once.
     private var seen: Set<Diagnostic> = []

@@ -5,7 +5,8 @@ struct Scope {
     var keys: [String]
 
     static let root = Scope(
-        name: "the file's top level", keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies"])
+        name: "the file's top level",
+        keys: ["gateway", "interfaces", "dataplane", "profiles", "connections", "policies", "pools", "radius"])
     static let gateway = Scope(name: "`gateway`", keys: ["name", "control_socket", "metrics_listen", "log", "redirect_to"])
     static let log = Scope(name: "`log`", keys: ["level", "format"])
     static let interface = Scope(name: "an interface", keys: ["name", "role"])
@@ -16,7 +17,7 @@ struct Scope {
         keys: [
             "name", "profile", "version", "local", "remote", "psk", "psk_file", "ike_proposals", "ike_lifetime", "dpd_interval",
             "nat_traversal", "allow_weak", "children",
-        ] + pathKeys + certificateKeys)
+        ] + pathKeys + certificateKeys + addressingKeys + ["eap"])
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
     static let identity = Scope(name: "an `id`", keys: ["type", "value"])
     static let child = Scope(
@@ -38,7 +39,7 @@ struct Scope {
     static let profile = Scope(name: "a profile", keys: profileConnectionKeys + profileChildKeys)
 
     /// Scopes that an unknown key may have been meant for.
-    static let all = [root, gateway, log, dataplane, connection, peer, child, policy]
+    static let all = [root, gateway, log, dataplane, connection, peer, child, policy, pool, eap, eapUser, radius, radiusServer]
 }
 
 extension Reader {

@@ -4,11 +4,18 @@ import Configuration
 struct ChildKey: Hashable, Comparable, Sendable, CustomStringConvertible {
     var connection: String
     var child: String
+    /// Which of several peers of the connection; zero: the child as configured.
+    var instance: UInt32
 
-    init(_ connection: String, _ child: String) { (self.connection, self.child) = (connection, child) }
+    init(_ connection: String, _ child: String, instance: UInt32 = 0) {
+        (self.connection, self.child, self.instance) = (connection, child, instance)
+    }
 
-    var description: String { "\(connection)/\(child)" }
-    static func < (a: Self, b: Self) -> Bool { (a.connection, a.child) < (b.connection, b.child) }
+    /// The child as configured.
+    var configured: ChildKey { ChildKey(connection, child) }
+
+    var description: String { instance == 0 ? "\(connection)/\(child)" : "\(connection)/\(child) of peer \(instance)" }
+    static func < (a: Self, b: Self) -> Bool { (a.connection, a.child, a.instance) < (b.connection, b.child, b.instance) }
 }
 
 /// The small stable integers by which the workers know configured children. A number is given to another child only after
@@ -44,6 +51,9 @@ struct ChildTable: Sendable {
     }
 
     func index(of key: ChildKey) -> Int? { indices[key] }
+    /// Children of single peers of connections that take several.
+    var peerKeys: [ChildKey] { indices.keys.filter { $0.instance != 0 } }
     func key(at index: Int) -> ChildKey? { keys[index] }
-    var count: Int { indices.count }
+    /// Children as configured.
+    var count: Int { indices.keys.count { $0.instance == 0 } }
 }

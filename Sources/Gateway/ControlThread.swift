@@ -48,6 +48,9 @@ final class ControlThread {
     var keyFingerprints: [String: [UInt8]] = [:]
     var waiting: [UpRequest] = []
     var localProblems: [String: String] = [:]
+    /// What peers gave to us, by connection.
+    var virtualAddresses: [String: VirtualConfiguration] = [:]
+    var publishedPeerRules: [PeerRule] = []
     private var pathMTUs = PathMTUTable()
     /// Packets for the gateway itself that the TUN device refused.
     private(set) var tunnelDrops: UInt64 = 0
@@ -69,6 +72,8 @@ final class ControlThread {
         var steering: SteeringPlan?
         var forwarding: ForwardingPlan?
     }
+
+    lazy var backend = BackendClient(loop: loop) { [self] level, text in log(level, text) }
 
     lazy var sockets = IKESockets(
         loop: loop, ikePort: coreSettings.ikePort, natTraversalPort: coreSettings.natTraversalPort, mark: RoutingPlan.socketMark,
@@ -111,7 +116,10 @@ final class ControlThread {
     static func clock() -> Instant { Instant(nanoseconds: UInt64(clamping: NIODeadline.now().uptimeNanoseconds)) }
     var now: Instant { Self.clock() }
 
-    var policy: PolicySet { PolicySet(configuration, children: children) }
+    var policy: PolicySet {
+        PolicySet(
+            configuration, children: children, virtual: virtualAddresses.mapValues(\.addresses), peerRules: publishedPeerRules)
+    }
 
     // MARK: Start and stop
 
@@ -132,6 +140,7 @@ final class ControlThread {
         sockets.want(localAddresses)
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         findLocalProblems()
+        core.setPools(configuration.pools)
         for connection in configuration.connections.indices { add(connection) }
         log(.info, "gateway \(configuration.name) \(CulvertVersion.current) is running, \(children.count) children configured")
         scheduleTick()
@@ -154,6 +163,7 @@ final class ControlThread {
     /// Takes the data plane down. Routes, rules and filter stay unless `release`.
     func finish(release: Bool) {
         sockets.closeAll()
+        backend.closeAll()
         surroundings.dataplane.stop()
         surroundings.kernel.letGoOfNeighbours()
         if release { surroundings.kernel.release() }
@@ -183,6 +193,7 @@ final class ControlThread {
             }
         }
         isPumping = false
+        followPeers()
         scheduleTimer()
         if !waiting.isEmpty { checkWaiting() }
     }
@@ -190,8 +201,7 @@ final class ControlThread {
     private func handle(_ event: Event) {
         switch event {
         case .installChild(let sa, let token):
-            let key = ChildKey(sa.connection, sa.child)
-            guard let problem = lifecycle.install(sa, childIndex: children.index(of: key), token: token) else {
+            guard let problem = lifecycle.install(sa, childIndex: childIndex(for: sa), token: token) else {
                 publishForNewPeer()
                 applyPathMTU(sa.path.remote)
                 return
@@ -214,7 +224,12 @@ final class ControlThread {
         case .connectionDown(let connection, let reason):
             log(.debug, "connection down: \(reason)", connection: connection)
         case .checkRevocation(_, let token): core.revocationAnswered(token: token, response: nil, now: now)
-        case .askBackend(_, let token): core.backendAnswered(token: token, answer: nil, now: now)
+        case .askBackend(let request, let token):
+            backend.ask(request) { [self] answer in
+                core.backendAnswered(token: token, answer: answer, now: now)
+                pump()
+            }
+        case .virtualAddresses(let connection, let given): take(given, of: connection)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
@@ -343,6 +358,10 @@ final class ControlThread {
         if filter != applied.filter {
             if let problem = kernel.apply(filter) { complain(problem) } else { applied.filter = filter }
         }
+    }
+
+    func publishChangedPlans() {
+        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
     }
 
     private func publishPlans() throws(DataplaneError) {

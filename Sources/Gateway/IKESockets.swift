@@ -246,7 +246,7 @@ final class IKESockets {
 }
 
 /// Gives every datagram of a channel to a closure.
-private final class DatagramHandler: ChannelInboundHandler {
+final class DatagramHandler: ChannelInboundHandler {
     typealias InboundIn = AddressedEnvelope<ByteBuffer>
     private let receive: ([UInt8], SocketAddress) -> Void
 

@@ -25,6 +25,8 @@ protocol KernelControlling: AnyObject {
     func resolve(_ address: IPAddress, linkIndex: Int)
     /// Forgets neighbours that were kept for us and have not answered for `LinuxKernel.lostPatience`; called now and then.
     func forgetLostNeighbours(now: Instant)
+    /// Makes these, and no others, the addresses of the TUN device; sentences about what the kernel refused.
+    func setVirtualAddresses(_ addresses: [IPv4Address]) -> [String]
     /// A packet that the kernel routed into the TUN device; nil when none waits.
     func readTunnelPacket() -> [UInt8]?
     /// False when the device refused it.

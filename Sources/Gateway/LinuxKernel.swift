@@ -224,6 +224,21 @@ final class LinuxKernel: KernelControlling {
         try? netlink.deleteNeighbour(key.address, linkIndex: key.linkIndex)
     }
 
+    func setVirtualAddresses(_ addresses: [IPv4Address]) -> [String] {
+        guard let tunLinkIndex else { return [] }
+        var problems: [String] = []
+        do throws(SystemError) {
+            let present = try netlink.addresses().filter { $0.linkIndex == tunLinkIndex }
+            for address in addresses where !present.contains(where: { $0.address == address }) {
+                try netlink.addAddress(NetlinkAddress(address: address, prefixLength: 32, linkIndex: tunLinkIndex))
+            }
+            for old in present where !addresses.contains(old.address) { try netlink.deleteAddress(old) }
+        } catch {
+            problems.append("The virtual addresses cannot be set on \(Self.tunName): \(error).")
+        }
+        return problems
+    }
+
     func readTunnelPacket() -> [UInt8]? { (try? tun?.read()) ?? nil }
 
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool { tun?.write(packet) ?? false }

@@ -16,15 +16,28 @@ struct PolicySet: Sendable {
     /// One per configured child, in file order.
     var protections: [Protection]
 
-    init(policies: [SecurityPolicy], protections: [Protection]) { (self.policies, self.protections) = (policies, protections) }
+    /// What single peers of connections that take several have negotiated: inside the protections, and before them.
+    var peerRules: [PeerRule]
 
-    init(_ configuration: GatewayConfiguration, children: ChildTable) {
+    init(policies: [SecurityPolicy], protections: [Protection], peerRules: [PeerRule] = []) {
+        (self.policies, self.protections, self.peerRules) = (policies, protections, peerRules)
+    }
+
+    /// - Parameters:
+    ///   - virtual: addresses that peers gave to us, by connection: the local side of children with `local_subnets: dynamic`.
+    init(
+        _ configuration: GatewayConfiguration, children: ChildTable, virtual: [String: [IPAddress]] = [:],
+        peerRules: [PeerRule] = []
+    ) {
         policies = configuration.policies
+        self.peerRules = peerRules
         protections = configuration.connections.flatMap { connection in
             connection.children.compactMap { child in
                 children.index(of: ChildKey(connection.name, child.name)).map { index in
-                    Protection(
-                        childIndex: index, local: child.localSubnets.filter(\.address.isIPv4),
+                    let own = (virtual[connection.name] ?? []).compactMap { IPPrefix($0, length: $0.isIPv4 ? 32 : 128) }
+                    let local = child.localIsDynamic ? own : child.localSubnets
+                    return Protection(
+                        childIndex: index, local: local.filter(\.address.isIPv4),
                         remote: child.remoteSubnets.filter(\.address.isIPv4))
                 }
             }

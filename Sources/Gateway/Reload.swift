@@ -37,6 +37,7 @@ extension ControlThread {
             for child in connection.children { children.assign(ChildKey(connection.name, child.name)) }
         }
         configuration = new
+        core.setPools(new.pools)
         // The new policy is in force before anything is negotiated for it.
         followKernel()
         let added = new.connections.indices.filter { !kept.contains(new.connections[$0].name) }
@@ -62,7 +63,7 @@ extension ControlThread {
     private func isSame(_ new: Connection, _ old: Connection) -> Bool {
         guard fingerprint(surroundings.crypto.secret(new.presharedKey)) == keyFingerprints[old.name] else { return false }
         guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
-            new.localIdentity == old.localIdentity,
+            new.localIdentity == old.localIdentity, new.pools == old.pools, new.virtualAddress == old.virtualAddress,
             new.remotePattern == old.remotePattern, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,
             new.dpdInterval == old.dpdInterval, new.natTraversal == old.natTraversal, new.paths == old.paths,
             new.children.count == old.children.count
@@ -70,6 +71,7 @@ extension ControlThread {
         return zip(new.children, old.children).allSatisfy { a, b in
             a.name == b.name && a.mode == b.mode && a.localSubnets == b.localSubnets && a.remoteSubnets == b.remoteSubnets
                 && a.espProposals == b.espProposals && a.lifetime == b.lifetime && a.lifetimeBytes == b.lifetimeBytes
+                && a.localIsDynamic == b.localIsDynamic && a.remoteIsDynamic == b.remoteIsDynamic
                 && a.lifetimePackets == b.lifetimePackets && a.replayWindowPackets == b.replayWindowPackets && a.start == b.start
         }
     }

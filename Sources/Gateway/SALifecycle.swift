@@ -26,6 +26,7 @@ final class SALifecycle {
         var inboundSPI: UInt32
         var outboundSPI: UInt32
         var remote: IPAddress
+        var selectors: PeerRule
         var state: State
         var readyAt: Instant?
         /// As last read: stays when the data plane has let go of the SA.
@@ -56,8 +57,12 @@ final class SALifecycle {
     /// A sentence when the SA cannot be installed; the caller tells the core.
     /// - Parameter childIndex: nil for a child that is gone from the configuration.
     func install(_ sa: ChildSA, childIndex: Int?, token: UInt64) -> String? {
-        let key = ChildKey(sa.connection, sa.child)
-        guard let index = childIndex else { return "The child \(key) is not in the configuration any more." }
+        let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
+        guard let index = childIndex else {
+            return sa.instance == 0
+                ? "The child \(key) is not in the configuration any more."
+                : "There is no room for the child of another peer: this version carries \(ChildTable.limit) in all."
+        }
         guard pairs[sa.inboundSPI] == nil else { return "The inbound SPI is in use; negotiate again." }
         do {
             try dataplane.install(sa, childIndex: index, token: token)
@@ -66,7 +71,8 @@ final class SALifecycle {
         }
         pairs[sa.inboundSPI] = Pair(
             token: token, key: key, childIndex: index, inboundSPI: sa.inboundSPI, outboundSPI: sa.outboundSPI,
-            remote: sa.path.remote, state: .installing)
+            remote: sa.path.remote, selectors: .init(childIndex: index, local: sa.localSelectors, remote: sa.remoteSelectors),
+            state: .installing)
         return nil
     }
 
@@ -124,7 +130,7 @@ final class SALifecycle {
     func retired(inboundSPI: UInt32, final: SACounters) {
         guard var pair = pairs.removeValue(forKey: inboundSPI) else { return }
         pair.seen.raise(to: final)
-        retired[pair.key, default: .init()].add(pair.seen)
+        retired[pair.key.configured, default: .init()].add(pair.seen)
         if active[pair.key] == inboundSPI { active[pair.key] = nil }
     }
 
@@ -193,12 +199,20 @@ final class SALifecycle {
     /// Never goes backwards: what is gone, and what each SA has carried so far.
     func counters(of key: ChildKey) -> ChildCounters {
         var sum = retired[key] ?? ChildCounters()
-        for spi in pairs.keys where pairs[spi]?.key == key {
+        for spi in pairs.keys where pairs[spi]?.key.configured == key {
             if let counters = dataplane.counters(inboundSPI: spi) { pairs[spi]?.seen.raise(to: counters) }
             if let pair = pairs[spi] { sum.add(pair.seen) }
         }
         return sum
     }
+
+    /// What the peers of connections that take several have negotiated, the newest first: it wins where two claim the same.
+    var peerRules: [PeerRule] {
+        active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
+            .compactMap { pairs[$0.value]?.selectors }
+    }
+
+    func hasPairs(_ key: ChildKey) -> Bool { pairs.values.contains { $0.key == key } }
 
     func isActive(_ key: ChildKey) -> Bool { active[key] != nil }
 

@@ -75,15 +75,19 @@ enum SettingsMapping {
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
             children: connection.children.map(Self.plan))
         plan.paths = connection.paths
+        address(&plan, as: connection)
         return plan
     }
 
     static func plan(_ child: Child) -> ChildPlan {
-        ChildPlan(
+        var plan = ChildPlan(
             name: child.name, localSelectors: child.localSubnets.map { TrafficSelector($0) },
-            remoteSelectors: child.remoteSubnets.map { TrafficSelector($0) }, proposals: child.espProposals,
+            remoteSelectors: child.remoteIsDynamic ? [] : child.remoteSubnets.map { TrafficSelector($0) },
+            proposals: child.espProposals,
             lifetime: child.lifetime, lifetimeBytes: child.lifetimeBytes, lifetimePackets: child.lifetimePackets,
             replayWindowPackets: child.replayWindowPackets, start: child.start)
+        (plan.localIsAssigned, plan.remoteIsAssigned) = (child.localIsDynamic, child.remoteIsDynamic)
+        return plan
     }
 
     /// What this version cannot run although the file is well-formed: a sentence for each. `run` refuses with 78.
@@ -97,7 +101,8 @@ enum SettingsMapping {
                 if child.mode == .transport {
                     sentences.append("\(name), child \(child.name): transport mode is not available in this version; use tunnel.")
                 }
-                if !(child.localSubnets + child.remoteSubnets).allSatisfy(\.address.isIPv4) {
+                let fixed = child.localSubnets + (child.remoteIsDynamic ? [] : child.remoteSubnets)
+                if !fixed.allSatisfy(\.address.isIPv4) {
                     sentences.append(
                         "\(name), child \(child.name): IPv6 subnets are not available in this version; use IPv4 subnets.")
                 }

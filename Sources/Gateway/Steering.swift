@@ -109,6 +109,13 @@ enum Steering {
             ForwardingPlan.Rule(
                 source: policy.source, destination: policy.destination, action: policy.action == .bypass ? .bypass : .discard)
         }
+        for peer in policy.peerRules {
+            for local in peer.local where local.first.isIPv4 {
+                for remote in peer.remote where remote.first.isIPv4 {
+                    rules.append(.init(source: local, destination: remote, action: .protect(childIndex: peer.childIndex)))
+                }
+            }
+        }
         for protection in policy.protections {
             for local in protection.local {
                 for remote in protection.remote {

@@ -160,6 +160,7 @@ extension IKECore {
         established.replaces = state.replaces
         noteWindow(sa, payloads)
         finishFirstChild(sa, established, connection, state, payloads, now: now)
+        leaveWithoutAddress(sa, established, connection, now: now)
     }
 
     /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with
@@ -187,6 +188,7 @@ extension IKECore {
             return
         }
         do throws(IKEFault) {
+            try takeConfiguration(sa, established, connection, payloads)
             let made = try completeChild(
                 sa, connection, child, payloads,
                 nonces: (state.transcript.initiatorNonce, state.transcript.responderNonce), shared: nil, now: now)

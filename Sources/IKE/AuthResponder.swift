@@ -207,9 +207,10 @@ extension IKECore {
                 payloads: payloads, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce,
                 withMethods: false,
                 rekeyed: nil)
+            let settled = try answerConfiguration(sa, established, connection, payloads)
             let made = try acceptChild(sa, established, connection, request, now: now)
             withhold(
-                made, on: sa, established, exchange: .ikeAuth, payloads: head + made.payloads,
+                made, on: sa, established, exchange: .ikeAuth, payloads: head + settled + made.payloads,
                 failure: head + [.notify(Notify(.temporaryFailure))], path: path, now: now)
         } catch {
             // "a responder may include all the payloads associated with authentication … while sending error notifications for

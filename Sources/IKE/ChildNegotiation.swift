@@ -69,6 +69,11 @@ extension IKECore {
         guard let plan = connection.childPlan(offer.name), let keys = sa.keys, let suite = sa.suite else {
             throw .ours("the child is no longer configured")
         }
+        var local = initiator.selectors
+        if plan.localIsAssigned, let established = sa.established {
+            local = Narrowing.intersect(local, effective(plan, established).localSelectors)
+            guard !local.isEmpty else { throw .peerMisbehaved("its traffic selectors leave out the address that it gave us") }
+        }
         let material = try KeySchedule(crypto: crypto).childKeys(
             prf: suite.prf, derivation: keys.derivation, shared: shared, initiatorNonce: nonces.initiator,
             responderNonce: nonces.responder, transform: choice.suite.transform)
@@ -76,7 +81,7 @@ extension IKECore {
             sa, connection, plan, inboundSPI: offer.inboundSPI,
             outboundSPI: UInt32(truncatingIfNeeded: choice.spi.bigEndianValue),
             suite: choice.suite, inboundKey: material.fromResponder, outboundKey: material.fromInitiator,
-            local: initiator.selectors, remote: responder.selectors, weInitiated: true,
+            local: local, remote: responder.selectors, weInitiated: true,
             lowestNonce: lowerNonce(nonces.initiator, nonces.responder), now: now)
     }
 
@@ -147,7 +152,7 @@ extension IKECore {
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ initiator: WireSelectors,
         _ responder: WireSelectors, _ request: ChildRequest, now: Instant
     ) throws(IKEFault) -> (ChildPlan, Narrowing.Result) {
-        var plans = connection.plan.children
+        var plans = connection.plan.children.map { effective($0, established) }
         if let rekeyed = request.rekeyed { plans = plans.filter { $0.name == rekeyed.name } }
         let best = Narrowing.bestChild(
             plans, offeredInitiator: initiator.selectors, offeredResponder: responder.selectors, weInitiate: false,
@@ -203,10 +208,11 @@ extension IKECore {
             name: plan.name, inboundSPI: inboundSPI, outboundSPI: outboundSPI, suite: suite, localSelectors: local,
             remoteSelectors: remote, createdAt: now, rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime,
             weInitiated: weInitiated, lowestNonce: lowestNonce)
-        let child = ChildSA(
+        var child = ChildSA(
             connection: connection.plan.name, child: plan.name, inboundSPI: inboundSPI, outboundSPI: outboundSPI,
             transform: suite.transform, inboundKey: inboundKey, outboundKey: outboundKey, localSelectors: local,
             remoteSelectors: remote, path: sa.tunnelPath(settings), replayWindowPackets: plan.replayWindowPackets)
+        child.instance = sa.established?.settled.instance ?? 0
         return MadeChild(record: record, sa: child)
     }
 

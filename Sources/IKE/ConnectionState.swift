@@ -1,4 +1,5 @@
 import IPsec
+import Wire
 
 /// One configured connection: its plan, what became of its children, and why it is down when it is.
 package final class ConnectionState {
@@ -33,6 +34,8 @@ package final class ConnectionState {
     var refusal: (reason: String, at: Instant)?
     /// The group that the peer asked for last, tried first the next time.
     var preferredMethod: KeyExchangeMethod?
+    /// Virtual addresses that the peer gave us last.
+    var formerAddresses: [IPAddress] = []
     /// The SA that `isEstablished` was last reported for, so that each change is one event.
     var isReportedUp = false
 

@@ -24,6 +24,7 @@ extension IKECore {
         _ plan: ChildPlan, on sa: IKESA, selectors: (local: [TrafficSelector], remote: [TrafficSelector])?, rekeys: UInt32?,
         method: KeyExchangeMethod?, retries: Int, now: Instant
     ) {
+        let plan = sa.established.map { effective(plan, $0) } ?? plan
         let offer = makeOffer(plan, selectors: selectors, withMethods: true)
         let nonce = random.bytes(Bounds.ourNonceBytes)
         var keyExchange: (any KeyExchange)?

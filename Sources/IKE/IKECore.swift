@@ -34,6 +34,9 @@ public final class IKECore {
     var nextToken: UInt64 = 1
     /// IKE_AUTH exchanges that wait for somebody outside: token to our SPI of the IKE SA.
     var authenticationWaits: [UInt64: UInt64] = [:]
+    var pools: [String: AddressLeases] = [:]
+    /// Numbers for the peers of connections that take any.
+    var lastInstance: UInt32 = 0
     var cookies: CookieJar
     var initRefusals = RateLimiter(perSecond: Bounds.initRefusalsPerSecond)
     var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)

@@ -166,6 +166,7 @@ package final class EstablishedSA {
     var temporaryFailures = 0
     /// Why it ends at `expiresAt`, when that is not its lifetime.
     var endReason: String?
+    package var settled = SettledConfiguration()
 
     init(
         localIdentity: Identity, peer: ProvenPeer, localMethod: String, establishedAt: Instant, rekeyAt: Instant,

@@ -22,6 +22,10 @@ extension IKECore {
         let established = EstablishedSA(
             localIdentity: plan.localIdentity, peer: peer, localMethod: localMethod, establishedAt: now,
             rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
+        if plan.remoteAddress == nil {
+            lastInstance &+= 1
+            established.settled.instance = max(1, lastInstance)
+        }
         sa.phase = .established(established)
         if sa.localNAT { established.nextKeepalive = nextKeepalive(plan, now: now) }
         if connection.attempt == sa.localSPI { connection.attempt = nil }
@@ -260,6 +264,7 @@ extension IKECore {
     private func forget(_ sa: IKESA) {
         cancelWait(sa)
         detach(sa)
+        releaseAddresses(of: sa)
         uncountHalfOpen(sa)
         if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }
         sas[sa.localSPI] = nil
@@ -286,11 +291,16 @@ extension IKECore {
         guard let connection = connection(of: sa) else { return }
         let wasUp = sa.established != nil
         detach(sa)
+        releaseAddresses(of: sa)
+        forgetReceived(sa.established?.settled.received, connection)
         guard let reason, wasUp || wasAttempt else { return }
         for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
         if case .child(let state) = sa.outstanding?.kind { connection.slots[state.offer.name]?.isCreating = false }
         guard current(connection) == nil else {
             for name in names { touch(connection: name) }
+            if let established = sa.established, connection.plan.remoteAddress == nil {
+                log(.info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)")
+            }
             return
         }
         wentDown(connection, reason: reason, failed: failed, now: now)

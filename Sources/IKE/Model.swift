@@ -95,6 +95,10 @@ public struct ChildPlan: Sendable {
     public var lifetimePackets: UInt64
     public var replayWindowPackets: Int
     public var start: StartAction
+    /// `remote_subnets: dynamic`: the peer's side is the address that we gave it; `remoteSelectors` counts for nothing.
+    public var remoteIsAssigned = false
+    /// `local_subnets: dynamic`: our side is the address that the peer gives us; `localSelectors` is what is asked for before.
+    public var localIsAssigned = false
     public init(
         name: String, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector], proposals: [ESPProposal],
         lifetime: Duration = .seconds(3600), lifetimeBytes: UInt64 = 0, lifetimePackets: UInt64 = 0,
@@ -128,6 +132,10 @@ public struct ConnectionPlan: Sendable {
     public var dpdInterval: Duration  // zero: no liveness checks
     public var natTraversal: NATTraversal
     public var children: [ChildPlan]
+    /// Names of pools that single hosts get addresses from, in order of preference (as responder).
+    public var pools: [String] = []
+    /// What we ask for as a single host (as initiator).
+    public var virtualAddress = VirtualAddressRequest()
     public var paths = PathPlan()
 
     public init(
@@ -208,6 +216,8 @@ public enum Event: Sendable {
     case checkRevocation(RevocationCheck, token: UInt64)
     /// Ask an authentication backend (RADIUS), and answer with `backendAnswered(token:)`.
     case askBackend(EAPBackendRequest, token: UInt64)
+    /// The peer gave us addresses to use inside the tunnel, or (nil) they are ours no more.
+    case virtualAddresses(connection: String, VirtualConfiguration?)
     case connectionEstablished(connection: String)
     /// The connection is down or could not come up; the sentence names cause and remedy.
     case connectionDown(connection: String, reason: String)

@@ -140,6 +140,7 @@ extension IKECore {
                 rekeyAt: now + softLifetime(lifetime), expiresAt: now + lifetime,
                 lowestNonce: lowerNonce(initiatorNonce, responderNonce)))
         successor.established?.nextKeepalive = established.nextKeepalive
+        inheritConfiguration(from: sa, to: successor)
         sas[localSPI] = successor
         connection.sas.append(localSPI)
         touch(successor)

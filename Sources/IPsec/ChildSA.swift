@@ -37,6 +37,8 @@ public struct TunnelPath: Hashable, Sendable {
 public struct ChildSA: Sendable {
     public var connection: String
     public var child: String
+    /// Which of several peers of the connection it belongs to; zero when the connection has one peer.
+    public var instance: UInt32 = 0
     /// The SPI that we chose: packets to us carry it.
     public var inboundSPI: UInt32
     /// The SPI that the peer chose: packets from us carry it.

@@ -182,6 +182,11 @@ func carried(_ packetsIn: UInt64, _ packetsOut: UInt64, drops: [DropReason: UInt
 
 /// A kernel that agrees with everything.
 final class FakeKernel: KernelControlling {
+    var virtualAddresses: [IPv4Address] = []
+    func setVirtualAddresses(_ addresses: [IPv4Address]) -> [String] {
+        virtualAddresses = addresses
+        return []
+    }
     var view = eastView()
     var tunLinkIndex: Int? = 9
     let monitorDescriptor: Int32 = -1

@@ -21,6 +21,8 @@ final class Node {
     var downs: [String] = []
     var logs: [String] = []
     var moves: [TunnelPath] = []
+    /// What the peer gave as virtual addresses, in order; nil: taken back.
+    var virtual: [VirtualConfiguration?] = []
     /// Removals of children that were never installed, and double installations: always a fault of the core.
     var faults: [String] = []
     /// Tokens that a test wants to answer itself.
@@ -83,6 +85,7 @@ final class Node {
             case .askBackend(let request, let token):
                 guard let answer = answersBackend else { heldTokens.append(token); continue }
                 core.backendAnswered(token: token, answer: answer(request), now: now)
+            case .virtualAddresses(_, let given): virtual.append(given)
             case .log(_, _, let text): logs.append(text)
             }
         }

@@ -1,0 +1,62 @@
+import Configuration
+import IKE
+import IPsec
+import Wire
+
+/// Several peers of one connection, each with children of its own, and the addresses that a peer gives to us.
+///
+/// A connection that takes any peer has one child number per configured child for what nobody has claimed yet (its traffic is
+/// protected, and goes nowhere), and one more per child of each peer that is there. The rules of a peer's child come before.
+struct PeerRule: Hashable, Sendable {
+    var childIndex: Int
+    var local: [TrafficSelector]
+    var remote: [TrafficSelector]
+}
+
+extension ControlThread {
+    /// The number under which the workers know the child; a new one for a peer that just came.
+    func childIndex(for sa: ChildSA) -> Int? {
+        let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
+        guard sa.instance != 0 else { return children.index(of: key) }
+        guard children.index(of: ChildKey(sa.connection, sa.child)) != nil else { return nil }
+        return children.assign(key)
+    }
+
+    /// Publishes the rules of peers that came or went, and gives numbers back that nobody uses.
+    func followPeers() {
+        let rules = lifecycle.peerRules
+        for key in children.peerKeys where !lifecycle.hasPairs(key) { children.release(key) }
+        guard rules != publishedPeerRules else { return }
+        publishedPeerRules = rules
+        publishChangedPlans()
+    }
+
+    /// The peer gave us addresses, or took them back.
+    func take(_ given: VirtualConfiguration?, of connection: String) {
+        virtualAddresses[connection] = given
+        let all = configuration.connections.compactMap { virtualAddresses[$0.name]?.addresses }.flatMap { $0 }.compactMap(\.v4)
+        for problem in surroundings.kernel.setVirtualAddresses(all) { log(.error, problem, connection: connection) }
+        if let given {
+            let dns = given.dns.isEmpty ? "none" : given.dns.map(\.description).joined(separator: ", ")
+            log(
+                .info, "virtual addresses \(given.addresses.map(\.description).joined(separator: ", ")), name servers \(dns)",
+                connection: connection)
+        }
+        // The kernel tells of the address in a moment, too; the policy changes now.
+        _ = surroundings.kernel.takeChanges()
+        followKernel()
+    }
+}
+
+extension SettingsMapping {
+    /// Pools, what is asked for, and what children with a dynamic local side propose before they know their address.
+    static func address(_ plan: inout ConnectionPlan, as connection: Connection) {
+        (plan.pools, plan.virtualAddress) = (connection.pools, connection.virtualAddress)
+        let families =
+            (connection.virtualAddress.wantsIPv4 ? ["0.0.0.0/0"] : []) + (connection.virtualAddress.wantsIPv6 ? ["::/0"] : [])
+        let everything = families.compactMap { IPPrefix($0) }.map { TrafficSelector($0) }
+        for index in plan.children.indices where plan.children[index].localIsAssigned {
+            plan.children[index].localSelectors = everything
+        }
+    }
+}
