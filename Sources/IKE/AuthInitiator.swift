@@ -53,6 +53,7 @@ extension IKECore {
         payloads += RemoteAuthentication.requests([plan.remoteAuthentication])
         if let remote = plan.remoteIdentity { payloads.append(.identityResponder(WireIdentity(remote))) }
         payloads += authentication
+        payloads += connections[plan.name].map(configurationRequest) ?? []
         if let child = state.child { payloads += childPayloads(child) }
         return payloads + mobilityPayloads(sa, plan)
     }
@@ -159,6 +160,7 @@ extension IKECore {
             sa, connection, peer, localMethod: state.localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
         established.replaces = state.replaces
         noteWindow(sa, payloads)
+        takeConfiguration(sa, established, connection, payloads)
         finishFirstChild(sa, established, connection, state, payloads, now: now)
         leaveWithoutAddress(sa, established, connection, now: now)
     }
@@ -188,7 +190,6 @@ extension IKECore {
             return
         }
         do throws(IKEFault) {
-            try takeConfiguration(sa, established, connection, payloads)
             let made = try completeChild(
                 sa, connection, child, payloads,
                 nonces: (state.transcript.initiatorNonce, state.transcript.responderNonce), shared: nil, now: now)

@@ -197,17 +197,17 @@ extension IKECore {
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ state: HalfOpenSA, _ payloads: PayloadList,
         head: [Payload], path: Path, now: Instant
     ) {
-        // A peer may authenticate without asking for a child (RFC 6023).
-        guard payloads.proposals != nil || payloads.selectorsInitiator != nil else {
-            respond(sa, .ikeAuth, head, path: path)
-            return
-        }
         do throws(IKEFault) {
+            let settled = try answerConfiguration(sa, established, connection, payloads)
+            // A peer may authenticate without asking for a child (RFC 6023).
+            guard payloads.proposals != nil || payloads.selectorsInitiator != nil else {
+                respond(sa, .ikeAuth, head + settled, path: path)
+                return
+            }
             let request = ChildRequest(
                 payloads: payloads, initiatorNonce: state.initiatorNonce, responderNonce: state.responderNonce,
                 withMethods: false,
                 rekeyed: nil)
-            let settled = try answerConfiguration(sa, established, connection, payloads)
             let made = try acceptChild(sa, established, connection, request, now: now)
             withhold(
                 made, on: sa, established, exchange: .ikeAuth, payloads: head + settled + made.payloads,

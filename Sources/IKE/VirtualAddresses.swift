@@ -30,10 +30,6 @@ package struct SettledConfiguration {
     package var received: VirtualConfiguration?
     /// Tells apart the peers of a connection that takes any number of them; zero for a connection with one peer.
     package var instance: UInt32 = 0
-    /// Who the addresses are leased to, where that is not the remote identity: the name proved by EAP.
-    package var holder: String?
-    /// What a RADIUS server granted.
-    package var attributes: [EAPAttribute] = []
 }
 
 extension IKECore {
@@ -115,8 +111,8 @@ extension IKECore {
     private func address(
         for sa: IKESA, _ established: EstablishedSA, _ plan: ConnectionPlan, isIPv4: Bool, wish: IPAddress?
     ) -> IPAddress? {
-        for case .address(let address) in established.settled.attributes where address.isIPv4 == isIPv4 { return address }
-        let holder = established.settled.holder ?? established.remoteIdentity.description
+        for case .address(let address) in established.peer.attributes where address.isIPv4 == isIPv4 { return address }
+        let holder = established.remoteIdentity.description
         for name in plan.pools where pools[name]?.pool.isIPv4 == isIPv4 {
             if let address = pools[name]?.assign(to: holder, owner: sa.localSPI, wanted: wish) { return address }
         }
@@ -134,7 +130,7 @@ extension IKECore {
             attributes.append(.init(AttributeType.netmask4, [255, 255, 255, 255]))
         }
         var servers: [IPAddress] = []
-        for case .dns(let address) in established.settled.attributes { servers.append(address) }
+        for case .dns(let address) in established.peer.attributes { servers.append(address) }
         if servers.isEmpty {
             for name in plan.pools { servers += (pools[name]?.pool.dns ?? []).filter { !servers.contains($0) } }
         }
@@ -186,14 +182,32 @@ extension IKECore {
         return [WireConfiguration(kind: WireConfiguration.Kind.request, attributes: attributes).payload]
     }
 
-    /// Takes over CFG_REPLY. Throws when there should be one with an address and is none.
+    /// Takes over CFG_REPLY; without a usable address the children's reason says why.
     func takeConfiguration(
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ payloads: PayloadList
-    ) throws(IKEFault) {
+    ) {
         let request = connection.plan.virtualAddress
         guard !request.isEmpty else { return }
+        do throws(IKEFault) {
+            let received = try Self.received(payloads, request)
+            established.settled.received = received
+            connection.formerAddresses = received.addresses
+            let list = received.addresses.map(\.description).joined(separator: " and ")
+            log(.info, connection.plan.name, "The peer gave us \(list).")
+            emit(.virtualAddresses(connection: connection.plan.name, received))
+        } catch {
+            guard payloads.firstError == nil else { return }
+            for child in connection.plan.children where child.localIsAssigned {
+                connection.slots[child.name]?.reason = "The peer's answer gives us no address: \(error.sentence)."
+            }
+        }
+    }
+
+    private static func received(
+        _ payloads: PayloadList, _ request: VirtualAddressRequest
+    ) throws(IKEFault) -> VirtualConfiguration {
         guard let reply = try payloads.configuration(), reply.kind == WireConfiguration.Kind.reply else {
-            throw .peerMisbehaved("it assigns no virtual address: let the peer have a pool for this connection")
+            throw .peerMisbehaved("it has no configuration payload; let the peer have a pool for this connection")
         }
         typealias AttributeType = WireConfiguration.AttributeType
         var addresses: [IPAddress] = []
@@ -201,14 +215,10 @@ extension IKECore {
         if request.wantsIPv6 { addresses += reply.addresses(AttributeType.address6).prefix(1) }
         addresses.removeAll { $0.isUnspecified || !$0.isUnicast }
         guard !addresses.isEmpty else { throw .peerMisbehaved("its configuration payload has no usable address") }
-        let received = VirtualConfiguration(
+        return VirtualConfiguration(
             addresses: addresses,
             dns: Array((reply.addresses(AttributeType.dns4) + reply.addresses(AttributeType.dns6)).prefix(8)),
             subnets: Array(reply.subnets.prefix(16)))
-        established.settled.received = received
-        connection.formerAddresses = addresses
-        log(.info, connection.plan.name, "The peer gave us \(addresses.map(\.description).joined(separator: " and ")).")
-        emit(.virtualAddresses(connection: connection.plan.name, received))
     }
 
     /// An IKE SA that was to bring an address and did not is of no use: addresses are only asked for in IKE_AUTH, so another

@@ -22,10 +22,9 @@ final class SteppedClient: EAPClientMethod {
             (isDone, masterSessionKey) = (true, key)
             return .respond(data ?? [])
         case .failure(let data, let reason):
-            let sentence = "EAP failed: \(reason)."
-            failureSentence = sentence
+            failureSentence = reason
             // The peer is told why, and ends it; without anything to tell, we do.
-            return data.map(EAPClientStep.respond) ?? .failed(sentence)
+            return data.map(EAPClientStep.respond) ?? .failed(reason)
         }
     }
 }
@@ -50,7 +49,7 @@ final class SteppedServer: EAPServerMethod {
         switch step {
         case .send(let data): .request(data)
         case .success(_, let key): .success(EAPOutcome(masterSessionKey: key, name: name()))
-        case .failure(_, let reason): .failure("EAP failed: \(reason).")
+        case .failure(_, let reason): .failure(reason)
         }
     }
 }
@@ -80,14 +79,7 @@ extension EAPClientPlan.Method {
     }
 }
 
-/// Which method a server runs by itself.
-public struct EAPServerMethodPlan: Sendable {
-    public var type: EAPType
-    public var make: @Sendable (EAPContext) -> any EAPServerMethod
-    public init(_ type: EAPType, make: @escaping @Sendable (EAPContext) -> any EAPServerMethod) {
-        (self.type, self.make) = (type, make)
-    }
-
+extension EAPMethodServer.Method {
     /// - Parameter serverName: shown by clients to their users.
     public static func mschapv2(users: EAPUsers, serverName: String, crypto: any EAPCrypto) -> Self {
         Self(.mschapv2) { context in

@@ -73,14 +73,14 @@ final class RADIUSSession: EAPServerSession {
 
     func receive(_ packet: [UInt8]) -> EAPServerStep {
         guard let response = EAPPacket(parsing: packet), response.code == .response else {
-            return fail("The peer's EAP packet is malformed or no response.")
+            return fail("the peer's EAP packet is malformed or no response")
         }
         guard response.identifier == lastIdentifier else {
-            return fail("The peer answers another EAP request than the last one.")
+            return fail("the peer answers another EAP request than the last one")
         }
         if awaitsName {
             guard response.type == .identity, response.data.count <= RADIUSPacket.valueBytesMost, !response.data.isEmpty else {
-                return fail("The peer does not answer the question for its EAP identity.")
+                return fail("the peer does not answer the question for its EAP identity")
             }
             awaitsName = false
             name = response.data
@@ -92,14 +92,14 @@ final class RADIUSSession: EAPServerSession {
 
     private func ask(_ packet: [UInt8]) -> EAPServerStep {
         questions += 1
-        guard questions <= Self.questionsMost else { return fail("The EAP conversation goes on for too long.") }
+        guard questions <= Self.questionsMost else { return fail("the EAP conversation goes on for too long") }
         let order = chosen.map { [$0] } ?? Array(plan.servers.indices)
         asked = []
         var candidates: [EAPBackendRequest.Candidate] = []
         do throws(IKECryptoError) {
             for index in order { candidates.append(try candidate(index, packet)) }
         } catch {
-            return fail("A RADIUS request cannot be made: \(error.clause).")
+            return fail("a RADIUS request cannot be made: \(error.clause)")
         }
         return .ask(
             EAPBackendRequest(candidates: candidates, retransmitInterval: plan.retransmitInterval, tries: plan.tries))
@@ -148,26 +148,26 @@ final class RADIUSSession: EAPServerSession {
         else {
             let servers = asked.map { plan.servers[$0.server].endpoint.description }.joined(separator: ", ")
             return fail(
-                "No RADIUS server answered (\(servers)): it may be down, not know this gateway as a client, or have another "
-                    + "secret.")
+                "no RADIUS server answered (\(servers)): it may be down, not know this gateway as a client, or have another "
+                    + "secret")
         }
         let (server, authenticator) = asked[answer.candidate]
         chosen = server
         switch RADIUSCode(rawValue: packet.code) {
         case .accessChallenge:
             guard let message = packet.eapMessage, let request = EAPPacket(parsing: message), request.code == .request else {
-                return fail("The RADIUS server's challenge holds no EAP request.")
+                return fail("the RADIUS server's challenge holds no EAP request")
             }
             state = packet.first(RADIUSType.state)
             lastIdentifier = request.identifier
             return .send(message)
         case .accessAccept: return accept(packet, server: plan.servers[server], authenticator: authenticator)
         case .accessReject:
-            let reply = packet.first(RADIUSType.replyMessage).map { " It says: \(Self.shown($0))." } ?? ""
+            let reply = packet.first(RADIUSType.replyMessage).map { " and says: \(Self.shown($0))" } ?? ""
             return fail(
-                "The RADIUS server \(plan.servers[server].endpoint) refuses user \(Self.shown(name)).\(reply)",
+                "the RADIUS server \(plan.servers[server].endpoint) refuses user \(Self.shown(name))\(reply)",
                 packet: packet.eapMessage)
-        default: return fail("The RADIUS server answers with code \(packet.code).")
+        default: return fail("the RADIUS server answers with code \(packet.code)")
         }
     }
 
@@ -175,13 +175,13 @@ final class RADIUSSession: EAPServerSession {
         // RFC 3579 §2.6.3 wants EAP-Success in an Access-Accept; a packet that contradicts it is not believed.
         let message = packet.eapMessage ?? EAPPacket(.success, identifier: lastIdentifier).encoded
         guard let success = EAPPacket(parsing: message), success.code == .success else {
-            return fail("The RADIUS server accepts the user without EAP-Success.")
+            return fail("the RADIUS server accepts the user without EAP-Success")
         }
         let key: Secret?
         do throws(IKECryptoError) {
             key = try sessionKey(packet, secret: server.secret, authenticator: authenticator)
         } catch {
-            return fail("The keys of the RADIUS server cannot be read: \(error.clause).")
+            return fail("the keys of the RADIUS server cannot be read: \(error.clause)")
         }
         return .success(
             message,
