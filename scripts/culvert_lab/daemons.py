@@ -166,7 +166,7 @@ class StrongSwan(Daemon):
     One process per namespace: STRONGSWAN_CONF names its own file, vici its own socket.
     """
 
-    def __init__(self, lab, role, swanctl, *, settings=""):
+    def __init__(self, lab, role, swanctl, *, settings="", plugins=""):
         super().__init__(lab, role, "strongswan")
         self.uri = f"unix://{self.directory}/vici.sock"
         self.swanctl_path = self.directory / "swanctl.conf"
@@ -174,7 +174,7 @@ class StrongSwan(Daemon):
         self.conf_path = self.directory / "strongswan.conf"
         self.conf_path.write_text(f"""
             charon-systemd {{
-                load = {STRONGSWAN_PLUGINS}
+                load = {STRONGSWAN_PLUGINS} {plugins}
                 retransmit_tries = 4
                 retransmit_timeout = 1.0
                 retransmit_base = 1.5

@@ -1,0 +1,110 @@
+"""Single hosts that connect to a gateway: configurations of Culvert and strongSwan as either, and certificates for them."""
+
+import subprocess
+
+from culvert_lab.daemons import Culvert, StrongSwan
+from gateways import SECRET, merge
+
+USER, PASSWORD = "alice@road.example", "a password of alice"
+POOL = "10.9.0.0/24"
+EAP_PLUGINS = "eap-identity eap-mschapv2 eap-tls eap-radius"
+IKE, ESP = "aes256gcm16-prfsha256-x25519", "aes256gcm16-noesn"
+
+
+def road_gateway(lab, *, connection=None, **sections):
+    """Culvert in the west, for anybody who proves to be somebody: the address comes from a pool."""
+    west = lab.west
+    road = merge({
+        "name": "road",
+        "local": {"address": west.underlay, "id": "west.example", "auth": "psk"},
+        "remote": {"address": "any", "id": "any", "auth": "eap-mschapv2"},
+        "psk": SECRET,
+        "eap": {"users": [{"name": USER, "password": PASSWORD}]},
+        "ike_proposals": [IKE],
+        "dpd_interval": "5s",
+        "pools": ["road"],
+        "children": [{"name": "net", "local_subnets": [west.subnet], "remote_subnets": "dynamic", "esp_proposals": [ESP]}],
+    }, connection or {})
+    whole = {
+        "gateway": {"name": "west"},
+        "interfaces": [{"name": "wan0", "role": "underlay"}, {"name": "lan0", "role": "protected"}],
+        "dataplane": {"workers": 1},
+        "pools": [{"name": "road", "addresses": POOL, "dns": ["10.2.0.53"]}],
+        "connections": [road],
+    }
+    return Culvert(lab, "gw-west", merge(whole, sections))
+
+
+def road_host(lab, *, role="gw-east", local=None, auth="eap-mschapv2", remote_auth="psk", identity=USER, eap_id=USER,
+              password=PASSWORD, certificate="", extra="", secrets="", name="strongswan"):
+    """strongSwan as a host that asks for an address."""
+    conf = f"""
+        connections {{
+            gw {{
+                version = 2
+                local_addrs = {local or lab.east.underlay}
+                remote_addrs = {lab.west.underlay}
+                proposals = {IKE}
+                vips = 0.0.0.0
+                mobike = no
+                {extra}
+                local {{
+                    auth = {auth}
+                    id = {identity}
+                    {f"eap_id = {eap_id}" if eap_id else ""}
+                    {certificate}
+                }}
+                remote {{
+                    auth = {remote_auth}
+                    id = west.example
+                }}
+                children {{
+                    net {{
+                        remote_ts = {lab.west.subnet}
+                        esp_proposals = {ESP}
+                    }}
+                }}
+            }}
+        }}
+        secrets {{
+            ike-gw {{
+                id-1 = west.example
+                secret = "{SECRET}"
+            }}
+            eap-alice {{
+                id = {eap_id or identity}
+                secret = "{password}"
+            }}
+            {secrets}
+        }}
+        """
+    return StrongSwan(lab, role, conf, plugins=EAP_PLUGINS)
+
+
+class Authority:
+    """A CA in a folder, made with the openssl command."""
+
+    def __init__(self, directory, name="lab ca"):
+        self.directory = directory
+        self.key, self.certificate = directory / "ca.key", directory / "ca.pem"
+        self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj",
+                     f"/O=Lab/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE", "-addext",
+                     "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self.key, "-out", self.certificate)
+
+    def openssl(self, *words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+
+    def issue(self, name, *alternative_names):
+        """Key and certificate files for a name."""
+        stem = self.directory / name.replace("@", "-at-")
+        key, request, certificate = stem.with_suffix(".key"), stem.with_suffix(".csr"), stem.with_suffix(".pem")
+        extensions = stem.with_suffix(".ext")
+        names = ",".join(alternative_names) or f"DNS:{name}"
+        extensions.write_text(f"subjectAltName={names}\nkeyUsage=critical,digitalSignature\n"
+                              "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n")
+        self.openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/O=Lab/CN={name}",
+                     "-keyout", key, "-out", request)
+        self.openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days",
+                     "30", "-extfile", extensions, "-out", certificate)
+        key.chmod(0o600)
+        return key, certificate
