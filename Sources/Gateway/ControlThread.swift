@@ -451,7 +451,7 @@ final class ControlThread {
     }
 
     private func tickNow() {
-        for connection in lifecycle.poll(now: now).sorted() { core.inboundTraffic(connection: connection, now: now) }
+        for spi in lifecycle.poll(now: now).sorted() { core.inboundTraffic(inboundSPI: spi, now: now) }
         for (spi, limit) in lifecycle.limitsReached(lifetime) {
             core.childLimitReached(inboundSPI: spi, hard: limit == .hard, now: now)
         }

@@ -228,11 +228,12 @@ final class LinuxKernel: KernelControlling {
         guard let tunLinkIndex else { return [] }
         var problems: [String] = []
         do throws(SystemError) {
-            let present = try netlink.addresses().filter { $0.linkIndex == tunLinkIndex }
-            for address in addresses where !present.contains(where: { $0.address == address }) {
+            let present = try netlink.addresses().filter { $0.linkIndex == tunLinkIndex && $0.address.isIPv4 }
+            let wanted = addresses.map(IPAddress.v4)
+            for address in wanted where !present.contains(where: { $0.address == address }) {
                 try netlink.addAddress(NetlinkAddress(address: address, prefixLength: 32, linkIndex: tunLinkIndex))
             }
-            for old in present where !addresses.contains(old.address) { try netlink.deleteAddress(old) }
+            for old in present where !wanted.contains(old.address) { try netlink.deleteAddress(old) }
         } catch {
             problems.append("The virtual addresses cannot be set on \(Self.tunName): \(error).")
         }

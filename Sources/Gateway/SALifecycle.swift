@@ -137,15 +137,15 @@ final class SALifecycle {
     // MARK: Time
 
     /// Reads counters, switches to new SAs that carry traffic or have waited long enough, retires what has drained.
-    /// Returns the connections on whose SAs authenticated packets arrived since the last call.
-    func poll(now: Instant) -> Set<String> {
-        var alive: Set<String> = []
+    /// Returns the inbound SPIs of SAs on which authenticated packets arrived since the last call.
+    func poll(now: Instant) -> Set<UInt32> {
+        var alive: Set<UInt32> = []
         for spi in pairs.keys.sorted() {
             guard var pair = pairs[spi] else { continue }
             if let counters = dataplane.counters(inboundSPI: spi) { pair.seen.raise(to: counters) }
             if pair.seen.packetsIn > pair.reportedPacketsIn {
                 pair.reportedPacketsIn = pair.seen.packetsIn
-                alive.insert(pair.key.connection)
+                alive.insert(spi)
             }
             pairs[spi] = pair
         }

@@ -34,12 +34,22 @@ struct StatusBuilder {
             address: (ike?.path.remote.address ?? configured.remoteAddress)?.description ?? "any",
             port: ike?.path.remote.port ?? ikePort,
             id: ike?.remoteIdentity.description ?? configured.remotePattern.description, nat: ike?.remoteNAT ?? false)
-        return StatusReport.Connection(
+        var report = StatusReport.Connection(
             name: configured.name, state: state, reason: state == .established ? nil : reason(configured, status), local: local,
             remote: remote, ike: ike.map(ikeSA),
             children: configured.children.map { child in
                 self.child(child, of: configured, status?.children.first { $0.name == child.name })
             })
+        if configured.remoteAddress == nil {
+            report.peers = (status?.peers ?? []).map { peer in
+                StatusReport.RemotePeer(
+                    id: peer.identity.description, address: peer.endpoint.address.description, port: peer.endpoint.port,
+                    virtualAddresses: peer.virtualAddresses.map(\.description),
+                    establishedSeconds: Self.seconds(now - peer.establishedAt), children: peer.children)
+            }
+        }
+        if let own = status?.virtualAddresses, !own.isEmpty { report.virtualAddresses = own.map(\.description) }
+        return report
     }
 
     /// A problem of ours explains more than the silence that follows from it.

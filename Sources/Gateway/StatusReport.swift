@@ -39,8 +39,14 @@ public struct StatusReport: Codable, Hashable, Sendable {
         @ExplicitNull public var ike: IKE?
         /// One entry per configured child, also during rekey and drain.
         public var children: [Child]
+        /// Everybody who is there, when `remote.address` is `any`; null otherwise.
+        @ExplicitNull public var peers: [RemotePeer]?
+        /// What the peer gave to us to use inside the tunnel.
+        @ExplicitNull public var virtualAddresses: [String]?
 
         enum CodingKeys: String, CodingKey {
+            case peers
+            case virtualAddresses = "virtual_addresses"
             case name, state, reason, local, remote, ike, children
             case ikeVersion = "ike_version"
         }
@@ -53,6 +59,24 @@ public struct StatusReport: Codable, Hashable, Sendable {
             (self.local, self.remote, self.children) = (local, remote, children)
             _reason = ExplicitNull(wrappedValue: reason)
             _ike = ExplicitNull(wrappedValue: ike)
+        }
+    }
+
+    /// One of the peers of a connection that takes any.
+    public struct RemotePeer: Codable, Hashable, Sendable {
+        public var id: String
+        public var address: String
+        public var port: UInt16
+        /// From the connection's pools, or a RADIUS server's.
+        public var virtualAddresses: [String]
+        public var establishedSeconds: Double
+        /// Names of its children that are installed.
+        public var children: [String]
+
+        enum CodingKeys: String, CodingKey {
+            case id, address, port, children
+            case virtualAddresses = "virtual_addresses"
+            case establishedSeconds = "established_seconds"
         }
     }
 

@@ -148,6 +148,16 @@ public final class IKECore {
     }
 
     /// Authenticated ESP arrived: the peer is alive, which postpones the liveness check. RFC 7296 §2.4.
+    /// - Parameter inboundSPI: of the child that it arrived on: a connection may have several peers.
+    public func inboundTraffic(inboundSPI: UInt32, now: Instant) {
+        guard let spi = childIndex[inboundSPI], let sa = sas[spi], let established = sa.established else { return }
+        established.lastHeard = now
+        established.lastTraffic = now
+        touch(sa)
+        settle(now)
+    }
+
+    /// The same for a connection with one peer.
     public func inboundTraffic(connection: String, now: Instant) {
         guard let state = connections[connection], let sa = current(state), let established = sa.established else { return }
         established.lastHeard = now

@@ -290,6 +290,19 @@ public struct ConnectionStatus: Sendable {
     public var reason: String?
     public var ike: IKE?
     public var children: [Child]
+    /// Everybody who is there, of a connection that takes any peer.
+    public var peers: [Peer] = []
+    /// What the peer gave to us.
+    public var virtualAddresses: [IPAddress] = []
+    /// One of several peers of a connection.
+    public struct Peer: Sendable {
+        public var identity: Identity
+        public var endpoint: Endpoint
+        public var virtualAddresses: [IPAddress]
+        public var establishedAt: Instant
+        public var children: [String]
+        public var method: String
+    }
     public init(name: String, state: State, reason: String?, ike: IKE?, children: [Child]) {
         (self.name, self.state, self.reason, self.ike, self.children) = (name, state, reason, ike, children)
     }

@@ -24,7 +24,18 @@ extension IKECore {
             remoteIdentity: established.remoteIdentity, path: sa.path, localMethod: established.localMethod,
             remoteMethod: established.peer.method, remoteSubject: established.peer.subject,
             remoteCertificateExpires: established.peer.certificateExpires, warnings: established.peer.warnings)
-        return ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
+        var result = ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
+        result.virtualAddresses = established.settled.received?.addresses ?? []
+        if plan.remoteAddress == nil { result.peers = state.sas.compactMap { sas[$0] }.compactMap(peer) }
+        return result
+    }
+
+    private func peer(_ sa: IKESA) -> ConnectionStatus.Peer? {
+        guard let established = sa.established, established.supersededBy == nil else { return nil }
+        return ConnectionStatus.Peer(
+            identity: established.remoteIdentity, endpoint: sa.path.remote, virtualAddresses: established.settled.granted,
+            establishedAt: established.establishedAt, children: established.children.filter(\.isInstalled).map(\.name),
+            method: established.peer.method)
     }
 
     /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes

@@ -35,6 +35,13 @@ struct StatusPage {
             let rekey = ike.rekeyInSeconds.map { ", rekey in \(Readable.duration($0))" } ?? ""
             lines.append("  ike  \(ike.proposal), \(role), up \(Readable.duration(ike.establishedSeconds))\(rekey)")
         }
+        if let own = connection.virtualAddresses, !own.isEmpty { lines.append("  our addresses  \(own.joined(separator: ", "))") }
+        for peer in connection.peers ?? [] {
+            let addresses = peer.virtualAddresses.isEmpty ? "" : ", has \(peer.virtualAddresses.joined(separator: ", "))"
+            lines.append(
+                "  peer  \(peer.id) at \(peer.address):\(peer.port), up \(Readable.duration(peer.establishedSeconds))\(addresses)"
+            )
+        }
         for child in connection.children { lines += self.child(child, of: connection) }
         return lines.joined(separator: "\n")
     }

@@ -6,6 +6,7 @@ import PackageDescription
 let package = Package(
     name: "culvert",
     products: [
+        .library(name: "FuzzEAP", type: .static, targets: ["FuzzEAP"]),
         .library(name: "FuzzIKEMessage", type: .static, targets: ["FuzzIKEMessage"]),
         .library(name: "FuzzPacket", type: .static, targets: ["FuzzPacket"]),
     ],
@@ -14,6 +15,7 @@ let package = Package(
         .target(name: "Wire"),
         .target(name: "IPsec", dependencies: ["Wire"]),
         .target(name: "IKE", dependencies: ["Wire", "IPsec", .product(name: "DequeModule", package: "swift-collections")]),
+        .target(name: "FuzzEAP", dependencies: ["IKE"]),
         .target(name: "FuzzIKEMessage", dependencies: ["IKE", "IPsec", "Wire"]),
         .target(name: "FuzzPacket", dependencies: ["Wire"]),
     ]

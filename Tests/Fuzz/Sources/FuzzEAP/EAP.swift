@@ -1,0 +1,45 @@
+import IKE
+
+/// EAP packets and what they carry: EAP-MSCHAPv2, EAP-TLS pieces, RADIUS packets, configuration payloads. The first octet says
+/// which. What parses must encode, and what then parses must be the same.
+@_cdecl("LLVMFuzzerTestOneInput")
+public func fuzz(_ start: UnsafePointer<UInt8>, _ count: Int) -> CInt {
+    let bytes = Array(UnsafeBufferPointer(start: start, count: count))
+    guard let selector = bytes.first else { return 0 }
+    let body = bytes.dropFirst()
+    switch selector % 7 {
+    case 0:
+        if let packet = EAPPacket(parsing: Array(body)) { precondition(packet.encoded == Array(body), "\(packet)") }
+    case 1, 2:
+        let isFromServer = selector % 7 == 1
+        guard let packet = try? MSCHAPv2Packet(parsing: body, isFromServer: isFromServer) else { return 0 }
+        precondition((try? MSCHAPv2Packet(parsing: packet.encoded[...], isFromServer: isFromServer)) == packet, "\(packet)")
+    case 3:
+        guard let failure = MSCHAPv2Failure(message: Array(body)) else { return 0 }
+        precondition(MSCHAPv2Failure(message: failure.encoded) == failure, "\(failure)")
+    case 4: feedPieces(Array(body))
+    case 5:
+        guard let packet = try? RADIUSPacket(parsing: body) else { return 0 }
+        _ = (packet.eapMessage, packet.vendor(RADIUSType.microsoft, RADIUSType.receiveKey))
+        precondition((try? RADIUSPacket(parsing: packet.encoded[...])) == packet, "\(packet)")
+    default:
+        guard let configuration = try? WireConfiguration(parsing: body) else { return 0 }
+        precondition((try? WireConfiguration(parsing: configuration.encoded[...])) == configuration, "\(configuration)")
+    }
+    return 0
+}
+
+/// Many EAP-TLS packets, each with an octet of length in front: no message grows past its bound.
+func feedPieces(_ bytes: [UInt8]) {
+    var framing = EAPTLSFraming()
+    var rest = bytes[...]
+    while let length = rest.popFirst() {
+        let piece = rest.prefix(Int(length))
+        rest = rest.dropFirst(piece.count)
+        guard let packet = try? EAPTLSPacket(parsing: piece), let outcome = try? framing.receive(packet) else { return }
+        if case .message(let message) = outcome {
+            precondition(message.count <= EAPTLSFraming.messageBytesMost, "a message of \(message.count) octets")
+            if !message.isEmpty { _ = framing.send(message) }
+        }
+    }
+}
