@@ -188,8 +188,8 @@ extension Reader {
         if settings.serverIsEAPOnly, method != .tls, let remote = connection["remote"] {
             error(
                 remote.mark,
-                "`auth: eap-only` needs `local.auth: eap-tls`: with a password the server must prove itself by a certificate or a "
-                    + "pre-shared key first (RFC 5998 §4)")
+                "`auth: eap-only` needs `local.auth: eap-tls`: with a password the server must prove itself by a certificate or "
+                    + "a pre-shared key first (RFC 5998 §4)")
         }
         guard method == .mschapv2 else { return }
         if body["user"] == nil {

@@ -17,14 +17,14 @@ import Wire
     ) -> Pair {
         let pair = Pair(seed: seed)
         pair.eastSide.children = [("net", ["0.0.0.0/0"] + (asks.wantsIPv6 ? ["::/0"] : []), ["10.1.0.0/16"])]
-        pair.eastSide.adjust = { plan in
+        pair.eastSide.change = { plan in
             plan.virtualAddress = asks
             plan.children[0].localIsAssigned = true
         }
         pair.westSide.children = [("net", ["10.1.0.0/16"], [])]
         pair.westSide.remoteAddress = nil
         pair.westSide.remoteIdentity = nil
-        pair.westSide.adjust = { plan in
+        pair.westSide.change = { plan in
             plan.pools = pools.map(\.name)
             plan.children[0].remoteIsAssigned = true
         }
@@ -143,7 +143,7 @@ import Wire
     @Test("a peer that asks for no address where one is needed is told so")
     func required() throws {
         let pair = Self.pair()
-        pair.eastSide.adjust = { _ in }
+        pair.eastSide.change = nil
         try pair.start()
         pair.run(5)
         #expect(pair.east.status(now: pair.now)?.children.first?.reason?.contains("FAILED_CP_REQUIRED") == true)
@@ -154,7 +154,7 @@ import Wire
     @Test("a gateway without a pool refuses, and the host says what is missing")
     func withoutPool() throws {
         let pair = Self.pair()
-        pair.westSide.adjust = { _ in }
+        pair.westSide.change = nil
         pair.westSide.children = [("net", ["10.1.0.0/16"], ["10.9.0.0/24"])]
         try pair.start()
         pair.run(5)
