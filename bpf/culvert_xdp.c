@@ -3,9 +3,10 @@
  * The first thing a packet meets: one XDP program on every interface Culvert owns. It decides three ways, drop, to a worker
  * (AF_XDP), to the kernel, and counts each decision. It changes no packet.
  *
- *   underlay   for a local address:  ESP, AH, ESP in UDP 4500     -> worker of the receive queue
+ *   underlay   for a local address:  IPsec or IKE of a stranger   -> dropped, when all peers have fixed addresses
+ *                                    ESP, AH, ESP in UDP 4500     -> worker of the receive queue
  *                                    (over IPv6 too, but for AH and whatever has extension headers)
- *                                    IKE (UDP 500, 4500)          -> kernel, after a token bucket per source
+ *                                    IKE (UDP 500, 4500)          -> kernel, after a token bucket per IKE SA or source
  *                                    NAT keepalive                -> dropped
  *                                    fragments of these           -> kernel, which reassembles for raw and UDP sockets
  *              anything else:        must policy protect it?      -> dropped (RFC 4301 section 5.2), otherwise kernel
@@ -97,6 +98,31 @@ struct {
     __type(value, struct culvert_ike_bucket);
 } ike_sources_ipv6 SEC(".maps");
 
+/* By SPI of ours: who floods from a peer's address does not know the SPI, and cannot take the peer's share. */
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_IKE_SAS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __be64);
+    __type(value, struct culvert_ike_bucket);
+} ike_sas SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_PEERS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, __be32);
+    __type(value, __u32);
+} peers SEC(".maps");
+
+struct {
+    __uint(type, BPF_MAP_TYPE_HASH);
+    __uint(max_entries, CULVERT_MAX_PEERS);
+    __uint(map_flags, BPF_F_NO_PREALLOC);
+    __type(key, struct culvert_ipv6_address);
+    __type(value, __u32);
+} peers_ipv6 SEC(".maps");
+
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
     __uint(max_entries, CULVERT_COUNTERS);
@@ -144,11 +170,58 @@ static __always_inline int redirect_esp(const struct packet *p, __u32 counter)
     return redirect(p, counter, XDP_PASS, CULVERT_COUNT_PASSED_NO_SOCKET);
 }
 
+/* IKE and ESP of nobody whom the configuration names, while it names everybody who may come. */
+static __always_inline int is_stranger(const struct packet *p)
+{
+    __u32 zero = 0;
+    const struct culvert_settings *rule = bpf_map_lookup_elem(&settings, &zero);
+    if (!rule || !rule->only_peers)
+        return 0;
+    if (p->ipv6) {
+        struct culvert_ipv6_address source;
+        __builtin_memcpy(&source, &p->ipv6->saddr, sizeof(source));
+        return bpf_map_lookup_elem(&peers_ipv6, &source) == NULL;
+    }
+    __be32 source = p->ip->saddr;
+    return bpf_map_lookup_elem(&peers, &source) == NULL;
+}
+
+/* The bucket of the IKE SA that a message names: the header begins with the SPIs of both ends, and one is ours. */
+static __always_inline struct culvert_ike_bucket *bucket_of_sa(const struct packet *p, const void *message)
+{
+    if (message + 2 * sizeof(__be64) > p->end)
+        return NULL;
+    __be64 spis[2];
+    __builtin_memcpy(spis, message, sizeof(spis));
+    struct culvert_ike_bucket *bucket = bpf_map_lookup_elem(&ike_sas, &spis[0]);
+    return bucket || !spis[1] ? bucket : bpf_map_lookup_elem(&ike_sas, &spis[1]);
+}
+
+/* The bucket of the source; NULL when it sends for the first time, and then has one with `fresh` in it. */
+static __always_inline struct culvert_ike_bucket *bucket_of_source(const struct packet *p,
+                                                                   const struct culvert_ike_bucket *fresh)
+{
+    struct culvert_ike_bucket *bucket;
+    if (p->ipv6) {
+        __u64 network;
+        __builtin_memcpy(&network, &p->ipv6->saddr, sizeof(network));
+        bucket = bpf_map_lookup_elem(&ike_sources_ipv6, &network);
+        if (!bucket)
+            bpf_map_update_elem(&ike_sources_ipv6, &network, fresh, BPF_ANY);
+    } else {
+        __be32 source = p->ip->saddr;
+        bucket = bpf_map_lookup_elem(&ike_sources, &source);
+        if (!bucket)
+            bpf_map_update_elem(&ike_sources, &source, fresh, BPF_ANY);
+    }
+    return bucket;
+}
+
 /*
- * One token bucket per source address, of IPv6 per network. Two CPUs that race on one bucket may let a few packets more
- * through: the bucket guards the control thread's time, not a secret.
+ * One token bucket per IKE SA of ours, and for all else one per source address, of IPv6 per network. Two CPUs that race on one
+ * bucket may let a few packets more through: the bucket guards the control thread's time, not a secret.
  */
-static __always_inline int pass_ike(const struct packet *p)
+static __always_inline int pass_ike(const struct packet *p, const void *message)
 {
     __u32 zero = 0;
     const struct culvert_settings *limit = bpf_map_lookup_elem(&settings, &zero);
@@ -159,19 +232,9 @@ static __always_inline int pass_ike(const struct packet *p)
     __u64 most = cost * limit->ike_burst_packets;
     __u64 now = bpf_ktime_get_ns();
     struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
-    struct culvert_ike_bucket *bucket;
-    if (p->ipv6) {
-        __u64 network;
-        __builtin_memcpy(&network, &p->ipv6->saddr, sizeof(network));
-        bucket = bpf_map_lookup_elem(&ike_sources_ipv6, &network);
-        if (!bucket)
-            bpf_map_update_elem(&ike_sources_ipv6, &network, &fresh, BPF_ANY);
-    } else {
-        __be32 source = p->ip->saddr;
-        bucket = bpf_map_lookup_elem(&ike_sources, &source);
-        if (!bucket)
-            bpf_map_update_elem(&ike_sources, &source, &fresh, BPF_ANY);
-    }
+    struct culvert_ike_bucket *bucket = bucket_of_sa(p, message);
+    if (!bucket)
+        bucket = bucket_of_source(p, &fresh);
     if (!bucket)
         return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
     __u64 last = bucket->last_ns;
@@ -197,7 +260,7 @@ static __always_inline int udp_encapsulated(const struct packet *p, const struct
     if (length < sizeof(*udp) + 4 || (void *)(data + 4) > p->end)
         return verdict(CULVERT_COUNT_DROPPED_MALFORMED, XDP_DROP);
     if ((data[0] | data[1] | data[2] | data[3]) == 0)
-        return pass_ike(p);
+        return pass_ike(p, data + 4);
     return redirect_esp(p, CULVERT_COUNT_REDIRECTED_UDP_ESP);
 }
 
@@ -210,9 +273,11 @@ static __always_inline int udp_for_us(const struct packet *p)
     __u16 port = bpf_ntohs(udp->dest);
     if (port != PORT_IKE && port != PORT_IKE_NAT)
         return -1;
+    if (is_stranger(p))
+        return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
     if (p->first_fragment)
         return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
-    return port == PORT_IKE ? pass_ike(p) : udp_encapsulated(p, udp);
+    return port == PORT_IKE ? pass_ike(p, udp + 1) : udp_encapsulated(p, udp);
 }
 
 /* IPsec and IKE for a local address: a verdict, or -1 for everything else. */
@@ -221,6 +286,8 @@ static __always_inline int ipsec_for_us(const struct packet *p)
     const struct iphdr *ip = p->ip;
     int fragment = p->first_fragment || p->later_fragment;
     if (ip->protocol == PROTOCOL_ESP || ip->protocol == PROTOCOL_AH) {
+        if (is_stranger(p))
+            return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
         if (fragment)
             return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
         return redirect_esp(p, CULVERT_COUNT_REDIRECTED_ESP);
@@ -323,8 +390,11 @@ static __always_inline int ipv6(struct packet *p, void *network)
         return verdict(CULVERT_COUNT_PASSED_NOT_IPV4, XDP_PASS);
     p->ipv6 = ip;
     p->payload = (void *)(ip + 1);
-    if (ip->nexthdr == PROTOCOL_ESP)
+    if (ip->nexthdr == PROTOCOL_ESP) {
+        if (is_stranger(p))
+            return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
         return redirect_esp(p, CULVERT_COUNT_REDIRECTED_ESP);
+    }
     if (ip->nexthdr == NEXT_HEADER_FRAGMENT)
         return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
     int decided = ip->nexthdr == IPPROTO_UDP ? udp_for_us(p) : -1;

@@ -12,6 +12,8 @@
 #define CULVERT_MAX_LOCAL_ADDRESSES 1024
 #define CULVERT_MAX_PREFIXES 65536
 #define CULVERT_MAX_IKE_SOURCES 16384
+#define CULVERT_MAX_IKE_SAS 65536
+#define CULVERT_MAX_PEERS 65536
 #define CULVERT_MAX_VLAN_TAGS 2 /* priority tags (VLAN 0) looked through */
 
 /* Roles of a port, or-ed together. */
@@ -49,7 +51,7 @@ struct culvert_prefix_policy {
     __u64 bypass_destination; /* covered by the destination of these bypass rules */
 };
 
-/* Key of the map `local_ipv6`. */
+/* Key of the maps `local_ipv6` and `peers_ipv6`. */
 struct culvert_ipv6_address {
     __u8 bytes[16];
 };
@@ -58,9 +60,14 @@ struct culvert_ipv6_address {
 struct culvert_settings {
     __u32 ike_packets_per_second; /* allowed per source address, or IPv6 network of 64 bits; 0: no limit */
     __u32 ike_burst_packets;      /* at once, after a silence */
+    __u32 only_peers;             /* 1: IKE and ESP from addresses outside of `peers` and `peers_ipv6` is dropped */
+    __u32 reserved;
 };
 
-/* Maps `ike_sources` and `ike_sources_ipv6`: credit is time, one packet costs 1 s / rate. */
+/*
+ * Maps `ike_sources`, `ike_sources_ipv6`, and `ike_sas` (SPI of ours in network byte order): credit is time, one packet costs
+ * 1 s / rate.
+ */
 struct culvert_ike_bucket {
     __u64 last_ns;
     __u64 credit_ns;
@@ -88,5 +95,6 @@ enum culvert_counter {
     CULVERT_COUNT_DROPPED_IKE_FLOOD,
     CULVERT_COUNT_DROPPED_MALFORMED,    /* UDP 4500 too short to be ESP or IKE */
     CULVERT_COUNT_DROPPED_NO_SOCKET,    /* for a protected prefix, but its queue has no socket */
+    CULVERT_COUNT_DROPPED_STRANGER,     /* IKE or ESP from nobody's peer, while only peers are listened to */
     CULVERT_COUNTERS
 };

@@ -50,7 +50,7 @@ extension Dataplane {
         guard let counters = try? program.counters() else { return [:] }
         let reasons: [(XDPCounter, DropReason)] = [
             (.droppedClearInbound, .clearInbound), (.droppedNATKeepalive, .natKeepalive), (.droppedIKEFlood, .ikeFlood),
-            (.droppedMalformed, .xdpMalformed), (.droppedNoSocket, .noSocket),
+            (.droppedMalformed, .xdpMalformed), (.droppedNoSocket, .noSocket), (.droppedStranger, .stranger),
         ]
         var result: [DropReason: UInt64] = [:]
         for (counter, reason) in reasons where counters[counter] > 0 {

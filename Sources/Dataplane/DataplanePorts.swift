@@ -252,9 +252,12 @@ extension Dataplane {
                             bypassDestination: $0.bypassDestination)
                     )
                 })
-            try program.setIKELimit(packetsPerSecond: plan.ikePacketsPerSecond, burst: plan.ikeBurst)
+            try program.setIKE(packetsPerSecond: plan.ikePacketsPerSecond, burst: plan.ikeBurst, onlyPeers: plan.onlyPeers)
         } catch {
             throw DataplaneError("the XDP program's maps cannot be written: \(error)")
         }
     }
+
+    /// Messages of an IKE SA of ours, by the SPI that we chose, have their own share of what the control thread takes.
+    public func setIKESA(spi: UInt64, isLive: Bool) { program.setIKESA(spi: spi, isLive: isLive) }
 }

@@ -148,11 +148,13 @@ public struct SteeringPlan: Sendable, Hashable {
     /// Zero: no limit.
     public var ikePacketsPerSecond: Int
     public var ikeBurst: Int
+    /// IKE and ESP from other addresses is dropped unanswered; nil: a peer may come from anywhere.
+    public var onlyPeers: [IPAddress]?
     public init(
         localAddresses: [IPv4Address], localAddressesIPv6: [IPv6Address] = [], prefixes: [Prefix], ikePacketsPerSecond: Int = 0,
-        ikeBurst: Int = 0
+        ikeBurst: Int = 0, onlyPeers: [IPAddress]? = nil
     ) {
         (self.localAddresses, self.localAddressesIPv6, self.prefixes) = (localAddresses, localAddressesIPv6, prefixes)
-        (self.ikePacketsPerSecond, self.ikeBurst) = (ikePacketsPerSecond, ikeBurst)
+        (self.ikePacketsPerSecond, self.ikeBurst, self.onlyPeers) = (ikePacketsPerSecond, ikeBurst, onlyPeers)
     }
 }

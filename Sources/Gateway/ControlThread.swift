@@ -57,6 +57,8 @@ final class ControlThread {
 
     private var applied = AppliedPlans()
     private var publishedPeers: [IPAddress] = []
+    /// Peers of IKE SAs at addresses that no connection names, by our SPI.
+    private var redirectedTo: [UInt64: IPAddress] = [:]
     private var complaints: Set<String> = []
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
@@ -223,6 +225,9 @@ final class ControlThread {
             log(.debug, "connection established", connection: connection)
         case .connectionDown(let connection, let reason):
             log(.debug, "connection down: \(reason)", connection: connection)
+        case .ikeSA(let spi, let remote, let isLive):
+            surroundings.dataplane.setIKESA(spi: spi, isLive: isLive)
+            followRedirect(spi: spi, remote: remote, isLive: isLive)
         case .checkRevocation(_, let token): core.revocationAnswered(token: token, response: nil, now: now)
         case .askBackend(let request, let token):
             backend.ask(request) { [self] answer in
@@ -366,7 +371,7 @@ final class ControlThread {
 
     private func publishPlans() throws(DataplaneError) {
         let view = surroundings.kernel.view
-        let steering = Steering.steeringPlan(policy, view: view, outside: outside)
+        let steering = Steering.steeringPlan(policy, view: view, outside: outside, onlyPeers: onlyPeers)
         let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached, peers: peers)
         if forwarding != applied.forwarding {
             surroundings.dataplane.publish(forwarding)
@@ -398,8 +403,25 @@ final class ControlThread {
 
     /// Where ESP packets go.
     private var peers: [IPAddress] {
-        let known = Set(configuration.connections.flatMap(\.remoteAddresses)).union(lifecycle.remotes)
+        let known = Set(configuration.connections.flatMap(\.remoteAddresses)).union(lifecycle.remotes).union(redirectedTo.values)
         return known.compactMap(\.v4).sorted().map { .v4($0) } + known.compactMap(\.v6).sorted().map { .v6($0) }
+    }
+
+    /// A redirect may lead to an address that no connection names.
+    private func followRedirect(spi: UInt64, remote: IPAddress, isLive: Bool) {
+        let isKnown = configuration.connections.contains { $0.remoteAddresses.contains(remote) }
+        guard !isKnown, isLive || redirectedTo[spi] != nil else { return }
+        redirectedTo[spi] = isLive ? remote : nil
+        publishForNewPeer()
+    }
+
+    /// The peers' addresses, when nobody can rightly come from another one: neither is a peer's address unknown, nor may it change
+    /// (MOBIKE, NAT).
+    private var onlyPeers: [IPAddress]? {
+        let areFixed = configuration.connections.allSatisfy { connection in
+            connection.remoteAddress != nil && connection.natTraversal == .off && !connection.paths.mobike
+        }
+        return areFixed && !configuration.connections.isEmpty ? peers : nil
     }
 
     private func publishForNewPeer() {

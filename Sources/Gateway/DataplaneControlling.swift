@@ -18,6 +18,7 @@ protocol DataplaneControlling: AnyObject {
     func setPathMTU(remote: IPAddress, mtu: Int)
     func publish(_ plan: ForwardingPlan)
     func steer(_ plan: SteeringPlan) throws(DataplaneError)
+    func setIKESA(spi: UInt64, isLive: Bool)
     var eventFileDescriptor: Int32 { get }
     func drainEvents(_ body: (DataplaneEvent) -> Void)
     func inject(inner packet: [UInt8])

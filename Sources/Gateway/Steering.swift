@@ -21,7 +21,10 @@ enum Steering {
 
     /// What the XDP program decides by. Its longest-prefix match sees one entry only, so each entry carries the sets of every
     /// prefix that covers it.
-    static func steeringPlan(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) -> SteeringPlan {
+    /// - Parameter onlyPeers: IKE and ESP from other addresses is dropped unanswered; nil: anybody may be a peer.
+    static func steeringPlan(
+        _ policy: PolicySet, view: KernelView, outside: OutsideLinks, onlyPeers: [IPAddress]? = nil
+    ) -> SteeringPlan {
         let connected = view.connectedPrefixes(outside.isLocalNetwork) + NeverProtected.prefixes
         let discards = policy.policies.filter { $0.action == .discard }.flatMap(\.destination.prefixes).filter(\.address.isIPv4)
         // Those beyond the last bit are obeyed by the workers alone. Answers have the addresses swapped; the program knows.
@@ -54,7 +57,7 @@ enum Steering {
         return SteeringPlan(
             localAddresses: unique(view.addresses.map(\.address)),
             localAddressesIPv6: unique(view.ipv6.addresses.filter(\.isUsable).map(\.address)), prefixes: entries,
-            ikePacketsPerSecond: ikePacketsPerSecond, ikeBurst: ikeBurst)
+            ikePacketsPerSecond: ikePacketsPerSecond, ikeBurst: ikeBurst, onlyPeers: onlyPeers)
     }
 
     /// What happens to a packet for `prefix` that arrives on a protected port. The longest of protected, discarded and connected

@@ -21,6 +21,8 @@ public final class IKECore {
     /// Nil until the surroundings say which addresses there are.
     var presentAddresses: Set<IPAddress>?
     var initIndex: [InitKey: UInt64] = [:]
+    /// SPIs that the surroundings were told of as live.
+    var announced: [UInt64: IPAddress] = [:]
     var halfOpenCount = 0
     var halfOpenByAddress: [IPAddress: Int] = [:]
     /// Half-open SAs of addresses that the configuration does not name, oldest first; some are gone already.
@@ -299,9 +301,17 @@ public final class IKECore {
     func settle(_ now: Instant) {
         while true {
             if let spi = touchedSAs.popFirst() {
-                guard let sa = sas[spi] else { setTimer(.sa(spi), nil); continue }
+                guard let sa = sas[spi] else {
+                    setTimer(.sa(spi), nil)
+                    if let remote = announced.removeValue(forKey: spi) { emit(.ikeSA(spi: spi, remote: remote, isLive: false)) }
+                    continue
+                }
                 pump(sa, now: now)
                 setTimer(.sa(spi), sas[spi] == nil ? nil : deadline(of: sa))
+                if sas[spi] != nil, !sa.isHalfOpen, !sa.isClosed, announced[spi] == nil {
+                    announced[spi] = sa.path.remote.address
+                    emit(.ikeSA(spi: spi, remote: sa.path.remote.address, isLive: true))
+                }
             } else if let name = touchedConnections.popFirst() {
                 guard let state = connections[name] else { setTimer(.connection(name), nil); continue }
                 drive(state, now: now)
@@ -321,6 +331,7 @@ public final class IKECore {
             "sas": sas.count, "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
             "installs": installs.count, "waits": authenticationWaits.count, "timers": timers.count, "transmits": transmits.count,
             "events": events.count, "connections": connections.count, "directory": directory.count,
+            "announced": announced.count,
         ]
     }
 }

@@ -269,6 +269,7 @@ extension IKECore {
         if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }
         sas[sa.localSPI] = nil
         setTimer(.sa(sa.localSPI), nil)
+        touch(sa)
     }
 
     /// Takes an SA away from its connection.

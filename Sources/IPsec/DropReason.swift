@@ -28,6 +28,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     // Folded in from the XDP program and the sockets.
     case clearInbound
     case ikeFlood
+    case stranger
     case natKeepalive
     case xdpMalformed
     case noSocket
@@ -93,6 +94,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
         ("icmp-limited", "no ICMP error was sent: rate limit", "nothing"),
         ("clear-inbound", "arrived in the clear although policy protects it", "somebody spoofs, or the peer sends in the clear"),
         ("ike-flood", "more IKE from one source than allowed", "nothing, unless a peer sits behind a large NAT"),
+        ("stranger", "IKE or ESP from an address that is no peer's", "add it to remote.address if it is a peer's"),
         ("nat-keepalive", "NAT keepalive, consumed", "nothing"),
         ("xdp-malformed", "too short for its headers", "capture on the underlay"),
         ("no-socket", "no AF_XDP socket on the receive queue", "the number of queues changed: restart the gateway"),

@@ -21,6 +21,7 @@ public enum XDPCounter: UInt32, CaseIterable, Sendable, Hashable {
     case droppedIKEFlood
     case droppedMalformed
     case droppedNoSocket
+    case droppedStranger
 
     /// The name in status and metrics.
     public var name: String {
@@ -44,6 +45,7 @@ public enum XDPCounter: UInt32, CaseIterable, Sendable, Hashable {
         case .droppedIKEFlood: "ike-flood"
         case .droppedMalformed: "xdp-malformed"
         case .droppedNoSocket: "xdp-no-socket"
+        case .droppedStranger: "stranger"
         }
     }
 

@@ -53,10 +53,11 @@ public final class XDPProgram: @unchecked Sendable {
     private struct Entries {
         var localAddresses: Set<IPAddress> = []
         var prefixes: [IPPrefix: PrefixPolicy] = [:]
+        var peers: Set<IPAddress> = []
     }
 
     private struct Maps {
-        let ports, sockets, localAddresses, localIPv6, prefixes, settings, counters: Int32
+        let ports, sockets, localAddresses, localIPv6, prefixes, settings, counters, ikeSAs, peers, peersIPv6: Int32
     }
 
     /// Loads the program into the kernel. Attaches nothing.
@@ -80,7 +81,8 @@ public final class XDPProgram: @unchecked Sendable {
         let map = { (name: String) in bpf_object__find_map_fd_by_name(object, name) }
         maps = Maps(
             ports: map("ports"), sockets: map("xsks"), localAddresses: map("local_addresses"),
-            localIPv6: map("local_ipv6"), prefixes: map("prefixes"), settings: map("settings"), counters: map("counters"))
+            localIPv6: map("local_ipv6"), prefixes: map("prefixes"), settings: map("settings"), counters: map("counters"),
+            ikeSAs: map("ike_sas"), peers: map("peers"), peersIPv6: map("peers_ipv6"))
     }
 
     deinit { bpf_object__close(object) }
@@ -212,34 +214,29 @@ public final class XDPProgram: @unchecked Sendable {
         let addresses = Set(list)
         try locked { (entries: inout Entries) throws(SystemError) in
             for address in addresses.subtracting(entries.localAddresses) {
-                try setLocal(address, isPresent: true)
+                try set(address, isPresent: true, in: (maps.localAddresses, "local_addresses"), (maps.localIPv6, "local_ipv6"))
                 entries.localAddresses.insert(address)
             }
             for address in entries.localAddresses.subtracting(addresses) {
-                try setLocal(address, isPresent: false)
+                try set(address, isPresent: false, in: (maps.localAddresses, "local_addresses"), (maps.localIPv6, "local_ipv6"))
                 entries.localAddresses.remove(address)
             }
         }
     }
 
-    private func setLocal(_ address: IPAddress, isPresent: Bool) throws(SystemError) {
+    /// Puts an address into the map of its family, or takes it out.
+    private func set(
+        _ address: IPAddress, isPresent: Bool, in map: (Int32, String), _ mapIPv6: (Int32, String)
+    ) throws(SystemError) {
         var value: UInt32 = 1
         switch address {
         case .v4(let address):
             var key = address.bits.bigEndian
-            if isPresent {
-                try update(maps.localAddresses, &key, &value, "local_addresses")
-            } else {
-                try delete(maps.localAddresses, &key, "local_addresses")
-            }
+            if isPresent { try update(map.0, &key, &value, map.1) } else { try delete(map.0, &key, map.1) }
         case .v6(let address):
             // `struct culvert_ipv6_address`, in the order of the wire.
             var key = (address.high.bigEndian, address.low.bigEndian)
-            if isPresent {
-                try update(maps.localIPv6, &key, &value, "local_ipv6")
-            } else {
-                try delete(maps.localIPv6, &key, "local_ipv6")
-            }
+            if isPresent { try update(mapIPv6.0, &key, &value, mapIPv6.1) } else { try delete(mapIPv6.0, &key, mapIPv6.1) }
         }
     }
 
@@ -289,13 +286,40 @@ public final class XDPProgram: @unchecked Sendable {
         return culvert_prefix(length: UInt32(prefix.length), address: address.bits.bigEndian)
     }
 
-    /// How many IKE packets one source address (of IPv6: one network of 64 bits) may send: per second on average, and at once. A
-    /// rate of 0 is no limit.
-    public func setIKELimit(packetsPerSecond: Int, burst: Int) throws(SystemError) {
-        var key: UInt32 = 0
-        var value = culvert_settings(
-            ike_packets_per_second: UInt32(clamping: packetsPerSecond), ike_burst_packets: UInt32(clamping: max(burst, 1)))
-        try update(maps.settings, &key, &value, "settings")
+    /// What passes of IKE.
+    /// - Parameters:
+    ///   - packetsPerSecond: from one source address (of IPv6: one network of 64 bits), or for one IKE SA of ours, on average; 0 is
+    ///     no limit.
+    ///   - burst: at once, after a silence.
+    ///   - onlyPeers: IKE and ESP from any other address is dropped; nil: everybody may come.
+    public func setIKE(packetsPerSecond: Int, burst: Int, onlyPeers: [IPAddress]? = nil) throws(SystemError) {
+        let wanted = Set(onlyPeers ?? [])
+        try locked { (entries: inout Entries) throws(SystemError) in
+            // Who may come is known before others are shut out.
+            for address in wanted.subtracting(entries.peers) {
+                try set(address, isPresent: true, in: (maps.peers, "peers"), (maps.peersIPv6, "peers_ipv6"))
+                entries.peers.insert(address)
+            }
+            var key: UInt32 = 0
+            var value = culvert_settings()
+            value.ike_packets_per_second = UInt32(clamping: packetsPerSecond)
+            value.ike_burst_packets = UInt32(clamping: max(burst, 1))
+            value.only_peers = onlyPeers == nil ? 0 : 1
+            try update(maps.settings, &key, &value, "settings")
+            for address in entries.peers.subtracting(wanted) {
+                try set(address, isPresent: false, in: (maps.peers, "peers"), (maps.peersIPv6, "peers_ipv6"))
+                entries.peers.remove(address)
+            }
+        }
+    }
+
+    /// An IKE SA of ours began or ended. Best effort: one that finds no room shares its source's limit, as all others do.
+    /// - Parameter spi: the one that we chose.
+    public func setIKESA(spi: UInt64, isLive: Bool) {
+        var key = spi.bigEndian
+        // It begins with nothing used of its share: credit is capped at the burst when the first packet comes.
+        var value = culvert_ike_bucket(last_ns: 0, credit_ns: 0)
+        if isLive { _ = bpf_map_update_elem(maps.ikeSAs, &key, &value, 1) } else { _ = bpf_map_delete_elem(maps.ikeSAs, &key) }
     }
 
     /// The program's counters, summed over all CPUs, cumulative since it was loaded.

@@ -125,6 +125,23 @@ struct ControlThreadTests {
         }
     }
 
+    @Test func `strangers are shut out when every peer has an address and none may come from another`() async throws {
+        let pair = try await start()
+        try await pair.on { east, _ in
+            #expect(east.dataplane.steered.last?.onlyPeers == nil, "NAT traversal is on: the peer's address may change")
+            for index in east.control.configuration.connections.indices {
+                east.control.configuration.connections[index].natTraversal = .off
+                east.control.configuration.connections[index].paths.mobike = false
+            }
+            east.control.followKernel()
+            #expect(east.dataplane.steered.last?.onlyPeers == [ip("127.0.0.2")])
+            east.control.configuration.connections[0].remoteAddress = nil
+            east.control.followKernel()
+            #expect(east.dataplane.steered.last?.onlyPeers == nil, "a peer may come from anywhere")
+        }
+        try await pair.stop()
+    }
+
     @Test func `up negotiates, installs on both ends, and status agrees; down takes it away`() async throws {
         let pair = try await start()
         let up = try await pair.ask(east: true, AdminRequest(.up, connection: "peer", timeoutSeconds: 10))
@@ -137,6 +154,11 @@ struct ControlThreadTests {
         #expect(east.ike?.spiInitiator == west.ike?.spiInitiator && east.ike?.initiator == true && west.ike?.initiator == false)
         #expect(east.children.first?.spiIn == west.children.first?.spiOut && east.children.first?.state == .installed)
 
+        try await pair.on { east, west in
+            // The XDP program knows the SA by the SPI that its own end chose.
+            #expect(east.dataplane.ikeSAs.count == 1 && west.dataplane.ikeSAs.count == 1)
+            #expect(east.dataplane.ikeSAs != west.dataplane.ikeSAs)
+        }
         let again = try await pair.ask(east: true, AdminRequest(.up, connection: "peer", child: "net"))
         #expect(again.ok, "what is up is up")
         let down = try await pair.ask(east: true, AdminRequest(.down, connection: "peer"))

@@ -110,6 +110,7 @@ final class FakeDataplane: DataplaneControlling {
     var byInboundSPI: [UInt32: SACounters] = [:]
     var published: [ForwardingPlan] = []
     var steered: [SteeringPlan] = []
+    var ikeSAs: Set<UInt64> = []
     var injected: [[UInt8]] = []
     var refuses: String?
     /// Plays workers that acknowledge everything: called when there are events.
@@ -156,6 +157,7 @@ final class FakeDataplane: DataplaneControlling {
     func setPathMTU(remote: IPAddress, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
     func publish(_ plan: ForwardingPlan) { published.append(plan) }
     func steer(_ plan: SteeringPlan) throws(DataplaneError) { steered.append(plan) }
+    func setIKESA(spi: UInt64, isLive: Bool) { if isLive { ikeSAs.insert(spi) } else { ikeSAs.remove(spi) } }
     func drainEvents(_ body: (DataplaneEvent) -> Void) {
         let waiting = events
         events = []

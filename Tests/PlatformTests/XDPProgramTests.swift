@@ -306,7 +306,7 @@ private struct Rig {
     @Test func `IKE from one source is limited to its burst and its rate`() async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
-            try rig.program.setIKELimit(packetsPerSecond: 1, burst: 5)
+            try rig.program.setIKE(packetsPerSecond: 1, burst: 5)
             func count(from source: String, packets: Int) throws -> Int {
                 let frame = Frame(source: source, payload: Frame.udp(to: 500, Frame.ikeHeader)).bytes
                 return try (0..<packets).filter { _ in try rig.run(frame, on: "wan0").0 == .pass }.count
@@ -314,7 +314,7 @@ private struct Rig {
             // A slow machine may earn a packet or two while it sends.
             #expect((5...7).contains(try count(from: "203.0.113.1", packets: 20)))
             #expect((5...7).contains(try count(from: "203.0.113.2", packets: 20)), "another source has its own bucket")
-            try rig.program.setIKELimit(packetsPerSecond: 0, burst: 0)
+            try rig.program.setIKE(packetsPerSecond: 0, burst: 0)
             #expect(try count(from: "203.0.113.1", packets: 20) == 20, "zero is no limit")
         }
     }
@@ -322,7 +322,7 @@ private struct Rig {
     @Test func `IKE over IPv6 is limited by network, since a host has all of its addresses`() async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
-            try rig.program.setIKELimit(packetsPerSecond: 1, burst: 5)
+            try rig.program.setIKE(packetsPerSecond: 1, burst: 5)
             func count(_ sources: (Int) -> String) throws -> Int {
                 try (0..<20).filter {
                     let frame = Frame.ipv6(
@@ -334,6 +334,63 @@ private struct Rig {
             #expect((5...7).contains(try count { "2001:db8:5::\($0 + 1)" }))
             #expect((5...7).contains(try count { "2001:db8:6:0:\($0 + 1)::1" }))
             #expect(try count { "2001:db8:7:\($0)::1" } == 20, "other networks have their own buckets")
+        }
+    }
+
+    @Test func `An IKE SA of ours has a share of its own, whatever is sent from its peer's address`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            try rig.program.setIKE(packetsPerSecond: 1, burst: 5)
+            let spi: [UInt8] = [1, 2, 3, 4, 5, 6, 7, 8]
+            func passed(_ header: [UInt8], port: UInt16 = 500, packets: Int) throws -> Int {
+                let data = (port == 4500 ? Frame.nonESPMarker : []) + header + [UInt8](repeating: 0, count: 12)
+                let frame = Frame(source: "203.0.113.1", payload: Frame.udp(to: port, data)).bytes
+                return try (0..<packets).filter { _ in try rig.run(frame, on: "wan0").0 == .pass }.count
+            }
+            let other: [UInt8] = [9, 9, 9, 9, 9, 9, 9, 9]
+            #expect((5...7).contains(try passed(other + other, packets: 20)))
+            #expect(try passed(spi + other, packets: 2) == 0, "the source has used up its share, and nobody knows the SPI")
+            rig.program.setIKESA(spi: 0x0102_0304_0506_0708, isLive: true)
+            // As initiator or as responder, on either port: one share.
+            #expect(try passed(spi + other, packets: 2) == 2)
+            #expect(try passed(other + spi, port: 4500, packets: 2) == 2)
+            #expect((1...3).contains(try passed(spi + other, packets: 20)), "its share has an end as well")
+            rig.program.setIKESA(spi: 0x0102_0304_0506_0708, isLive: false)
+            #expect(try passed(spi + other, packets: 2) <= 1)
+        }
+    }
+
+    @Test func `When all peers are known, IKE and ESP of others is dropped, and nothing else`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            let peers = ["203.0.113.9", "2001:db8:9::9"].compactMap { IPAddress($0) }
+            try rig.program.setIKE(packetsPerSecond: 0, burst: 0, onlyPeers: peers)
+            let ours: [(UInt8, [UInt8])] = [
+                (50, Frame.esp), (17, Frame.udp(to: 500, Frame.ikeHeader)),
+                (17, Frame.udp(to: 4500, Frame.nonESPMarker + Frame.ikeHeader)), (17, Frame.udp(to: 4500, Frame.esp)),
+            ]
+            for (number, payload) in ours {
+                for (source, isPeer) in [("203.0.113.9", true), ("203.0.113.10", false)] {
+                    let verdict = try rig.run(Frame(source: source, protocolNumber: number, payload: payload).bytes, on: "wan0")
+                    #expect((verdict.1 == .droppedStranger) == !isPeer, "\(source) protocol \(number)")
+                    #expect((verdict.0 == .drop) == !isPeer)
+                }
+                for (source, isPeer) in [("2001:db8:9::9", true), ("2001:db8:9::8", false)] {
+                    let verdict = try rig.run(Frame.ipv6(source: source, nextHeader: number, payload: payload), on: "wan0")
+                    #expect((verdict.1 == .droppedStranger) == !isPeer, "\(source) next header \(number)")
+                }
+            }
+            let stranger = Frame(source: "203.0.113.10", protocolNumber: 17, payload: Frame.udp(to: 53, [1, 2, 3, 4])).bytes
+            #expect(try rig.run(stranger, on: "wan0") == (.pass, .passedLocal))
+            // One more peer, then everybody again.
+            let more = peers + [try #require(IPAddress("203.0.113.10"))]
+            let ike = Frame(source: "203.0.113.10", payload: Frame.udp(to: 500, Frame.ikeHeader)).bytes
+            try rig.program.setIKE(packetsPerSecond: 0, burst: 0, onlyPeers: more)
+            #expect(try rig.run(ike, on: "wan0") == (.pass, .passedIKE))
+            try rig.program.setIKE(packetsPerSecond: 0, burst: 0, onlyPeers: peers)
+            #expect(try rig.run(ike, on: "wan0") == (.drop, .droppedStranger))
+            try rig.program.setIKE(packetsPerSecond: 0, burst: 0)
+            #expect(try rig.run(ike, on: "wan0") == (.pass, .passedIKE))
         }
     }
 

@@ -18,6 +18,7 @@ final class Node {
     var installations = 0
     var removals = 0
     var ups = 0
+    var liveSPIs: Set<UInt64> = []
     var downs: [String] = []
     var logs: [String] = []
     var moves: [TunnelPath] = []
@@ -50,6 +51,7 @@ final class Node {
         core = IKECore(settings: settings, crypto: OpenSSLCrypto(), random: random)
         installed = []
         heldTokens = []
+        liveSPIs = []
     }
 
     /// Its addresses change, and its core is told.
@@ -77,6 +79,8 @@ final class Node {
                 }
             case .movePath(_, _, let path): moves.append(path)
             case .connectionEstablished: ups += 1
+            case .ikeSA(let spi, _, let isLive):
+                if isLive { liveSPIs.insert(spi) } else if liveSPIs.remove(spi) == nil { faults.append("an IKE SA ended that never began") }
             case .connectionDown(_, let reason): downs.append(reason)
             case .checkRevocation(let check, let token):
                 revocationChecks.append(check)
