@@ -58,17 +58,10 @@ extension Reader {
     func redirectTarget(_ entry: Entry) -> PathPlan.Gateway? {
         guard let text = text(entry) else { return nil }
         if IPAddress(text) != nil { return unicastAddress(entry).map { .address($0) } }
-        let labels = text.split(separator: ".", omittingEmptySubsequences: false)
-        let isName =
-            text.utf8.count <= 253 && labels.count > 1
-            && labels.allSatisfy { label in
-                (1...63).contains(label.utf8.count)
-                    && label.utf8.allSatisfy { isLetterOrDigit($0) || $0 == UInt8(ascii: "-") }
-            } && labels.last?.utf8.allSatisfy { (48...57).contains($0) } == false
-        guard isName else {
+        guard let target = PathPlan.Gateway(text) else {
             error(entry.mark, "\(quoted(text)) in `redirect_to` is neither an address nor a host name like `gw2.example.com`")
             return nil
         }
-        return .name(text)
+        return target
     }
 }

@@ -2,7 +2,7 @@ import Foundation
 
 /// One line from a client to the gateway on the admin socket: JSON, ended by a newline.
 public struct AdminRequest: Codable, Hashable, Sendable {
-    public enum Command: String, Codable, Sendable, CaseIterable { case status, up, down, rekey, reload, version }
+    public enum Command: String, Codable, Sendable, CaseIterable { case status, up, down, rekey, redirect, reload, version }
     public var command: Command
     /// The connection's name; nil where the command speaks of the whole gateway.
     public var connection: String?
@@ -12,17 +12,20 @@ public struct AdminRequest: Codable, Hashable, Sendable {
     public var timeoutSeconds: Double?
     /// `rekey`: the IKE SA itself instead of its children.
     public var ike: Bool?
+    /// `redirect`: the address or name of the gateway that the peer is sent to.
+    public var target: String?
 
     enum CodingKeys: String, CodingKey {
-        case command, connection, child, ike
+        case command, connection, child, ike, target
         case timeoutSeconds = "timeout_seconds"
     }
 
     public init(
-        _ command: Command, connection: String? = nil, child: String? = nil, timeoutSeconds: Double? = nil, ike: Bool? = nil
+        _ command: Command, connection: String? = nil, child: String? = nil, timeoutSeconds: Double? = nil, ike: Bool? = nil,
+        target: String? = nil
     ) {
         (self.command, self.connection, self.child) = (command, connection, child)
-        (self.timeoutSeconds, self.ike) = (timeoutSeconds, ike)
+        (self.timeoutSeconds, self.ike, self.target) = (timeoutSeconds, ike, target)
     }
 }
 

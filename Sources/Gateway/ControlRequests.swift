@@ -33,6 +33,7 @@ extension ControlThread {
         case .up: up(request, reply: reply)
         case .down: down(request, reply: reply)
         case .rekey: rekey(request, reply: reply)
+        case .redirect: reply(redirect(request))
         case .reload: reply(reload())
         }
     }
@@ -123,6 +124,21 @@ extension ControlThread {
         reply(
             .done(
                 "Rekeying \(name)\(request.child.map { "/" + $0 } ?? "")\(request.ike == true ? ", the IKE SA" : "") has begun."))
+    }
+
+    /// Sends the peer of a live connection to another gateway. RFC 5685 §5.
+    private func redirect(_ request: AdminRequest) -> AdminResponse {
+        guard let name = request.connection, configuration.connections.contains(where: { $0.name == name }) else {
+            return unknown(request.connection, nil)
+        }
+        guard let text = request.target, let target = PathPlan.Gateway(text) else {
+            return .refused("`redirect` needs the address or the host name of another gateway.", code: 64)
+        }
+        if let refusal = core.redirect(connection: name, to: target, now: now) {
+            return .refused(refusal, code: Self.exitNo)
+        }
+        pump()
+        return .done("The peer of \(name) is being redirected to \(target).")
     }
 
     /// Answers every `up` whose outcome is known.

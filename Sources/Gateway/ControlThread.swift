@@ -189,7 +189,8 @@ final class ControlThread {
             if let event = core.pollEvent() {
                 handle(event)
             } else if let transmit = core.pollTransmit() {
-                _ = sockets.send(transmit)
+                // The socket would fail, and close: a path that is being tried may have no route.
+                if surroundings.kernel.view.hasRoute(to: transmit.path.remote.address) { _ = sockets.send(transmit) }
             } else {
                 break
             }
@@ -216,7 +217,7 @@ final class ControlThread {
                 connection: connection)
             lifecycle.remove(inboundSPI: inboundSPI, now: now)
         case .movePath(let connection, let inboundSPIs, let path):
-            log(.info, "the peer moved to \(path.remote), port \(path.remotePort)", connection: connection)
+            log(.debug, "children move to \(path.local) - \(path.remote), port \(path.remotePort)", connection: connection)
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
             publishForNewPeer()
             applyPathMTU(path.remote)

@@ -60,6 +60,17 @@ struct KernelView: Hashable, Sendable {
         }
     }
 
+    /// Whether the main table leads anywhere with this destination. What is on this machine needs no route.
+    func hasRoute(to address: IPAddress) -> Bool {
+        if isLocal(address) { return true }
+        guard let v4 = address.v4 else {
+            return ipv6.routes.filter { $0.prefix.contains(address) }.max { $0.prefix.length < $1.prefix.length } != nil
+        }
+        if v4.bits >> 24 == 127 { return true }
+        let matching = routes.filter { $0.prefix.contains(address) }
+        return matching.max { ($0.prefix.length, $1.metric) < ($1.prefix.length, $0.metric) }?.linkIndex != nil
+    }
+
     /// Addresses of one link, in the order the kernel keeps them: the primary one first.
     func addresses(of linkIndex: Int) -> [IPv4Address] { addresses.filter { $0.linkIndex == linkIndex }.map(\.address) }
 

@@ -65,11 +65,13 @@ struct StatusBuilder {
     }
 
     private func ikeSA(_ ike: ConnectionStatus.IKE) -> StatusReport.IKE {
-        StatusReport.IKE(
+        var report = StatusReport.IKE(
             spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16),
             spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
             initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
             rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) })
+        (report.mobike, report.moves, report.fragmentation) = (ike.mobike, ike.moves, ike.fragmentation)
+        return report
     }
 
     private func child(_ configured: Child, of connection: Connection, _ status: ConnectionStatus.Child?) -> StatusReport.Child {

@@ -103,11 +103,15 @@ public struct StatusReport: Codable, Hashable, Sendable {
         /// Keywords as in the configuration, such as `aes256gcm16-prfsha384-ecp384`.
         public var proposal: String
         public var establishedSeconds: Double
+        /// Mobility (RFC 4555) and fragmentation (RFC 7383) are in use; how often the addresses have changed.
+        public var mobike: Bool?
+        public var moves: Int?
+        public var fragmentation: Bool?
         /// Null when no rekey is planned.
         @ExplicitNull public var rekeyInSeconds: Double?
 
         enum CodingKeys: String, CodingKey {
-            case initiator, proposal
+            case initiator, proposal, mobike, moves, fragmentation
             case spiInitiator = "spi_initiator"
             case spiResponder = "spi_responder"
             case establishedSeconds = "established_seconds"

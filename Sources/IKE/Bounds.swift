@@ -79,6 +79,8 @@ package enum Bounds {
     package static let unprotectedAnswersPerSecond = 10
     /// Actions taken on unprotected hints, per IKE SA: one per this interval. RFC 7296 §2.4.
     package static let hintInterval: Duration = .seconds(10)
+    /// Between questions whether the peer is where a packet came from.
+    static let verificationInterval: Duration = .seconds(1)
     /// A refusal in the same words is logged and told again after this.
     package static let sameRefusalInterval: Duration = .seconds(5)
     package static let cookieSecretLifetime: Duration = .seconds(60)

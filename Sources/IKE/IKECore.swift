@@ -180,7 +180,7 @@ public final class IKECore {
     /// An authenticated UDP-encapsulated ESP packet came from a new endpoint. RFC 7296 §2.23.
     public func pathObserved(inboundSPI: UInt32, remote: Endpoint, now: Instant) {
         guard let spi = childIndex[inboundSPI], let sa = sas[spi] else { return }
-        follow(sa, path: Path(local: sa.path.local, remote: remote))
+        follow(sa, path: Path(local: sa.path.local, remote: remote), now: now)
         settle(now)
     }
 

@@ -86,6 +86,7 @@ package final class IKESA {
     package var sealedMessages: UInt64 = 0
     package var lastHint: Instant?
     package var lastInvalidMessageID: Instant?
+    var lastVerification: Instant?
 
     package init(
         localSPI: UInt64, initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, path: Path, phase: Phase, now: Instant
@@ -157,6 +158,7 @@ package struct OutstandingRequest {
         case informational
         case mobility(MobilityRequest)
         case redirect
+        case verifyPath(Path)
     }
 }
 
@@ -184,6 +186,8 @@ package enum SATask: Hashable, Sendable {
     case updateAddresses, announceAddresses, checkRoutability
     /// RFC 5685 §5: the notify's data.
     case redirect([UInt8])
+    /// Whether the peer is where a packet of its came from. RFC 7296 §2.23.
+    case verifyPath(Path)
     case notify(NotifyType, [UInt8])
 }
 

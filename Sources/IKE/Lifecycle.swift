@@ -157,8 +157,8 @@ extension IKECore {
         }
         if established.expiresAt <= now {
             if established.supersededBy != nil { drop(sa, reason: nil, failed: false, now: now); return }
-            close(
-                sa, reason: established.endReason ?? "The IKE SA reached the end of its lifetime before it was rekeyed.", now: now)
+            let reason = established.endReason ?? "The IKE SA reached the end of its lifetime before it was rekeyed."
+            close(sa, reason: reason, now: now)
         } else if established.rekeyAt <= now {
             established.rekeyAt = established.expiresAt
             if established.supersededBy == nil, established.closeAt == nil { enqueue(.rekeyIKE, on: sa) }

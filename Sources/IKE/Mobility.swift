@@ -18,6 +18,8 @@ package struct MobilityState: Sendable {
     /// Pairs that the peer refused with UNACCEPTABLE_ADDRESSES since the last change that worked.
     var refused: [AddressPair] = []
     var unexpectedNATs = 0
+    /// Our address has gone and there are several pairs that may take its place: all are tried with the next update at once.
+    var triesAll = false
     /// Children stay on this path until the peer has proved that it receives on the new one. §3.7.
     package var heldTunnelPath: TunnelPath?
     package var moves = 0
@@ -63,6 +65,7 @@ extension IKECore {
             return
         }
         if sa.isOriginalInitiator {
+            sa.mobility.triesAll = true
             decide(pair, on: sa, now: now)
         } else {
             // "If the source address that the responder is currently using becomes unavailable …, the responder is allowed to
@@ -133,6 +136,7 @@ extension IKECore {
         request.transmissions += 1
         counters.requestsRetransmitted &+= 1
         for message in request.messages { transmit(message, path: sa.path) }
+        if sa.mobility.triesAll { probe(&request, on: sa, atOnce: true) }
         sa.outstanding = request
     }
 
@@ -163,9 +167,13 @@ extension IKECore {
     /// A request goes unanswered: other paths are tried with it. "the initiator can use normal IKEv2 INFORMATIONAL
     /// request/response messages to test whether a certain path works" (§3.10). A responder does so only to tell its new address:
     /// "This is the only time the responder uses the additional address list" (§3.6).
-    func probe(_ request: inout OutstandingRequest, on sa: IKESA) {
+    func probe(_ request: inout OutstandingRequest, on sa: IKESA, atOnce: Bool = false) {
+        if case .verifyPath(let path) = request.kind {
+            for message in request.messages { transmit(message, path: path) }
+            return
+        }
         guard sa.established != nil, sa.mobility.isNegotiated, let plan = plan(of: sa),
-            request.transmissions > Bounds.transmissionsBeforeProbing
+            atOnce || request.transmissions > Bounds.transmissionsBeforeProbing
         else { return }
         if !sa.isOriginalInitiator {
             guard case .mobility(.announce) = request.kind else { return }

@@ -76,6 +76,10 @@ extension IKECore {
         if plan.natTraversal == .off { payloads.append(noNATsAllowed(sa.path)) }
         payloads.append(.notify(Notify(.cookie2, data: cookie)))
         send(.mobility(.update(cookie: cookie)), .informational, payloads, on: sa, now: now)
+        guard sa.mobility.triesAll, var request = sa.outstanding else { return }
+        sa.mobility.triesAll = false
+        probe(&request, on: sa, atOnce: true)
+        sa.outstanding = request
     }
 
     /// "The new list of addresses replaces the old information" (§3.6).

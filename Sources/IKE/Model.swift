@@ -239,6 +239,11 @@ public struct ConnectionStatus: Sendable {
         public var establishedAt: Instant
         public var rekeyAt: Instant?
         public var localNAT: Bool, remoteNAT: Bool
+        /// RFC 4555 is in use, and how often the addresses have changed since the IKE SA began.
+        public var mobike = false
+        public var moves = 0
+        /// RFC 7383 is in use.
+        public var fragmentation = false
         public var localIdentity: Identity, remoteIdentity: Identity
         public var path: Path
         /// How each end proved who it is: `pre-shared key`, `RSA-PSS with SHA-256`, `EAP-TLS` …

@@ -7,6 +7,31 @@ public struct PathPlan: Hashable, Sendable {
         case address(IPAddress)
         case name(String)
 
+        /// An address, or a host name of several labels. RFC 1123 §2.1.
+        public init?(_ text: String) {
+            if let address = IPAddress(text) {
+                guard address.isUsableUnicast else { return nil }
+                self = .address(address)
+                return
+            }
+            let labels = text.utf8.split(separator: UInt8(ascii: "."), omittingEmptySubsequences: false)
+            let isName =
+                text.utf8.count <= 253 && labels.count > 1 && labels.allSatisfy { (1...63).contains($0.count) }
+                && labels.allSatisfy { $0.allSatisfy { Self.isHostOctet($0) } }
+                && labels.last?.allSatisfy { (48...57).contains($0) } == false
+            guard isName else { return nil }
+            self = .name(text)
+        }
+
+        private static func isHostOctet(_ octet: UInt8) -> Bool {
+            switch octet {
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"):
+                true
+            default: false
+            }
+        }
+
         public var description: String {
             switch self {
             case .address(let address): address.description

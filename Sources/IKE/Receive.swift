@@ -107,6 +107,7 @@ extension IKECore {
             finishUnreadable(sa, request, error, now: now)
             return
         }
+        if case .verifyPath(let asked) = request.kind { finishVerification(sa, asked: asked, answered: path) }
         if case (.intermediate, .intermediate(let state)) = (request.kind, sa.phase) {
             finishIntermediate(sa, state, request, content, payloads, now: now)
         } else {
@@ -249,18 +250,44 @@ extension IKECore {
         sa.established?.lastHeard = now
         // With MOBIKE "The host not behind a NAT MUST NOT use these dynamic updates for IKEv2 packets, but MAY use them for ESP
         // packets." RFC 4555 §3.8.
-        if !sa.isHalfOpen, path != sa.path, !sa.mobility.isNegotiated { follow(sa, path: path) }
+        if !sa.isHalfOpen, path != sa.path, !sa.mobility.isNegotiated { follow(sa, path: path, now: now) }
     }
 
     /// "a host … that is not behind a NAT, SHOULD send all packets … to the IP address and port in the validated packet … A host
-    /// behind a NAT SHOULD NOT do this type of dynamic address update" (§2.23).
-    func follow(_ sa: IKESA, path: Path) {
-        guard sa.established != nil, sa.remoteNAT, !sa.localNAT, path != sa.path else { return }
+    /// behind a NAT SHOULD NOT do this type of dynamic address update if a validated packet has different port and/or address
+    /// values because it opens a possible DoS attack (such as allowing an attacker to break the connection with a single packet)"
+    /// (§2.23). So where both ends are behind NATs a packet only raises the question, and the peer's answer from there moves the
+    /// path.
+    func follow(_ sa: IKESA, path: Path, now: Instant) {
+        guard sa.established != nil, sa.remoteNAT, path != sa.path else { return }
+        if sa.localNAT {
+            // With MOBIKE the end that decides knows how the other sees it, and says so.
+            if !sa.mobility.isNegotiated { verify(path, of: sa, now: now) }
+            return
+        }
+        moveTo(path, sa)
+    }
+
+    private func moveTo(_ path: Path, _ sa: IKESA) {
         log(.info, sa.connection, "The peer moved from \(sa.path.remote) to \(path.remote): following it.")
         let before = sa.tunnelPath(settings)
         sa.mobility.heldTunnelPath = nil
         sa.path = path
         moveChildren(sa, from: before)
+    }
+
+    /// Asks on both paths. When the old one still works its answer is here first, or alone.
+    private func verify(_ path: Path, of sa: IKESA, now: Instant) {
+        if let last = sa.lastVerification, now < last + Bounds.verificationInterval { return }
+        if case .verifyPath = sa.outstanding?.kind { return }
+        sa.lastVerification = now
+        sa.tasks.removeAll { if case .verifyPath = $0 { true } else { false } }
+        enqueue(.verifyPath(path), on: sa)
+    }
+
+    func finishVerification(_ sa: IKESA, asked: Path, answered: Path) {
+        guard asked == answered, answered != sa.path, sa.established != nil, sa.remoteNAT else { return }
+        moveTo(answered, sa)
     }
 
     /// "A peer receiving such an unprotected Notify payload MUST NOT respond and MUST NOT change the state of any existing SAs. …

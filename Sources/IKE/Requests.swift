@@ -155,6 +155,9 @@ extension IKECore {
         case .updateAddresses: startUpdateAddresses(on: sa, now: now)
         case .announceAddresses: startAnnounceAddresses(on: sa, now: now)
         case .checkRoutability: startRoutabilityCheck(on: sa, now: now)
+        case .verifyPath(let path):
+            send(.verifyPath(path), .informational, [], on: sa, now: now)
+            for message in sa.outstanding?.messages ?? [] { transmit(message, path: path) }
         case .redirect(let data): send(.redirect, .informational, [.notify(Notify(.redirect, data: data))], on: sa, now: now)
         case .notify(let type, let data):
             send(.informational, .informational, [.notify(Notify(type, data: data))], on: sa, now: now)

@@ -17,13 +17,15 @@ extension IKECore {
                 name: plan.name, state: isConnecting ? .connecting : state.hasFailed ? .failed : .down,
                 reason: reason(state, now: now), ike: nil, children: children)
         }
-        let ike = ConnectionStatus.IKE(
+        var ike = ConnectionStatus.IKE(
             initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI, isInitiator: sa.isInitiator,
             proposal: sa.suite?.keywords ?? "", establishedAt: established.establishedAt, rekeyAt: established.rekeyAt,
             localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, localIdentity: established.localIdentity,
             remoteIdentity: established.remoteIdentity, path: sa.path, localMethod: established.localMethod,
             remoteMethod: established.peer.method, remoteSubject: established.peer.subject,
             remoteCertificateExpires: established.peer.certificateExpires, warnings: established.peer.warnings)
+        (ike.mobike, ike.moves) = (sa.mobility.isNegotiated, sa.mobility.moves)
+        ike.fragmentation = sa.fragmentation.isNegotiated
         var result = ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
         result.virtualAddresses = established.settled.received?.addresses ?? []
         if plan.remoteAddress == nil { result.peers = state.sas.compactMap { sas[$0] }.compactMap(peer) }

@@ -98,6 +98,26 @@ struct Rekey: ParsableCommand {
     }
 }
 
+/// `culvert redirect`
+struct Redirect: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Send the peer of a live connection to another gateway (RFC 5685).",
+        discussion: "Works on connections that the peer began, and only when it supports being redirected.")
+
+    @Argument(help: "The connection.")
+    var connection: String
+
+    @Argument(help: ArgumentHelp("Address or host name of the other gateway.", valueName: "gateway"))
+    var target: String
+
+    @OptionGroup var gateway: SocketOptions
+
+    func run() throws {
+        let response = try gateway.askFor(AdminRequest(.redirect, connection: connection, target: target))
+        print(response.message ?? "Redirecting.")
+    }
+}
+
 /// `culvert reload`
 struct Reload: ParsableCommand {
     static let configuration = CommandConfiguration(

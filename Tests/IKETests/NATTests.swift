@@ -138,4 +138,28 @@ import Wire
         plain.west.takeEvents(now: plain.now)
         #expect(plain.west.moves.isEmpty)
     }
+
+    @Test func `between two NATs a packet from a new mapping is asked about, and the peer's answer moves the path`() throws {
+        let pair = Pair(eastAddress: "10.0.0.1", westAddress: "10.0.1.2")
+        let hidden = Network.NATBox(inside: "10.0.1.2", outside: "192.0.2.2")
+        hidden.mappings = [Endpoint(IPAddress("10.0.1.2")!, 500): 500, Endpoint(IPAddress("10.0.1.2")!, 4500): 4500]
+        pair.network.natBoxes = [Network.NATBox(inside: "10.0.0.1", outside: "192.0.2.1"), hidden]
+        pair.westSide.remoteAddress = IPAddress("192.0.2.1")
+        (pair.eastSide.dpd, pair.westSide.dpd) = (.zero, .zero)
+        #expect(try pair.establish())
+        let before = try #require(pair.west.status(now: pair.now)?.ike?.path)
+        let spi = pair.west.installed[0].inboundSPI
+        // Somebody sends a packet of east's on from elsewhere: east still answers where it was.
+        pair.west.core.pathObserved(inboundSPI: spi, remote: Endpoint(IPAddress("203.0.113.66")!, 4500), now: pair.now)
+        pair.run(3)
+        #expect(pair.west.status(now: pair.now)?.ike?.path == before && pair.west.moves.isEmpty)
+        // The NAT forgets its mappings: the old one leads nowhere, and the first packet shows the new one.
+        pair.network.natBoxes[0].mappings = [Endpoint(IPAddress("10.0.0.1")!, 4500): 50_001]
+        let new = Endpoint(IPAddress("192.0.2.1")!, 50_001)
+        pair.west.core.pathObserved(inboundSPI: spi, remote: new, now: pair.now)
+        pair.run(1)
+        #expect(pair.west.status(now: pair.now)?.ike?.path.remote == new)
+        #expect(pair.west.moves.map(\.remotePort) == [50_001])
+        #expect(pair.isUp)
+    }
 }
