@@ -177,7 +177,8 @@ extension Reader {
             let alone = side.addresses.first { address in !other.addresses.contains { $0.isIPv4 == address.isIPv4 } }
             guard let alone, let entry = side.addressEntry else { continue }
             let family = alone.isIPv4 ? "IPv4" : "IPv6"
-            error(mark(of: alone, in: entry), "\(alone) is an \(family) address and `\(name)` has none; both ends need one family")
+            error(
+                mark(of: alone, in: entry), "\(alone) is an \(family) address and `\(name)` has none; both ends need one family")
             return
         }
     }

@@ -64,7 +64,8 @@ struct KernelView: Hashable, Sendable {
     func hasRoute(to address: IPAddress) -> Bool {
         if isLocal(address) { return true }
         guard let v4 = address.v4 else {
-            return ipv6.routes.filter { $0.prefix.contains(address) }.max { $0.prefix.length < $1.prefix.length } != nil
+            guard case .v6(let v6) = address else { return false }
+            return ipv6.route(to: v6)?.linkIndex != nil
         }
         if v4.bits >> 24 == 127 { return true }
         let matching = routes.filter { $0.prefix.contains(address) }

@@ -27,8 +27,9 @@ enum LocalProblems {
     ) -> String? {
         guard let index = view.link(of: local) else {
             if view.ipv6.addresses.contains(where: { .v6($0.address) == local }) {
-                return "The local address \(local) cannot be used: the kernel still looks, or has found, whether another host has it "
-                    + "(duplicate address detection; see `ip -6 address`)."
+                return
+                    "The local address \(local) cannot be used: the kernel still looks, or has found, whether another host has "
+                    + "it (duplicate address detection; see `ip -6 address`)."
             }
             let hint = underlayProblem.map { " " + $0 } ?? " Add it to the underlay interface, or correct local.address."
             return "The local address \(local) is on no interface." + hint

@@ -1,7 +1,7 @@
 import Wire
 
-/// The names of the connections by the addresses of their peers, in order of configuration: a first message costs one look, however
-/// many connections there are.
+/// The names of the connections by the addresses of their peers, in order of configuration: a first message costs one look,
+/// however many connections there are.
 package struct ConnectionDirectory: Sendable {
     private var byRemote: [IPAddress: [String]] = [:]
     private var fromAnywhere: [String] = []

@@ -19,7 +19,7 @@ extension IKECore {
     func noteMobility(_ sa: IKESA, _ plan: ConnectionPlan, _ payloads: PayloadList) {
         guard plan.paths.mobike, payloads.notify(.mobikeSupported) != nil else { return }
         sa.mobility.isNegotiated = true
-        sa.mobility.peerAddresses = additionalAddresses(payloads)
+        sa.mobility.peerAddresses = additionalAddresses(payloads, plan)
     }
 
     /// Our usable addresses besides the one in use.
@@ -32,11 +32,17 @@ extension IKECore {
         .notify(Notify(address.isIPv4 ? .additionalIP4Address : .additionalIP6Address, data: address.bytes))
     }
 
-    private func additionalAddresses(_ payloads: PayloadList) -> [IPAddress] {
+    /// Without those inside the networks behind the peer: some list every address that they have, and the way there is the tunnel
+    /// itself.
+    private func additionalAddresses(_ payloads: PayloadList, _ plan: ConnectionPlan) -> [IPAddress] {
+        let behind = plan.children.flatMap(\.remoteSelectors).filter { selector in
+            !selector.prefixes.contains { $0.length == 0 }
+        }
         var result: [IPAddress] = []
         for notify in payloads.notifies where notify.type == .additionalIP4Address || notify.type == .additionalIP6Address {
             guard let address = IPAddress(bytes: notify.data), address.isIPv4 == (notify.type == .additionalIP4Address),
-                address.isUsableUnicast, !result.contains(address), result.count < Bounds.additionalAddresses
+                address.isUsableUnicast, !result.contains(address), result.count < Bounds.additionalAddresses,
+                !behind.contains(where: { $0.contains(address) })
             else { continue }
             result.append(address)
         }
@@ -219,7 +225,7 @@ extension IKECore {
         // "if the request includes them, the responder MUST also include them in the response" (§3.8).
         if payloads.notify(.natDetectionSourceIP) != nil { answer += natDetection(sa, plan, path: path) }
         let updates = payloads.notify(.updateSAAddresses) != nil
-        let others = additionalAddresses(payloads)
+        let others = additionalAddresses(payloads, plan)
         let announces = !others.isEmpty || payloads.notify(.noAdditionalAddresses) != nil
         guard updates || announces else { return answer }
         guard obeysNATProhibition(payloads, path: path) else {

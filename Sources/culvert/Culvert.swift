@@ -13,8 +13,8 @@ struct Culvert: AsyncParsableCommand {
             """,
         version: CulvertVersion.current,
         subcommands: [
-            Run.self, Check.self, Status.self, Up.self, Down.self, Rekey.self, Redirect.self, Reload.self, Bench.self, Doctor.self,
-            Diagnose.self,
+            Run.self, Check.self, Status.self, Up.self, Down.self, Rekey.self, Redirect.self, Reload.self, Bench.self,
+            Doctor.self, Diagnose.self,
             Version.self, Debug.self,
         ])
 }
