@@ -96,6 +96,8 @@ extension Reader {
         connection.pools = mapping["pools"].map(poolNames) ?? []
         connection.virtualAddress = mapping["virtual_address"].map(virtualAddress) ?? VirtualAddressRequest()
         settleDynamicSides(&connection, mapping: mapping, marks: children.map(\.nameMark))
+        (connection.dpdAction, connection.reauthTime) = (settings.dpdAction, settings.reauthTime)
+        warnOfIdleInitiation(mapping, connection)
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 
@@ -201,11 +203,12 @@ extension Reader {
     // MARK: What a profile may say as well
 
     private typealias Settings = (
-        ikeProposals: [IKEProposal], ikeLifetime: Duration, dpdInterval: Duration, natTraversal: NATTraversal
+        ikeProposals: [IKEProposal], ikeLifetime: Duration, dpdInterval: Duration, natTraversal: NATTraversal,
+        dpdAction: DPDAction?, reauthTime: Duration
     )
 
     private func settings(_ mapping: Mapping) -> Settings {
-        var result: Settings = (IKEProposal.defaults, .seconds(4 * 3600), .seconds(10), .auto)
+        var result: Settings = (IKEProposal.defaults, .seconds(4 * 3600), .seconds(10), .auto, nil, .zero)
         let allowed = mapping["allow_weak"].map { weakNames($0) } ?? []
         if let entry = mapping["ike_proposals"] {
             result.ikeProposals = proposals(entry, allowed: allowed) { (text) throws(ProposalKeywordError) in
@@ -221,10 +224,35 @@ extension Reader {
                 warning(entry.mark, "`dpd_interval` is off; a peer that dies is noticed only when the IKE SA is rekeyed")
             }
         }
+        if let entry = mapping["dpd_action"], let action = choice(entry, from: DPDAction.allCases) {
+            result.dpdAction = action
+            if result.dpdInterval == .zero {
+                warning(entry.mark, "`dpd_action` has no effect with `dpd_interval: 0`; nothing finds out that the peer is dead")
+            }
+        }
+        if let entry = mapping["reauth_time"], let time = duration(entry, in: Self.lifetimes, allowsZero: true) {
+            result.reauthTime = time
+        }
         if let entry = mapping["nat_traversal"], let value = choice(entry, from: [NATTraversal.auto, .force, .off]) {
             result.natTraversal = value
         }
         return result
+    }
+
+    /// What needs an address to begin at, with a peer that has none.
+    private func warnOfIdleInitiation(_ mapping: Mapping, _ connection: Connection) {
+        guard connection.remoteAddress == nil else { return }
+        if let entry = mapping["dpd_action"], let action = connection.dpdAction, action != .clear {
+            warning(
+                entry.mark,
+                "a peer from `any` address cannot be initiated to; after its death `dpd_action: clear` is what happens")
+        }
+        if let entry = mapping["reauth_time"], connection.reauthTime > .zero {
+            warning(
+                entry.mark,
+                "a peer from `any` address cannot be initiated to; it is told `reauth_time` and cut off when it does not "
+                    + "authenticate anew by then")
+        }
     }
 
     /// A profile that no connection names would otherwise be checked on the day that somebody uses it.

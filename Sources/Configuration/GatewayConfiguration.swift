@@ -68,6 +68,10 @@ public struct Connection: Sendable {
     /// Zero: no liveness checks.
     public var dpdInterval: Duration
     public var natTraversal: NATTraversal
+    /// nil: as each child's `start` says.
+    public var dpdAction: DPDAction?
+    /// Zero: never.
+    public var reauthTime: Duration = .zero
     public var children: [Child]
     public var paths = PathPlan()
     /// Names of pools, as responder.

@@ -16,6 +16,7 @@ struct Scope {
         name: "a connection",
         keys: [
             "name", "profile", "version", "local", "remote", "psk", "psk_file", "ike_proposals", "ike_lifetime", "dpd_interval",
+            "dpd_action", "reauth_time",
             "nat_traversal", "allow_weak", "children",
         ] + pathKeys + certificateKeys + addressingKeys + ["eap"])
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)

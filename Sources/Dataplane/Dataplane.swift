@@ -257,6 +257,9 @@ public final class Dataplane {
         case .wantsTunnel: return .wantsTunnel(childIndex: Int(answer.first))
         case .unresolved:
             return .unresolved(address: answer.address, portIndex: Int(answer.first))
+        case .limitReached:
+            if answer.low == 0 { setHardLimit(inboundSPI: answer.first) }
+            return .limitReached(inboundSPI: answer.first, isHard: answer.low != 0)
         case .sequenceNumbersRunningOut: return .sequenceNumbersRunningOut(inboundSPI: answer.first)
         case .pathObserved:
             return .pathObserved(inboundSPI: answer.first, address: answer.address, port: answer.port)

@@ -15,10 +15,12 @@ extension Dataplane {
         guard pairs.count < InboundTable.limit else {
             throw DataplaneError("more than \(InboundTable.limit) SAs cannot be installed")
         }
-        // The two directions go to different workers, so that one tunnel can keep two cores busy.
-        let outboundOwner = nextOwner % workers.count
-        let inboundOwner = (nextOwner + 1) % workers.count
-        nextOwner += 1
+        // The two directions go to different workers, so that one tunnel can keep two cores busy. A rekeyed pair stays where the
+        // one before is: packets under way between workers keep their order.
+        let before = outboundOfChild[childIndex].flatMap { pairs[$0] }
+        let outboundOwner = before?.outboundOwner ?? nextOwner % workers.count
+        let inboundOwner = before?.inboundOwner ?? (nextOwner + 1) % workers.count
+        if before == nil { nextOwner += 1 }
         let pair = try SAPair(
             sa, childIndex: childIndex, engine: settings.engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner,
             mtu: underlayMTU,
@@ -43,6 +45,12 @@ extension Dataplane {
         guard (0..<Worker.childLimit).contains(childIndex) else { return }
         outboundOfChild[childIndex] = nil
         broadcast(.setOutbound, first: UInt64(childIndex))
+    }
+
+    /// Whether packets that find the child down wait for the tunnel that they open (`start: on-traffic`), or are dropped.
+    public func setHolding(childIndex: Int, _ holds: Bool) {
+        guard (0..<Worker.childLimit).contains(childIndex) else { return }
+        broadcast(.setHolding, first: UInt64(childIndex), second: holds ? 1 : 0)
     }
 
     /// Takes both directions out. The memory goes, keys wiped, when every worker has let go; `retired` carries the last counters.

@@ -86,6 +86,8 @@ public enum DataplaneEvent: Sendable {
     /// A decrypted and checked packet for the gateway itself, or for a port that is the kernel's.
     case punt(packet: [UInt8])
     case sequenceNumbersRunningOut(inboundSPI: UInt32)
+    /// The outbound SA has carried as much as its soft, or its hard, limit allows.
+    case limitReached(inboundSPI: UInt32, isHard: Bool)
     /// An authenticated UDP-encapsulated packet came from a new endpoint.
     case pathObserved(inboundSPI: UInt32, address: IPAddress, port: UInt16)
     /// The pair's memory is about to go; these are its last counters.

@@ -12,7 +12,7 @@ struct OutboundSA {
     /// The number last put on a packet; also the IV. RFC 4106 §3.1: never twice under one key.
     var sequence: UInt64
     var lastSequence: UInt64
-    /// Asks for a rekey when passed, once.
+    /// Asks for a rekey when passed, now and then: near the last number, or `lifetime_packets`.
     var rekeySequence: UInt64
     var packets: UInt64
     var bytes: UInt64
@@ -42,12 +42,17 @@ struct OutboundSA {
     /// The path is IPv6: `outerIPv6` instead of the four wire fields above.
     var isIPv6: Bool
     var owner: UInt8
+    /// Whether `byteMark` is the hard limit, and whether control was told that a hard limit is reached.
+    var byteMarkIsHard: Bool = false
+    var isSpent: Bool = false
     /// Our own number of the pair, for events.
     var inboundSPI: UInt32
     var pairCount: UInt32
     var pairs: UnsafeMutablePointer<SelectorPair>
     /// Right behind this record, whatever the path's family.
     var outerIPv6: UnsafeMutablePointer<OuterIPv6>
+    /// With so many `bytes` a limit is reached: the soft one, and when control has been told of that, the hard one.
+    var byteMark: UInt64 = .max
 }
 
 /// What an outbound SA over IPv6 needs besides.

@@ -67,6 +67,7 @@ final class SAPair {
                 extended: sa.transform.extendedSequenceNumbers, udp: false, isIPv6: false, owner: UInt8(outboundOwner),
                 inboundSPI: sa.inboundSPI,
                 pairCount: UInt32(pairs.count), pairs: pairMemory, outerIPv6: outerIPv6))
+        outbound.pointee.apply(sa.limits)
         outbound.pointee.setPath(sa.path, mtu: mtu)
         let (remote, remoteIPv6) = (sa.path.remote.v4, sa.path.remote.v6)
         inbound.initialize(

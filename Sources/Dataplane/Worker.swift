@@ -75,6 +75,8 @@ struct OutboundSlot {
     var owner: UInt8
     /// Clock of the last "wants a tunnel" event.
     var askedAt: UInt64
+    /// Packets wait for the tunnel that they open, rather than being dropped.
+    var holds = false
 }
 
 /// Everything a worker shares with others; allocated before its thread starts, freed after it ended.
@@ -147,6 +149,9 @@ struct Worker: ~Copyable {
     var links: WorkerLinks
     let holds: UnsafeMutablePointer<Hold>
     var holdsInUse = 0
+    /// Packets that wait for their child's tunnel; see WorkerTunnelHold.swift.
+    let tunnelHolds: UnsafeMutablePointer<TunnelHold>
+    var tunnelHoldsInUse = 0
     /// 64 octets: nonce at 0, AAD at 16, ICV copy at 32.
     let scratch: UnsafeMutableRawPointer
     let pollSet: UnsafeMutablePointer<pollfd>
@@ -197,6 +202,8 @@ struct Worker: ~Copyable {
         tables = parts.tables
         holds = .allocate(capacity: Self.holdSlots)
         holds.initialize(repeating: Hold(), count: Self.holdSlots)
+        tunnelHolds = .allocate(capacity: TunnelHold.slots)
+        tunnelHolds.initialize(repeating: TunnelHold(), count: TunnelHold.slots)
         scratch = .allocate(byteCount: 64, alignment: 64)
         pollSet = .allocate(capacity: Self.queueLimit + 1)
         // Frames of this worker's pool, the first to be used last on the stack.
@@ -214,6 +221,7 @@ struct Worker: ~Copyable {
         outboundSlots.deallocate()
         inboundTable.deallocate()
         holds.deallocate()
+        tunnelHolds.deallocate()
         scratch.deallocate()
         pollSet.deallocate()
     }
@@ -284,7 +292,7 @@ extension Worker {
     mutating func runOnce() -> Int {
         var work = 0
         rounds &+= 1
-        if holdsInUse > 0, rounds & 63 == 0 { expireHolds() }
+        if holdsInUse &+ tunnelHoldsInUse > 0, rounds & 63 == 0 { expireHolds() }
         if links.commands.ring.ready(1) > 0 { work &+= runCommands() }
         for queue in 0..<queueCount { work &+= receiveBurst(queue) }
         if workerCount > 1 { work &+= receiveHandoffs() }

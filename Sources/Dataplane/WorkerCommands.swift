@@ -8,7 +8,7 @@ import Wire
 struct WorkerCommand {
     enum Kind: UInt32 {
         case stop, publish, installInbound, removeInbound, setOutbound, attachQueue, detachPort, setTransmitter, movePath, setMTU,
-            recoverFrames
+            recoverFrames, setHolding, setHardLimit
     }
     var kind: UInt32
     /// Echoed in the answer.
@@ -20,7 +20,7 @@ struct WorkerCommand {
 
 /// What a worker tells control.
 struct WorkerAnswer {
-    enum Kind: UInt16 { case done, wantsTunnel, unresolved, sequenceNumbersRunningOut, pathObserved }
+    enum Kind: UInt16 { case done, wantsTunnel, unresolved, sequenceNumbersRunningOut, pathObserved, limitReached }
     var kind: UInt16
     /// Of `pathObserved`.
     var port: UInt16 = 0
@@ -89,7 +89,14 @@ extension Worker {
             let child = Int(command.first) & (Worker.childLimit - 1)
             outboundSlots[child].sa = pointer?.assumingMemoryBound(to: OutboundSA.self)
             outboundSlots[child].owner = UInt8(truncatingIfNeeded: command.second)
-            if pointer != nil { outboundSlots[child].askedAt = 0 }
+            if pointer != nil {
+                outboundSlots[child].askedAt = 0
+                releaseTunnelHold(child)
+            }
+        case .setHardLimit:
+            guard let sa = pointer?.assumingMemoryBound(to: OutboundSA.self), sa.pointee.owner == UInt8(index) else { return }
+            (sa.pointee.byteMark, sa.pointee.byteMarkIsHard) = (command.first, true)
+        case .setHolding: outboundSlots[Int(command.first) & (Worker.childLimit - 1)].holds = command.second != 0
         case .attachQueue:
             if let queue = pointer?.assumingMemoryBound(to: Queue.self) { attach(queue.pointee) }
         case .detachPort: detach(port: Int(command.first))

@@ -64,10 +64,15 @@ extension Worker {
     mutating func takeOver(_ pointer: UnsafeMutableRawPointer, length: Int, kind: HandoffKind?, aux: UInt32) {
         switch kind {
         case .outbound:
-            // The SA may have been replaced meanwhile, even moved: ask again.
-            let slot = outboundSlots[Int(aux >> 8) & (Worker.childLimit &- 1)]
-            guard let sa = slot.sa, Int(slot.owner) == index else {
-                drop(.noSA, pointer)
+            // The SA may have been replaced meanwhile, even by one of another owner: ask again. A frame does not go round for
+            // ever: every worker carries out its commands before it looks at what was handed over.
+            let child = Int(aux >> 8) & (Worker.childLimit &- 1)
+            guard let sa = outboundSlots[child].sa else {
+                missTunnel(child, pointer, total: length, ingress: UInt8(truncatingIfNeeded: aux))
+                return
+            }
+            guard Int(outboundSlots[child].owner) == index else {
+                handOff(pointer, length: length, kind: .outbound, aux: aux, to: Int(outboundSlots[child].owner))
                 return
             }
             encapsulate(sa, pointer, total: length, ingress: UInt8(truncatingIfNeeded: aux))
@@ -138,7 +143,7 @@ extension Worker {
         pollSet[queueCount] = pollfd(fd: links.wakeups[index], events: Int16(POLLIN), revents: 0)
         // Held packets expire, completions of the last packets are reaped, and frames come home from other workers: all without
         // an event.
-        let timeoutMilliseconds: Int32 = starved ? 1 : inFlight ? 20 : (holdsInUse > 0 ? 100 : 1000)
+        let timeoutMilliseconds: Int32 = starved ? 1 : inFlight ? 20 : (holdsInUse + tunnelHoldsInUse > 0 ? 100 : 1000)
         let ready = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
         // A port that was down may be up again.
         if ready == 0 { for queue in 0..<queueCount { queues[queue].broken = false } }

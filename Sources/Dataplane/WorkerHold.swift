@@ -146,6 +146,7 @@ extension Worker {
             freeHold(index)
             for packet in 0..<hold.count { drop(.noNeighbour, umem + Int(hold.word(at: packet) & 0xFFFF_FFFF_FFFF)) }
         }
+        expireTunnelHolds(now)
     }
 
     private mutating func freeHold(_ index: Int) {

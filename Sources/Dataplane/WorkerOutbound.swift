@@ -39,8 +39,7 @@ extension Worker {
         }
         let child = Int(flow.pointee.childIndex)
         guard let sa = outboundSlots[child].sa else {
-            wantTunnel(child)
-            drop(.noSA, header)
+            missTunnel(child, header, total: total, ingress: ingress)
             return
         }
         if workerCount > 1, Int(outboundSlots[child].owner) != index {
@@ -111,15 +110,13 @@ extension Worker {
         }
         // RFC 4303 §3.3.3: "the sender MUST NOT send a packet on an SA if doing so would cause the sequence number to cycle."
         let sequence = sa.pointee.sequence &+ 1
-        guard sequence <= sa.pointee.lastSequence else {
-            drop(.sequenceExhausted, header)
-            return
+        if sequence >= sa.pointee.rekeySequence || sa.pointee.bytes >= sa.pointee.byteMark {
+            guard isWithinLimits(sa, sequence: sequence) else {
+                drop(sequence > SequenceNumbers.last(extended: sa.pointee.extended) ? .sequenceExhausted : .lifetimeEnded, header)
+                return
+            }
         }
         sa.pointee.sequence = sequence
-        // Repeated now and then: a hint can be lost.
-        if sequence >= sa.pointee.rekeySequence, sequence & 0xFFFFF == sa.pointee.rekeySequence & 0xFFFFF {
-            tell(.sequenceNumbersRunningOut, sa.pointee.inboundSPI)
-        }
 
         let tos = load8(header, IPv4.tosOffset)
         writeTrailer(header + total, padBytes: pad)

@@ -216,6 +216,8 @@ final class ControlThread {
                 .debug, "child \(child): SA \(StatusBuilder.hexadecimal(UInt64(inboundSPI), digits: 8)) ends",
                 connection: connection)
             lifecycle.remove(inboundSPI: inboundSPI, now: now)
+        case .useChild(let inboundSPI):
+            lifecycle.use(inboundSPI: inboundSPI, peerReceives: true)
         case .movePath(let connection, let inboundSPIs, let path):
             log(.debug, "children move to \(path.local) - \(path.remote), port \(path.remotePort)", connection: connection)
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
@@ -274,6 +276,7 @@ final class ControlThread {
             if let key = lifecycle.child(inboundSPI: spi) {
                 log(.info, "child \(key.child) is installed", connection: key.connection)
             }
+            if lifecycle.awaitsSwitch { scheduleTick() }
         case .wantsTunnel(let childIndex):
             guard let key = children.key(at: childIndex) else { return }
             core.trafficWantsTunnel(connection: key.connection, child: key.child, now: now)
@@ -284,6 +287,8 @@ final class ControlThread {
             if !surroundings.kernel.writeTunnelPacket(packet) { tunnelDrops &+= 1 }
         case .sequenceNumbersRunningOut(let inboundSPI):
             sequenceNumbersRunOut(inboundSPI)
+        case .limitReached(let inboundSPI, let isHard):
+            core.childLimitReached(inboundSPI: inboundSPI, hard: isHard, now: now)
         case .pathObserved(let inboundSPI, let address, let port):
             core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(address, port), now: now)
         case .retired(let inboundSPI, let final):
@@ -456,6 +461,7 @@ final class ControlThread {
     // MARK: Time
 
     private func scheduleTick() {
+        ticking?.cancel()
         guard !isStopping else { return }
         let pause = lifecycle.awaitsSwitch ? Self.hurriedTick : Self.tick
         ticking = loop.assumeIsolated().scheduleTask(in: pause) { [self] in
@@ -475,7 +481,7 @@ final class ControlThread {
 
     private func tickNow() {
         for spi in lifecycle.poll(now: now).sorted() { core.inboundTraffic(inboundSPI: spi, now: now) }
-        for (spi, limit) in lifecycle.limitsReached(lifetime) {
+        for (spi, limit) in lifecycle.limitsReached() {
             core.childLimitReached(inboundSPI: spi, hard: limit == .hard, now: now)
         }
         for remote in pathMTUs.expire(now: now) {
@@ -496,11 +502,6 @@ final class ControlThread {
         if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
 
-    private func lifetime(_ key: ChildKey) -> (bytes: UInt64, packets: UInt64) {
-        let child = configuration.connections.first { $0.name == key.connection }?.children.first { $0.name == key.child }
-        return (child?.lifetimeBytes ?? 0, child?.lifetimePackets ?? 0)
-    }
-
     // MARK: Connections
 
     /// Gives a connection to the core. Its pre-shared key moves into secret memory; the octets here are wiped.
@@ -509,6 +510,10 @@ final class ControlThread {
         let plan = SettingsMapping.plan(connection, secret: surroundings.crypto.secret)
         keyFingerprints[connection.name] = fingerprint(surroundings.crypto.secret(connection.presharedKey))
         configuration.connections[position].wipePresharedKey()
+        for child in plan.children {
+            guard let index = children.index(of: ChildKey(plan.name, child.name)) else { continue }
+            surroundings.dataplane.setHolding(childIndex: index, plan.mayOpenOnTraffic(child))
+        }
         core.addConnection(plan, now: now)
     }
 

@@ -13,6 +13,7 @@ protocol DataplaneControlling: AnyObject {
     func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError)
     func switchOutbound(childIndex: Int, inboundSPI: UInt32)
     func clearOutbound(childIndex: Int)
+    func setHolding(childIndex: Int, _ holds: Bool)
     func retire(inboundSPI: UInt32)
     func movePath(inboundSPI: UInt32, path: TunnelPath)
     func setPathMTU(remote: IPAddress, mtu: Int)

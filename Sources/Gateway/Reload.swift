@@ -65,8 +65,8 @@ extension ControlThread {
         guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
             new.localIdentity == old.localIdentity, new.pools == old.pools, new.virtualAddress == old.virtualAddress,
             new.remotePattern == old.remotePattern, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,
-            new.dpdInterval == old.dpdInterval, new.natTraversal == old.natTraversal, new.paths == old.paths,
-            new.children.count == old.children.count
+            new.dpdInterval == old.dpdInterval, new.dpdAction == old.dpdAction, new.reauthTime == old.reauthTime,
+            new.natTraversal == old.natTraversal, new.paths == old.paths, new.children.count == old.children.count
         else { return false }
         return zip(new.children, old.children).allSatisfy { a, b in
             a.name == b.name && a.mode == b.mode && a.localSubnets == b.localSubnets && a.remoteSubnets == b.remoteSubnets

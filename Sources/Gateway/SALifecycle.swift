@@ -33,7 +33,8 @@ final class SALifecycle {
         var seen = ChildCounters()
         /// `seen.packetsIn` when the core was last told of traffic.
         var reportedPacketsIn: UInt64 = 0
-        /// The limits that the core has been told of.
+        /// What it may carry, and how much of that the core has been told of.
+        var limits = SALimits()
         var reportedLimit: Limit?
     }
 
@@ -72,7 +73,7 @@ final class SALifecycle {
         pairs[sa.inboundSPI] = Pair(
             token: token, key: key, childIndex: index, inboundSPI: sa.inboundSPI, outboundSPI: sa.outboundSPI,
             remote: sa.path.remote, selectors: .init(childIndex: index, local: sa.localSelectors, remote: sa.remoteSelectors),
-            state: .installing)
+            state: .installing, limits: sa.limits)
         return nil
     }
 
@@ -122,7 +123,7 @@ final class SALifecycle {
     /// After the core has been told: an SA is used at once when it is the child's first, when the one before is on its way
     /// out, or when the peer is known to receive on it.
     func use(inboundSPI: UInt32, peerReceives: Bool) {
-        guard let pair = pairs[inboundSPI], pair.state == .ready else { return }
+        guard let pair = pairs[inboundSPI], pair.state == .ready, active[pair.key] != inboundSPI else { return }
         if !peerReceives, let current = active[pair.key], pairs[current]?.state == .ready { return }
         switchOutbound(to: inboundSPI)
     }
@@ -159,15 +160,17 @@ final class SALifecycle {
         return alive
     }
 
-    /// SAs that came to a limit since the last call. `lifetime` gives a child's limits, zero for none; the fuller direction
-    /// counts.
-    func limitsReached(_ lifetime: (ChildKey) -> (bytes: UInt64, packets: UInt64)) -> [(inboundSPI: UInt32, limit: Limit)] {
+    /// SAs that came to a limit since the last call; the fuller direction counts. The workers stop an outbound SA exactly at its
+    /// hard limits and tell at once; this finds what the peer sent, and a hint that was lost.
+    func limitsReached() -> [(inboundSPI: UInt32, limit: Limit)] {
         var result: [(UInt32, Limit)] = []
         for pair in pairs.values where pair.state == .ready {
-            let (bytes, packets) = lifetime(pair.key)
+            let bytes = max(pair.seen.bytesIn, pair.seen.bytesOut)
+            let packets = max(pair.seen.packetsIn, pair.seen.packetsOut)
+            let limits = pair.limits
             let reached = max(
-                Self.limit(max(pair.seen.bytesIn, pair.seen.bytesOut), of: bytes),
-                Self.limit(max(pair.seen.packetsIn, pair.seen.packetsOut), of: packets))
+                Self.limit(bytes, soft: limits.softBytes, hard: limits.hardBytes),
+                Self.limit(packets, soft: limits.softPackets, hard: limits.hardPackets))
             guard let limit = Limit(rawValue: reached), limit.rawValue > pair.reportedLimit?.rawValue ?? -1 else { continue }
             pairs[pair.inboundSPI]?.reportedLimit = limit
             result.append((pair.inboundSPI, limit))
@@ -175,11 +178,11 @@ final class SALifecycle {
         return result
     }
 
-    /// The raw value of `Limit`, or -1. Rekeying begins with a tenth still to go.
-    private static func limit(_ used: UInt64, of most: UInt64) -> Int {
-        if most == 0 { return -1 }
-        if used >= most { return Limit.hard.rawValue }
-        return used >= most - most / 10 ? Limit.soft.rawValue : -1
+    /// The raw value of `Limit`, or -1.
+    private static func limit(_ used: UInt64, soft: UInt64, hard: UInt64) -> Int {
+        if hard == 0 { return -1 }
+        if used >= hard { return Limit.hard.rawValue }
+        return used >= soft ? Limit.soft.rawValue : -1
     }
 
     /// A newer pair than the active one is taken into use by its first inbound packet, or by patience.
@@ -191,7 +194,10 @@ final class SALifecycle {
 
     /// True while a new SA waits for its first packet: poll more often then.
     var awaitsSwitch: Bool {
-        pairs.values.contains { pair in pair.state == .ready && active[pair.key] != pair.inboundSPI }
+        pairs.values.contains { pair in
+            guard pair.state == .ready, let current = active[pair.key], current != pair.inboundSPI else { return false }
+            return (pairs[current]?.readyAt ?? Instant(nanoseconds: 0)) < (pair.readyAt ?? Instant(nanoseconds: 0))
+        }
     }
 
     // MARK: What status asks

@@ -73,9 +73,10 @@ enum SettingsMapping {
             localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys),
             proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
-            children: connection.children.map(Self.plan))
+            children: connection.children.map { Self.plan($0) })
         plan.paths = connection.paths
         address(&plan, as: connection)
+        (plan.dpdAction, plan.reauthTime) = (connection.dpdAction, connection.reauthTime)
         return plan
     }
 

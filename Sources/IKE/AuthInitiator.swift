@@ -31,7 +31,8 @@ extension IKECore {
     /// The child to ask for along with authentication; nil: "without the piggy-backed Child SA negotiation" (RFC 6023 §3).
     private func firstChild(_ sa: IKESA, _ connection: ConnectionState) -> ChildOffer? {
         if connection.plan.childless == .prefer, sa.peerAllowsChildless { return nil }
-        guard let plan = connection.wantedChildren.first ?? connection.plan.children.first else { return nil }
+        let moving = childrenToReplace(connection, sa.replaces)
+        guard let plan = moving.first ?? connection.wantedChildren.first ?? connection.plan.children.first else { return nil }
         return makeOffer(plan, selectors: nil, withMethods: false)
     }
 
@@ -61,17 +62,17 @@ extension IKECore {
     /// "The INITIAL_CONTACT notification asserts that this IKE SA is the only IKE SA currently active between the authenticated
     /// identities." (§2.4) Half-open SAs with the same address count: they may be the peer's half of a simultaneous initiation.
     private func isOnlyContact(_ sa: IKESA, _ plan: ConnectionPlan) -> Bool {
-        !sas.values.contains { other in
-            guard other !== sa else { return false }
+        if halfOpenByAddress[sa.path.remote.address] != nil { return false }
+        return !contacts(plan, at: sa.path.remote.address).contains { spi in
+            guard let other = sas[spi], other !== sa else { return false }
             switch other.phase {
-            case .halfOpen: return other.path.remote.address == sa.path.remote.address
             case .established(let state):
                 return state.localIdentity == plan.localIdentity
                     && (state.remoteIdentity == plan.remoteIdentity || other.path.remote.address == sa.path.remote.address)
             case .authenticating:
                 guard let theirs = self.plan(of: other) else { return false }
                 return theirs.localIdentity == plan.localIdentity && other.path.remote.address == sa.path.remote.address
-            case .initiating, .intermediate, .closing, .closed: return false
+            case .halfOpen, .initiating, .intermediate, .closing, .closed: return false
             }
         }
     }
@@ -158,11 +159,12 @@ extension IKECore {
         noteMobility(sa, connection.plan, payloads)
         let established = establish(
             sa, connection, peer, localMethod: state.localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
-        established.replaces = state.replaces
         noteWindow(sa, payloads)
+        noteAuthenticationLifetime(sa, payloads, now: now)
         takeConfiguration(sa, established, connection, payloads)
         finishFirstChild(sa, established, connection, state, payloads, now: now)
         leaveWithoutAddress(sa, established, connection, now: now)
+        completeReplacement(sa, established, now: now)
     }
 
     /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with

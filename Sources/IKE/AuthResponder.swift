@@ -170,6 +170,7 @@ extension IKECore {
             sa, connection, peer, localMethod: localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
         noteWindow(sa, payloads)
         noteMobility(sa, plan, payloads)
+        head += authenticationLifetime(plan)
         if sa.mobility.isNegotiated { head += mobilityPayloads(sa, plan) }
         if let redirect = authRedirect(sa, established, plan, now: now) {
             respond(sa, .ikeAuth, head + [redirect], path: path)
@@ -182,7 +183,8 @@ extension IKECore {
     /// waiting for a timeout" (§2.4). Only those that were up before this one began: one that came up since is the other half of
     /// a simultaneous initiation, which the peer could not know of when it wrote the notify.
     private func dropPredecessors(of sa: IKESA, _ plan: ConnectionPlan, _ remoteIdentity: Identity, now: Instant) {
-        for other in sas.values.sorted(by: { $0.localSPI < $1.localSPI }) where other !== sa {
+        for spi in identityIndex[IdentityPair(plan.localIdentity, remoteIdentity)]?.sorted() ?? [] {
+            guard let other = sas[spi], other !== sa else { continue }
             // Only of the same connection: an identity is worth what its own secret proves.
             guard let state = other.established, other.connection == plan.name, state.remoteIdentity == remoteIdentity,
                 state.localIdentity == plan.localIdentity,

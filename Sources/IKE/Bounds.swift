@@ -99,6 +99,12 @@ extension Bounds {
     static let drain: Duration = .seconds(2)
     /// Between the end of one attempt and the beginning of the next, whatever the settings say.
     static let shortestPause: Duration = .milliseconds(100)
+    /// The longest pause between the beginnings of two attempts.
+    static let longestReconnect: Duration = .seconds(20)
+    /// A peer's AUTH_LIFETIME is not believed below this: it would keep us authenticating all the time.
+    static let shortestReauthentication: Duration = .seconds(5)
+    /// How long an IKE SA that is being replaced is kept for children that the new one does not have yet.
+    static let replacementWait: Duration = .seconds(30)
     /// Refusals of IKE_SA_INIT (INVALID_KE_PAYLOAD, NO_PROPOSAL_CHOSEN) per second: each is shorter than what it answers.
     static let initRefusalsPerSecond = 1000
 }

@@ -206,18 +206,37 @@ extension IKECore {
     ) -> MadeChild {
         let record = ChildRecord(
             name: plan.name, inboundSPI: inboundSPI, outboundSPI: outboundSPI, suite: suite, localSelectors: local,
-            remoteSelectors: remote, createdAt: now, rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime,
-            weInitiated: weInitiated, lowestNonce: lowestNonce)
+            remoteSelectors: remote, createdAt: now, rekeyAt: now + softLifetime(plan.lifetime, weInitiated: weInitiated),
+            expiresAt: now + plan.lifetime, weInitiated: weInitiated, lowestNonce: lowestNonce)
         var child = ChildSA(
             connection: connection.plan.name, child: plan.name, inboundSPI: inboundSPI, outboundSPI: outboundSPI,
             transform: suite.transform, inboundKey: inboundKey, outboundKey: outboundKey, localSelectors: local,
             remoteSelectors: remote, path: sa.tunnelPath(settings), replayWindowPackets: plan.replayWindowPackets)
         child.instance = sa.established?.settled.instance ?? 0
+        child.limits = limits(plan, weInitiated: weInitiated)
         return MadeChild(record: record, sa: child)
     }
 
-    /// When to rekey: at 80 to 90 % of the lifetime. "the timing of rekeying requests SHOULD be jittered" (§2.8).
-    func softLifetime(_ lifetime: Duration) -> Duration { lifetime * 4 / 5 + jitter(lifetime / 10) }
+    /// When to rekey: at 70 to 80 % of the lifetime by the end that made the SA, at 80 to 90 % by the other, which so only has to
+    /// when the first one does not. "the timing of rekeying requests SHOULD be jittered (delayed by a random amount of time after
+    /// the need for rekeying is noticed)" (§2.8).
+    func softLifetime(_ lifetime: Duration, weInitiated: Bool) -> Duration {
+        lifetime * (weInitiated ? 7 : 8) / 10 + jitter(lifetime / 10)
+    }
+
+    /// The same shares of what an SA may carry. Both ends count the same packets: without the difference they would always
+    /// collide.
+    private func limits(_ plan: ChildPlan, weInitiated: Bool) -> SALimits {
+        func soft(_ hard: UInt64) -> UInt64 {
+            if hard == 0 { return 0 }
+            let share = hard.multipliedFullWidth(by: (weInitiated ? 7 : 8) * 65_536 + random.bytes(2).bigEndianValue)
+            return max(1, (10 * 65_536).dividingFullWidth(share).quotient)
+        }
+        var limits = SALimits()
+        (limits.softBytes, limits.hardBytes) = (soft(plan.lifetimeBytes), plan.lifetimeBytes)
+        (limits.softPackets, limits.hardPackets) = (soft(plan.lifetimePackets), plan.lifetimePackets)
+        return limits
+    }
 
     /// A random part of a duration, in steps of a 65536th.
     func jitter(_ limit: Duration) -> Duration { limit * Int(random.bytes(2).bigEndianValue) / 65_536 }

@@ -24,6 +24,9 @@ package struct ConnectionDirectory: Sendable {
     /// Whether some connection names this address as its peer's.
     func names(_ address: IPAddress) -> Bool { byRemote[address] != nil }
 
+    /// Those that name this address.
+    func named(_ address: IPAddress) -> [String] { byRemote[address] ?? [] }
+
     /// Those that name the address before those that take any.
     func candidates(_ address: IPAddress) -> [String] { (byRemote[address] ?? []) + fromAnywhere }
 

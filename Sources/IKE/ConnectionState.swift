@@ -13,6 +13,8 @@ package final class ConnectionState {
         var retryWait: Duration?
         /// A request for it is queued or under way.
         var isCreating = false
+        /// A packet that finds it down opens it.
+        var waitsForTraffic = false
     }
 
     let plan: ConnectionPlan
@@ -27,6 +29,8 @@ package final class ConnectionState {
     var pathTurn = 0
     /// When the peer redirected us, within the last `Bounds.redirectPeriod`.
     var redirects: [Instant] = []
+    /// Attempts that failed since the last success or the operator's last word.
+    var failedAttempts = 0
     /// The sentence of the last failure, until a tunnel is up again.
     var failure: String?
     var hasFailed = false
@@ -42,7 +46,8 @@ package final class ConnectionState {
     init(plan: ConnectionPlan) {
         self.plan = plan
         slots = Dictionary(
-            plan.children.map { ($0.name, Slot(isWanted: $0.start == .immediately)) }, uniquingKeysWith: { first, _ in first })
+            plan.children.map { ($0.name, Slot(isWanted: $0.start == .immediately, waitsForTraffic: plan.opensOnTraffic($0))) },
+            uniquingKeysWith: { first, _ in first })
     }
 
     func childPlan(_ name: String) -> ChildPlan? { plan.children.first { $0.name == name } }

@@ -10,7 +10,7 @@ extension IKECore {
             beginConnect(state, replaces: nil, now: now)
             return
         }
-        for plan in state.wantedChildren where needsCreating(plan.name, state, established) {
+        for plan in childrenDue(state, established) where needsCreating(plan.name, state, established) {
             guard let due = creationDue(plan.name, state, sa, established), due <= now else { continue }
             state.slots[plan.name]?.isCreating = enqueue(.createChild(plan.name), on: sa)
         }
@@ -32,20 +32,29 @@ extension IKECore {
             guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return nil }
             return state.nextAttempt
         }
-        return state.wantedChildren.filter { needsCreating($0.name, state, established) }
+        return childrenDue(state, established).filter { needsCreating($0.name, state, established) }
             .compactMap { creationDue($0.name, state, sa, established) }.min()
     }
 
     // MARK: What went wrong
 
     /// The connection has no IKE SA any more, or could not get one.
-    func wentDown(_ state: ConnectionState, reason: String, failed: Bool, now: Instant) {
+    /// - Parameter deadPeersChildren: the children that were up when the peer was found dead; nil when it was not that.
+    func wentDown(
+        _ state: ConnectionState, reason: String, failed: Bool, deadPeersChildren: [String]? = nil, now: Instant
+    ) {
         let wasUp = state.isReportedUp
         (state.failure, state.hasFailed, state.isReportedUp) = (reason, failed, false)
         for plan in state.plan.children {
             state.slots[plan.name]?.isCreating = false
-            // Traffic or the operator asks again; only `immediately` comes back by itself.
-            if plan.start != .immediately { state.slots[plan.name]?.isWanted = false }
+            if let names = deadPeersChildren, let action = state.plan.dpdAction {
+                let isWanted = state.slots[plan.name]?.isWanted == true || names.contains(plan.name)
+                state.slots[plan.name]?.isWanted = action == .restart && isWanted
+                state.slots[plan.name]?.waitsForTraffic = action == .wait || (action == .restart && plan.start == .onTraffic)
+            } else if plan.start != .immediately {
+                // Traffic or the operator asks again; only `immediately` comes back by itself.
+                state.slots[plan.name]?.isWanted = false
+            }
         }
         let earliest: Instant
         if !wasUp, takeNextTurn(state) {
@@ -55,12 +64,21 @@ extension IKECore {
             earliest = now + settings.reconnectInterval
         } else {
             let soonest = now + Bounds.shortestPause
-            earliest = max(soonest, (state.attemptStarted.map { $0 + settings.reconnectInterval }) ?? soonest)
+            earliest = max(soonest, (state.attemptStarted.map { $0 + pause(after: state.failedAttempts) }) ?? soonest)
+            if !wasUp { state.failedAttempts += 1 }
         }
-        state.nextAttempt = earliest + jitter(.milliseconds(500))
+        state.nextAttempt = earliest + jitter(settings.reconnectInterval / 5)
         log(.warning, state.plan.name, reason)
         emit(.connectionDown(connection: state.plan.name, reason: reason))
         touch(connection: state.plan.name)
+    }
+
+    /// Between the beginnings of two attempts: half as long again each time, up to a bound. A gateway whose peers all went away
+    /// at once does not ask them all at once: the jitter spreads the attempts.
+    private func pause(after failures: Int) -> Duration {
+        var pause = settings.reconnectInterval
+        for _ in 0..<min(failures, 16) where pause < Bounds.longestReconnect { pause = pause * 3 / 2 }
+        return min(pause, max(Bounds.longestReconnect, settings.reconnectInterval))
     }
 
     /// An attempt ended before it had an IKE SA.

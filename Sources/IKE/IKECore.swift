@@ -31,6 +31,8 @@ public final class IKECore {
     var strangerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
     /// Inbound ESP SPI to the IKE SA that owns the child.
     var childIndex: [UInt32: UInt64] = [:]
+    /// IKE SAs by who speaks: what INITIAL_CONTACT is about.
+    var identityIndex: [IdentityPair: Set<UInt64>] = [:]
     /// Installations under way: token to inbound SPI.
     var installs: [UInt64: UInt32] = [:]
     var nextToken: UInt64 = 1
@@ -170,8 +172,9 @@ public final class IKECore {
 
     /// A packet wants a child that is down: `start: on-traffic`, and re-establishment by a packet.
     public func trafficWantsTunnel(connection: String, child: String, now: Instant) {
-        guard let state = connections[connection], let plan = state.childPlan(child), plan.start != .manual else { return }
-        guard state.slots[child]?.isWanted == false else { return }
+        guard let state = connections[connection], let slot = state.slots[child], slot.waitsForTraffic, !slot.isWanted else {
+            return
+        }
         state.slots[child]?.isWanted = true
         touch(connection: connection)
         settle(now)
@@ -204,7 +207,7 @@ public final class IKECore {
             state.slots[plan.name]?.isWanted = true
             state.slots[plan.name]?.nextAttempt = nil
         }
-        state.nextAttempt = nil
+        (state.nextAttempt, state.failedAttempts) = (nil, 0)
         touch(connection: connection)
         settle(now)
         return true
@@ -332,6 +335,7 @@ public final class IKECore {
             "installs": installs.count, "waits": authenticationWaits.count, "timers": timers.count, "transmits": transmits.count,
             "events": events.count, "connections": connections.count, "directory": directory.count,
             "announced": announced.count,
+            "identities": identityIndex.count,
         ]
     }
 }

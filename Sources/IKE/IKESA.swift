@@ -82,6 +82,8 @@ package final class IKESA {
     /// Not authenticated, and in the counts of `IKECore.halfOpenCount`.
     package var countsAsHalfOpen = false
     package var halfOpenAddress: IPAddress?
+    /// Its key in the table of who speaks, while it is in there.
+    var indexedIdentities: IdentityPair?
     /// Messages sealed with our key: the IV of the next with AES-GCM.
     package var sealedMessages: UInt64 = 0
     package var lastHint: Instant?

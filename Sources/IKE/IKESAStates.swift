@@ -16,7 +16,7 @@ package final class InitiatingSA {
     /// An unauthenticated refusal, waited out before it is believed.
     var refusal: (reason: String, until: Instant)?
     /// The IKE SA that this one shall replace (reauthentication, or a rekey that the peer refused).
-    let replaces: UInt64?
+    var replaces: UInt64?
     /// The gateway that sent us here. RFC 5685 §9.3.
     let redirectedFrom: IPAddress?
 
@@ -121,7 +121,7 @@ package final class AuthenticatingSA {
     let transcript: InitTranscript
     /// Nil: childless. RFC 6023.
     let child: ChildOffer?
-    let replaces: UInt64?
+    var replaces: UInt64?
     var step = Step.first
     /// How we proved ourselves.
     var localMethod = ""
@@ -163,6 +163,9 @@ package final class EstablishedSA {
     package var supersededBy: UInt64?
     /// The IKE SA to close once our children are installed.
     var replaces: UInt64?
+    /// When to authenticate anew, and when an SA that has not been ends: counted from the last authentication, not from a rekey.
+    var reauthAt: Instant?
+    var authenticationEndsAt: Instant?
     var temporaryFailures = 0
     /// Why it ends at `expiresAt`, when that is not its lifetime.
     var endReason: String?
@@ -207,6 +210,8 @@ package final class ChildRecord {
     var ousts: UInt32?
     /// Set when ours is the redundant one of a collision: deleted as soon as it is installed.
     var isRedundant = false
+    /// The surroundings have until then to install it.
+    var installBy: Instant?
 
     init(
         name: String, inboundSPI: UInt32, outboundSPI: UInt32, suite: ESPSuite, localSelectors: [TrafficSelector],

@@ -30,6 +30,7 @@ extension IKECore {
             log(.info, sa.connection, "The peer reports \(notify.type).")
         }
         noteWindow(sa, payloads)
+        noteAuthenticationLifetime(sa, payloads, now: now)
         let about = answerMobility(sa, payloads, path: path, now: now)
         respond(sa, .informational, about + deleteChildren(sa, payloads, now: now), path: path)
         if let redirect = payloads.notify(.redirect) { obeyRedirect(sa, redirect, now: now) }

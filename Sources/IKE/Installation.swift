@@ -4,7 +4,7 @@ import IPsec
 extension IKECore {
     /// As initiator of the exchange: nothing is withheld, the peer installed its side before it answered.
     func install(_ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, now: Instant) {
-        _ = adopt(made, on: sa, established)
+        _ = adopt(made, on: sa, established, now: now)
     }
 
     /// As responder: the response waits for the installation.
@@ -13,15 +13,16 @@ extension IKECore {
         failure: [Payload],
         path: Path, now: Instant
     ) {
-        let token = adopt(made, on: sa, established)
+        let token = adopt(made, on: sa, established, now: now)
         sa.withheld = WithheldResponse(
             token: token, inboundSPI: made.record.inboundSPI, exchange: exchange, path: path, payloads: payloads,
             failurePayloads: failure, expires: now + Bounds.installWait)
         touch(sa)
     }
 
-    private func adopt(_ made: MadeChild, on sa: IKESA, _ established: EstablishedSA) -> UInt64 {
+    private func adopt(_ made: MadeChild, on sa: IKESA, _ established: EstablishedSA, now: Instant) -> UInt64 {
         let token = nextToken
+        made.record.installBy = now + Bounds.installWait
         nextToken &+= 1
         established.children.append(made.record)
         childIndex[made.record.inboundSPI] = sa.localSPI
@@ -63,10 +64,7 @@ extension IKECore {
             enqueue(.deleteChild(inboundSPI: old), on: sa)
         }
         if let loser = record.ousts { enqueue(.deleteChild(inboundSPI: loser), on: sa) }
-        if let old = established.replaces, let predecessor = sas[old] {
-            established.replaces = nil
-            close(predecessor, reason: "Replaced by a new IKE SA.", now: now)
-        }
+        completeReplacement(sa, established, now: now)
         touch(connection: name)
     }
 
@@ -75,7 +73,15 @@ extension IKECore {
             let established = sa.established, let record = established.child(inbound: spi)
         else { return }
         if let name = sa.connection, let connection = connections[name] {
-            childFailed(connection, record.name, reason: "Child \(record.name) could not be installed: \(reason)", now: now)
+            let sentence = "Child \(record.name) could not be installed: \(reason)"
+            if let old = record.replaces.flatMap({ established.child(inbound: $0) }), old.isLive {
+                // The old one still carries the traffic: it is asked to be replaced again.
+                old.rekeyAt = min(old.expiresAt, now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait))
+                connection.slots[record.name]?.reason = sentence
+                log(.warning, name, sentence)
+            } else {
+                childFailed(connection, record.name, reason: sentence, now: now)
+            }
         }
         if let withheld = sa.withheld, withheld.token == token {
             sa.withheld = nil
@@ -115,6 +121,11 @@ extension IKECore {
             }
         guard hasSuccessor else { remove(record, of: sa, established); return }
         record.state = .draining(until: now + Bounds.drain)
+        // Whoever deletes the old one has the new one: "it MUST delete the outgoing SAs while processing the request" (§1.4.1).
+        let successor =
+            record.replacedBy.flatMap { established.child(inbound: $0) }
+            ?? established.children.last { $0.name == record.name && $0.isInstalled && !$0.isRedundant }
+        if let successor, successor.isInstalled, !successor.isRedundant { emit(.useChild(inboundSPI: successor.inboundSPI)) }
         touch(sa)
     }
 }

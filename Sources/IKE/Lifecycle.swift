@@ -21,15 +21,24 @@ extension IKECore {
         uncountHalfOpen(sa)
         let established = EstablishedSA(
             localIdentity: plan.localIdentity, peer: peer, localMethod: localMethod, establishedAt: now,
-            rekeyAt: now + softLifetime(plan.lifetime), expiresAt: now + plan.lifetime, lowestNonce: lowestNonce)
+            rekeyAt: now + softLifetime(plan.lifetime, weInitiated: sa.isInitiator), expiresAt: now + plan.lifetime,
+            lowestNonce: lowestNonce)
         if plan.remoteAddress == nil {
             lastInstance &+= 1
             established.settled.instance = max(1, lastInstance)
         }
+        if plan.reauthTime > .zero {
+            established.reauthAt = now + softLifetime(plan.reauthTime, weInitiated: sa.isInitiator)
+            established.authenticationEndsAt = now + plan.reauthTime
+        }
+        // Before redundancy is looked at: the SA that this one replaces is no rival.
+        established.replaces = sa.replaces
         sa.phase = .established(established)
+        index(sa)
         if sa.localNAT { established.nextKeepalive = nextKeepalive(plan, now: now) }
         if connection.attempt == sa.localSPI { connection.attempt = nil }
         (connection.failure, connection.hasFailed, connection.refusal) = (nil, false, nil)
+        connection.failedAttempts = 0
         sa.lastAuthID = sa.isInitiator ? nil : sa.expectedRequestID
         let certificate = peer.subject.map { " (\($0))" } ?? ""
         log(
@@ -123,7 +132,9 @@ extension IKECore {
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
         keepAlive(sa, established, now: now)
+        checkInstallations(sa, established, now: now)
         checkLifetimes(sa, established, now: now)
+        if sas[sa.localSPI] != nil, !sa.isClosing { checkReauthentication(sa, established, now: now) }
         checkLiveness(sa, established, now: now)
     }
 
@@ -140,6 +151,20 @@ extension IKECore {
     func nextKeepalive(_ plan: ConnectionPlan, now: Instant) -> Instant? {
         let interval = plan.paths.natKeepalive ?? settings.natKeepaliveInterval
         return interval > .zero ? now + interval : nil
+    }
+
+    /// A data plane that never answers must not keep a child half made: the one that we asked for is deleted, the one that the
+    /// peer asked for is refused (`withheld`).
+    private func checkInstallations(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        for record in established.children {
+            guard case .installing = record.state, let due = record.installBy, due <= now,
+                sa.withheld?.inboundSPI != record.inboundSPI
+            else { continue }
+            record.installBy = nil
+            if let token = installs.first(where: { $0.value == record.inboundSPI })?.key {
+                installFailed(token: token, reason: "the data plane did not answer within 10 s", now: now)
+            }
+        }
     }
 
     private func checkLifetimes(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
@@ -161,7 +186,9 @@ extension IKECore {
             close(sa, reason: reason, now: now)
         } else if established.rekeyAt <= now {
             established.rekeyAt = established.expiresAt
-            if established.supersededBy == nil, established.closeAt == nil { enqueue(.rekeyIKE, on: sa) }
+            if established.supersededBy == nil, established.closeAt == nil, successorUnderWay(sa) == nil {
+                enqueue(.rekeyIKE, on: sa)
+            }
         }
         if let closeAt = established.closeAt, closeAt <= now { closeRedundant(sa, established, now: now) }
     }
@@ -205,7 +232,9 @@ extension IKECore {
         case .established(let established):
             deadlines += [established.rekeyAt, established.expiresAt]
             deadlines += [established.closeAt, established.nextKeepalive, livenessDue(sa, established)].compactMap { $0 }
+            deadlines += reauthenticationDeadlines(established)
             for record in established.children {
+                if case .installing = record.state, let due = record.installBy { deadlines.append(due) }
                 if case .draining(let until) = record.state {
                     deadlines.append(until)
                 } else {
@@ -255,8 +284,9 @@ extension IKECore {
     }
 
     /// Forgets an SA at once, without a word to the peer.
-    func drop(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
-        leave(sa, reason: reason, failed: failed, now: now)
+    /// - Parameter isDead: the peer does not answer any more.
+    func drop(_ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, now: Instant) {
+        leave(sa, reason: reason, failed: failed, isDead: isDead, now: now)
         forget(sa)
     }
 
@@ -267,6 +297,7 @@ extension IKECore {
         releaseAddresses(of: sa)
         uncountHalfOpen(sa)
         if let key = sa.initKey, initIndex[key] == sa.localSPI { initIndex[key] = nil }
+        unindex(sa)
         sas[sa.localSPI] = nil
         setTimer(.sa(sa.localSPI), nil)
         touch(sa)
@@ -282,7 +313,7 @@ extension IKECore {
 
     /// Removes an SA's children and tells its connection.
     /// - Parameter reason: nil when its end means nothing to the connection.
-    func leave(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
+    func leave(_ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, now: Instant) {
         let wasAttempt = connection(of: sa)?.attempt == sa.localSPI
         var names: [String] = []
         if let established = sa.established {
@@ -298,12 +329,11 @@ extension IKECore {
         for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
         if case .child(let state) = sa.outstanding?.kind { connection.slots[state.offer.name]?.isCreating = false }
         guard current(connection) == nil else {
-            for name in names { touch(connection: name) }
             if let established = sa.established, connection.plan.remoteAddress == nil {
                 log(.info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)")
             }
             return
         }
-        wentDown(connection, reason: reason, failed: failed, now: now)
+        wentDown(connection, reason: reason, failed: failed, deadPeersChildren: isDead ? names : nil, now: now)
     }
 }

@@ -83,6 +83,8 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
 
 public enum NATTraversal: String, Sendable { case auto, force, off }
 public enum StartAction: String, Sendable { case immediately, onTraffic = "on-traffic", manual }
+/// What becomes of a connection whose peer is dead: set it up again, wait for a packet that wants it, or leave it down.
+public enum DPDAction: String, CaseIterable, Sendable { case restart, wait, clear }
 
 /// A child of a connection as configured.
 public struct ChildPlan: Sendable {
@@ -131,6 +133,10 @@ public struct ConnectionPlan: Sendable {
     public var lifetime: Duration
     public var dpdInterval: Duration  // zero: no liveness checks
     public var natTraversal: NATTraversal
+    /// After this both ends authenticate anew, on a new IKE SA; zero: never. RFC 7296 §2.8.3.
+    public var reauthTime: Duration = .zero
+    /// nil: as each child's `start` says (immediately: restart, on-traffic: wait, manual: clear).
+    public var dpdAction: DPDAction?
     public var children: [ChildPlan]
     /// Names of pools that single hosts get addresses from, in order of preference (as responder).
     public var pools: [String] = []
@@ -210,6 +216,8 @@ public enum Event: Sendable {
     /// Install both directions. The response that lets the peer send stays in the core until `childInstalled(token:)`.
     case installChild(ChildSA, token: UInt64)
     case removeChild(connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32)
+    /// The peer is known to receive on this child: from now on its packets leave on it, and not on an older one.
+    case useChild(inboundSPI: UInt32)
     /// Authenticated packets came from somewhere else (a NAT rebooted): send there from now on. RFC 7296 §2.23.
     case movePath(connection: String, inboundSPIs: [UInt32], path: TunnelPath)
     /// Ask an OCSP responder whether the peer's certificate is revoked, and answer with `revocationAnswered(token:)`. RFC 6960.

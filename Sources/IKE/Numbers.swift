@@ -115,6 +115,8 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     public static let stateNotFound = Self(47)
     public static let initialContact = Self(16384)
     public static let setWindowSize = Self(16385)
+    /// RFC 4478.
+    public static let authLifetime = Self(16403)
     public static let additionalTSPossible = Self(16386)
     public static let natDetectionSourceIP = Self(16388)
     public static let natDetectionDestinationIP = Self(16389)
@@ -163,7 +165,8 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
         37: "FAILED_CP_REQUIRED", 38: "TS_UNACCEPTABLE", 39: "INVALID_SELECTORS", 40: "UNACCEPTABLE_ADDRESSES",
         41: "UNEXPECTED_NAT_DETECTED", 42: "USE_ASSIGNED_HoA", 43: "TEMPORARY_FAILURE", 44: "CHILD_SA_NOT_FOUND",
         45: "INVALID_GROUP_ID", 46: "AUTHORIZATION_FAILED", 47: "STATE_NOT_FOUND", 48: "TS_MAX_QUEUE", 49: "REGISTRATION_FAILED",
-        16384: "INITIAL_CONTACT", 16385: "SET_WINDOW_SIZE", 16386: "ADDITIONAL_TS_POSSIBLE", 16387: "IPCOMP_SUPPORTED",
+        16384: "INITIAL_CONTACT", 16403: "AUTH_LIFETIME", 16385: "SET_WINDOW_SIZE", 16386: "ADDITIONAL_TS_POSSIBLE",
+        16387: "IPCOMP_SUPPORTED",
         16388: "NAT_DETECTION_SOURCE_IP", 16389: "NAT_DETECTION_DESTINATION_IP", 16390: "COOKIE", 16391: "USE_TRANSPORT_MODE",
         16392: "HTTP_CERT_LOOKUP_SUPPORTED", 16393: "REKEY_SA", 16394: "ESP_TFC_PADDING_NOT_SUPPORTED",
         16395: "NON_FIRST_FRAGMENTS_ALSO", 16396: "MOBIKE_SUPPORTED",

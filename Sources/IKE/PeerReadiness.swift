@@ -2,11 +2,15 @@
 extension IKECore {
     /// Whether the peer is known to have installed its inbound SA: the exchange was ours, and "the responder … MUST be prepared
     /// to accept messages on an SA before sending its response to the creation request" (RFC 7296 §2.8). False for a child that
-    /// the peer made (its first packet, or the end of the child before, will tell), and for the redundant one of a collision.
+    /// the peer made (its first packet, or its DELETE of the child before, will tell), and for the redundant one of a collision.
     public func peerReceives(inboundSPI: UInt32) -> Bool {
         guard let spi = childIndex[inboundSPI], let record = sas[spi]?.established?.child(inbound: inboundSPI) else {
             return false
         }
-        return record.weInitiated && !record.isRedundant
+        if record.isRedundant { return false }
+        if record.weInitiated { return true }
+        // The peer has deleted the one before already.
+        guard let old = record.replaces, let established = sas[spi]?.established else { return false }
+        return established.child(inbound: old)?.isLive != true
     }
 }

@@ -129,6 +129,7 @@ extension IKECore {
         case (.mobility(let what), .established(let established)):
             finishMobility(sa, established, request, what, payloads, now: now)
         case (.redirect, .established(let established)): finishRedirect(sa, established, now: now)
+        case (.rekeyIKE(let state), .closing): endOrphan(of: sa, state, payloads, now: now)
         case (.deleteIKE, _): drop(sa, reason: nil, failed: false, now: now)
         default: break
         }

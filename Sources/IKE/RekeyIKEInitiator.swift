@@ -51,8 +51,9 @@ extension IKECore {
         }
     }
 
-    private func succeed(
-        _ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList,
+    /// - Parameter established: nil when the new SA is only made to be deleted.
+    func succeed(
+        _ sa: IKESA, _ established: EstablishedSA?, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList,
         now: Instant
     ) throws(IKEFault) -> IKESA {
         let choice = try Negotiation.verify(answer, offered: state.offered)
@@ -94,25 +95,15 @@ extension IKECore {
         }
     }
 
-    /// A new IKE SA is set up from scratch and takes the place of this one when its children are up: what §2.8 leaves when
-    /// in-place rekeying is refused, and §2.8.3 calls reauthentication.
-    func replace(_ sa: IKESA, _ connection: ConnectionState, now: Instant) {
-        // Should this attempt fail, there is another one before the old SA ends.
-        if let established = sa.established { established.rekeyAt = now + Bounds.longestChildRetry }
-        guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
-        let pair = AddressPair(local: sa.path.local.address, remote: sa.path.remote.address)
-        beginConnect(connection, replaces: sa.localSPI, pair: pair, now: now)
-    }
-
     // MARK: Both roles
 
     /// The new IKE SA: "the initiator's and responder's SPIs from the new IKE SA", message ids from zero. §2.18: "SKEYSEED =
     /// prf(SK_d (old), g^ir (new) | Ni | Nr)".
     func makeSuccessor(
-        of sa: IKESA, _ established: EstablishedSA, localSPI: UInt64, remoteSPI: UInt64, weInitiate: Bool, suite: IKESuite,
+        of sa: IKESA, _ established: EstablishedSA?, localSPI: UInt64, remoteSPI: UInt64, weInitiate: Bool, suite: IKESuite,
         shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], now: Instant
     ) throws(IKEFault) -> IKESA {
-        guard let oldKeys = sa.keys, let oldSuite = sa.suite, let connection = connection(of: sa) else {
+        guard let oldKeys = sa.keys, let oldSuite = sa.suite else {
             throw .ours("the IKE SA has no keys")
         }
         let schedule = KeySchedule(crypto: crypto)
@@ -132,18 +123,20 @@ extension IKECore {
         (successor.peerFollowsRedirects, successor.redirectedFrom) = (sa.peerFollowsRedirects, sa.redirectedFrom)
         successor.fragmentation.isNegotiated = sa.fragmentation.isNegotiated
         successor.fragmentation.datagramBytes = sa.fragmentation.datagramBytes
-        let lifetime = connection.plan.lifetime
-        successor.phase = .established(
-            EstablishedSA(
-                localIdentity: established.localIdentity, peer: established.peer, localMethod: established.localMethod,
-                establishedAt: now,
-                rekeyAt: now + softLifetime(lifetime), expiresAt: now + lifetime,
-                lowestNonce: lowerNonce(initiatorNonce, responderNonce)))
-        successor.established?.nextKeepalive = established.nextKeepalive
-        inheritConfiguration(from: sa, to: successor)
         sas[localSPI] = successor
-        connection.sas.append(localSPI)
         touch(successor)
+        guard let established, let connection = connection(of: sa) else { return successor }
+        let lifetime = connection.plan.lifetime
+        let state = EstablishedSA(
+            localIdentity: established.localIdentity, peer: established.peer, localMethod: established.localMethod,
+            establishedAt: now, rekeyAt: now + softLifetime(lifetime, weInitiated: weInitiate), expiresAt: now + lifetime,
+            lowestNonce: lowerNonce(initiatorNonce, responderNonce))
+        state.nextKeepalive = established.nextKeepalive
+        (state.reauthAt, state.authenticationEndsAt) = (established.reauthAt, established.authenticationEndsAt)
+        successor.phase = .established(state)
+        inheritConfiguration(from: sa, to: successor)
+        index(successor)
+        connection.sas.append(localSPI)
         return successor
     }
 
@@ -152,7 +145,8 @@ extension IKECore {
     func inherit(from old: IKESA, to new: IKESA, now: Instant) {
         guard let from = old.established, let to = new.established else { return }
         to.children += from.children
-        to.replaces = from.replaces
+        (to.replaces, from.replaces) = (from.replaces, nil)
+        follow(old, to: new)
         for record in from.children { childIndex[record.inboundSPI] = new.localSPI }
         from.children = []
         from.supersededBy = new.localSPI

@@ -103,7 +103,7 @@ extension IKECore {
         case .intermediate, .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
         case .established:
             counters.peersDead &+= 1
-            drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
+            drop(sa, reason: silence(sa, request, now: now), failed: true, isDead: true, now: now)
         case .closing, .halfOpen, .closed: drop(sa, reason: nil, failed: false, now: now)
         }
     }

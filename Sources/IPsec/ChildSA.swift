@@ -19,6 +19,17 @@ public struct ESPTransform: Hashable, Sendable {
     public var keyword: String { "aes\(keyBits)gcm16" + (extendedSequenceNumbers ? "-esn" : "") }
 }
 
+/// What an SA may carry in one direction. RFC 4301 §4.4.2.1: "a soft lifetime that warns the implementation to initiate action
+/// such as setting up a replacement SA, and a hard lifetime when the current SA ends and is destroyed". Zero: no limit.
+public struct SALimits: Hashable, Sendable {
+    /// Octets of inner packets.
+    public var softBytes: UInt64 = 0
+    public var hardBytes: UInt64 = 0
+    public var softPackets: UInt64 = 0
+    public var hardPackets: UInt64 = 0
+    public init() {}
+}
+
 /// Where packets of an SA travel on the underlay. Port 0 on both ends: native ESP; otherwise UDP encapsulation (RFC 3948).
 public struct TunnelPath: Hashable, Sendable {
     public var local: IPAddress
@@ -51,6 +62,8 @@ public struct ChildSA: Sendable {
     public var remoteSelectors: [TrafficSelector]
     public var path: TunnelPath
     public var replayWindowPackets: Int
+    /// What one direction may carry.
+    public var limits = SALimits()
 
     public init(
         connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32, transform: ESPTransform,

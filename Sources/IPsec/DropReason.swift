@@ -15,6 +15,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case ttlExpired
     case tooBig
     case sequenceExhausted
+    case lifetimeEnded
     case noRoute
     case noNeighbour
     case noFrames
@@ -82,6 +83,10 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
             "nothing: the sender was told by ICMP; check that it accepts ICMP"
         ),
         ("sequence-exhausted", "the SA has used all its sequence numbers", "negotiate -esn, or shorten lifetime_packets"),
+        (
+            "lifetime-ended", "the SA has carried all that lifetime_bytes or lifetime_packets allow",
+            "see why the rekey did not come through in time, or raise the limit"
+        ),
         ("no-route", "no route to the destination", "add the route"),
         ("no-neighbour", "the next hop does not answer ARP or neighbour discovery", "check the host, the cable and the VLAN"),
         ("no-frames", "the worker's frame pool is empty", "raise frames_per_worker"),

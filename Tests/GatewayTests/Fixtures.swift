@@ -144,6 +144,8 @@ final class FakeDataplane: DataplaneControlling {
     }
     func switchOutbound(childIndex: Int, inboundSPI: UInt32) { calls.append(.switchOutbound(childIndex: childIndex, inboundSPI)) }
     func clearOutbound(childIndex: Int) { calls.append(.clearOutbound(childIndex)) }
+    var holding: [Int: Bool] = [:]
+    func setHolding(childIndex: Int, _ holds: Bool) { holding[childIndex] = holds }
     func retire(inboundSPI: UInt32) {
         calls.append(.retire(inboundSPI))
         answer(.retired(inboundSPI: inboundSPI, final: byInboundSPI[inboundSPI] ?? carried(0, 0)))

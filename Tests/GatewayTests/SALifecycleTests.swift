@@ -62,19 +62,35 @@ struct SALifecycleTests {
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
     }
 
-    @Test func `limits are told once each, soft with a tenth to go`() {
-        let lifecycle = established()
-        let lifetime = { (_: ChildKey) in (bytes: UInt64(10_000), packets: UInt64(0)) }
-        func reached(_ packets: UInt64) -> [SALifecycle.Limit] {
-            dataplane.byInboundSPI[0x100] = carried(packets, 0)
+    @Test func `limits are told once each, the fuller direction decides`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        var sa = childSA(0x100, 0x200)
+        (sa.limits.softBytes, sa.limits.hardBytes) = (9_000, 10_000)
+        #expect(lifecycle.install(sa, childIndex: 0, token: 1) == nil)
+        #expect(lifecycle.inboundReady(token: 1, now: at(0)) == 0x100)
+        func reached(_ packetsIn: UInt64, _ packetsOut: UInt64) -> [SALifecycle.Limit] {
+            dataplane.byInboundSPI[0x100] = carried(packetsIn, packetsOut)
             _ = lifecycle.poll(now: at(1))
-            return lifecycle.limitsReached(lifetime).map(\.limit)
+            return lifecycle.limitsReached().map(\.limit)
         }
-        #expect(reached(89).isEmpty)
-        #expect(reached(90) == [.soft])
-        #expect(reached(95).isEmpty)
-        #expect(reached(100) == [.hard])
-        #expect(reached(200).isEmpty)
+        #expect(reached(89, 1).isEmpty)
+        #expect(reached(89, 90) == [.soft])
+        #expect(reached(95, 90).isEmpty)
+        #expect(reached(100, 90) == [.hard])
+        #expect(reached(200, 200).isEmpty)
+    }
+
+    @Test func `an SA that the peer is known to receive on is used, once`() {
+        let lifecycle = established()
+        _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
+        _ = lifecycle.inboundReady(token: 2, now: at(10))
+        lifecycle.use(inboundSPI: 0x101, peerReceives: false)
+        _ = dataplane.takeCalls()
+        lifecycle.use(inboundSPI: 0x101, peerReceives: true)
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+        lifecycle.use(inboundSPI: 0x101, peerReceives: true)
+        #expect(dataplane.takeCalls().isEmpty)
+        #expect(!lifecycle.awaitsSwitch, "the old one waits for nothing")
     }
 
     @Test func `a rekeyed SA whose peer is silent is used after a while`() {

@@ -122,15 +122,28 @@ import Wire
         #expect(east.contains("IKE_AUTH") && east.contains("answered IKE_SA_INIT"))
     }
 
-    @Test func `attempts are at least ten seconds apart`() throws {
+    @Test func `attempts are at least ten seconds apart, and the pauses grow, with jitter, up to a bound`() throws {
         let pair = Pair()
         pair.westSide.secret = "quite another secret, just as long"
-        try pair.start()
-        pair.run(65)
-        let starts = try pair.network.history.map { try WireMessage(parsing: $0.bytes) }.filter {
-            $0.header.exchange == .ikeSAInit && !$0.header.isResponse
+        var starts: [Instant] = []
+        pair.network.filter = { bytes, source, _ in
+            if let header = try? WireMessage(parsing: bytes).header, header.exchange == .ikeSAInit, !header.isResponse {
+                starts.append(pair.now)
+            }
+            return true
         }
-        #expect((5...7).contains(starts.count))
+        try pair.start()
+        pair.run(300)
+        let pauses = zip(starts.dropFirst(), starts).map { $0.0 - $0.1 }
+        #expect(pauses.count >= 12)
+        #expect(pauses.allSatisfy { $0 >= .seconds(10) && $0 <= .seconds(23) })
+        #expect(pauses[0] < .seconds(12.1) && pauses.suffix(5).allSatisfy { $0 >= .seconds(20) })
+        #expect(Set(pauses.suffix(5)).count == 5, "without jitter they would be equal")
+        // The operator's word starts anew.
+        starts = []
+        #expect(pair.east.core.initiate(connection: "c", child: nil, now: pair.now))
+        pair.run(15)
+        #expect(starts.count == 2)
     }
 
     @Test func `a manual connection fails once and stays down`() throws {

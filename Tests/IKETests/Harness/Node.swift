@@ -24,6 +24,8 @@ final class Node {
     var moves: [TunnelPath] = []
     /// What the peer gave as virtual addresses, in order; nil: taken back.
     var virtual: [VirtualConfiguration?] = []
+    /// Children that the core said the peer receives on, by inbound SPI.
+    var used: [UInt32] = []
     /// Removals of children that were never installed, and double installations: always a fault of the core.
     var faults: [String] = []
     /// Tokens that a test wants to answer itself.
@@ -77,6 +79,7 @@ final class Node {
                 if installed.count == before, failsInstallations == nil {
                     faults.append("removed \(inboundSPI), which was not installed")
                 }
+            case .useChild(let inboundSPI): used.append(inboundSPI)
             case .movePath(_, _, let path): moves.append(path)
             case .connectionEstablished: ups += 1
             case .ikeSA(let spi, _, let isLive):

@@ -1,0 +1,166 @@
+import IPsec
+
+// A new IKE SA in place of another, made before that one is broken. RFC 7296 §2.8, §2.8.3.
+//
+// "Reauthentication is done by creating a new IKE SA from scratch (using IKE_SA_INIT/IKE_AUTH exchanges, without any REKEY_SA
+// Notify payloads), creating new Child SAs within the new IKE SA …, and finally deleting the old IKE SA (which deletes the old
+// Child SAs as well)." (§2.8.3)
+extension IKECore {
+    // MARK: When
+
+    /// The time that an authentication is good for: near its end a new one begins; at its end the SA goes, whatever came of that.
+    func checkReauthentication(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        completeReplacement(sa, established, now: now)
+        guard established.supersededBy == nil, established.closeAt == nil else { return }
+        if let end = established.authenticationEndsAt, end <= now {
+            close(sa, reason: "The peer \(established.remoteIdentity) was not authenticated anew within reauth_time.", now: now)
+            return
+        }
+        guard let due = established.reauthAt, due <= now else { return }
+        established.reauthAt = nil
+        guard let connection = connection(of: sa), connection.plan.remoteAddress != nil else { return }
+        // Should this attempt fail, there is another one before the old SA ends.
+        established.reauthAt = now + Bounds.replacementWait + jitter(Bounds.replacementWait / 4)
+        guard successorUnderWay(sa) == nil else { return }
+        log(.info, connection.plan.name, "Authenticating anew: \(established.remoteIdentity) is due (reauth_time).")
+        replace(sa, connection, now: now)
+    }
+
+    /// Sets up a new IKE SA in place of the current one, whenever that would be due. False: there is none, or its peer's address
+    /// is `any`.
+    @discardableResult
+    package func authenticateAnew(connection: String, now: Instant) -> Bool {
+        guard let state = connections[connection], let sa = current(state), let established = sa.established,
+            state.plan.remoteAddress != nil
+        else { return false }
+        established.reauthAt = now
+        checkReauthentication(sa, established, now: now)
+        touch(sa)
+        settle(now)
+        return true
+    }
+
+    func reauthenticationDeadlines(_ established: EstablishedSA) -> [Instant] {
+        let isOver = established.supersededBy != nil || established.closeAt != nil
+        let patience = established.replaces == nil ? nil : established.establishedAt + Bounds.replacementWait
+        return [isOver ? nil : established.reauthAt, isOver ? nil : established.authenticationEndsAt, patience].compactMap { $0 }
+    }
+
+    /// "The Responder MUST send this information to the Initiator in an AUTH_LIFETIME notification either in the last message of
+    /// an IKE_AUTH exchange, or in an INFORMATIONAL request" (RFC 4478 §2): seconds until the peer should authenticate again.
+    func authenticationLifetime(_ plan: ConnectionPlan) -> [Payload] {
+        guard plan.reauthTime > .zero else { return [] }
+        return [.notify(Notify(.authLifetime, data: [UInt8](u32: UInt32(clamping: plan.reauthTime.components.seconds))))]
+    }
+
+    /// "An Initiator that received an AUTH_LIFETIME notification SHOULD repeat the Initial exchange within the time indicated"
+    /// (RFC 4478 §2), zero meaning at once; what we are configured for may be sooner.
+    func noteAuthenticationLifetime(_ sa: IKESA, _ payloads: PayloadList, now: Instant) {
+        guard let established = sa.established, let notify = payloads.notify(.authLifetime), notify.data.count == 4,
+            plan(of: sa)?.remoteAddress != nil
+        else { return }
+        let lifetime = max(Bounds.shortestReauthentication, .seconds(Int64(clamping: notify.data.bigEndianValue)))
+        let due = now + softLifetime(lifetime, weInitiated: true)
+        established.reauthAt = min(established.reauthAt ?? due, due)
+        touch(sa)
+    }
+
+    // MARK: How
+
+    /// A new IKE SA is set up from scratch and takes the place of this one when its children are up: what §2.8 leaves when
+    /// in-place rekeying is refused, and §2.8.3 calls reauthentication.
+    func replace(_ sa: IKESA, _ connection: ConnectionState, now: Instant) {
+        // Should this attempt fail, there is another one before the old SA ends.
+        if let established = sa.established { established.rekeyAt = now + Bounds.longestChildRetry }
+        guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
+        let pair = AddressPair(local: sa.path.local.address, remote: sa.path.remote.address)
+        beginConnect(connection, replaces: sa.localSPI, pair: pair, now: now)
+    }
+
+    /// The IKE SA that is to take the place of this one, from its first message on.
+    func successorUnderWay(_ sa: IKESA) -> IKESA? {
+        guard let connection = connection(of: sa) else { return nil }
+        return connection.sas.lazy.compactMap { self.sas[$0] }.first { $0.replaces == sa.localSPI }
+    }
+
+    /// The old SA was rekeyed meanwhile: it is its successor now that is to be replaced.
+    func follow(_ old: IKESA, to new: IKESA) {
+        successorUnderWay(old)?.replaces = new.localSPI
+    }
+
+    /// Children that carry traffic on the IKE SA that is being replaced, in the order of configuration.
+    func childrenToReplace(_ state: ConnectionState, _ replaces: UInt64?) -> [ChildPlan] {
+        guard let old = replaces.flatMap({ sas[$0] })?.established else { return [] }
+        return state.plan.children.filter { old.current($0.name) != nil }
+    }
+
+    /// What the current IKE SA should have: what is wanted, and while it replaces another what that one has.
+    func childrenDue(_ state: ConnectionState, _ established: EstablishedSA) -> [ChildPlan] {
+        guard established.replaces != nil else { return state.wantedChildren }
+        let names = Set(childrenToReplace(state, established.replaces).map(\.name))
+        return state.plan.children.filter { state.slots[$0.name]?.isWanted == true || names.contains($0.name) }
+    }
+
+    /// Closes the old IKE SA once every child that it has is installed on the new one; one that the peer refuses is not waited
+    /// for longer than `Bounds.replacementWait`.
+    func completeReplacement(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        guard let old = established.replaces, let connection = connection(of: sa) else { return }
+        if let predecessor = sas[old], predecessor.established != nil {
+            let isCovered = childrenToReplace(connection, old).allSatisfy { established.current($0.name)?.isInstalled == true }
+            guard isCovered || established.establishedAt + Bounds.replacementWait <= now else {
+                touch(connection: connection.plan.name)
+                return
+            }
+            established.replaces = nil
+            close(predecessor, reason: "Replaced by a new IKE SA.", now: now)
+        }
+        established.replaces = nil
+        // Both ends may have done it at once.
+        settleRedundancy(connection, now: now)
+        touch(sa)
+    }
+
+    // MARK: What a closing SA leaves behind
+
+    /// The peer answered our rekey of an IKE SA that we were closing meanwhile: it has the new SA, and our children moved there
+    /// with it. Nobody wants it, so it is deleted at once, rather than left to the peer's liveness check.
+    func endOrphan(of sa: IKESA, _ state: RekeyingIKE, _ payloads: PayloadList, now: Instant) {
+        guard let answer = payloads.proposals else { return }
+        do throws(IKEFault) {
+            let orphan = try succeed(sa, nil, state, answer, payloads, now: now)
+            orphan.tasks = [.deleteIKE]
+        } catch {
+            log(.debug, sa.connection, "The peer's answer to rekeying a closing IKE SA is unusable: \(error.sentence).")
+        }
+    }
+}
+
+extension IKESA {
+    /// The IKE SA that this one is to take the place of.
+    var replaces: UInt64? {
+        get {
+            switch phase {
+            case .initiating(let state): state.replaces
+            case .authenticating(let state): state.replaces
+            case .established(let state): state.replaces
+            case .halfOpen, .closing, .closed: nil
+            }
+        }
+        set {
+            switch phase {
+            case .initiating(let state): state.replaces = newValue
+            case .authenticating(let state): state.replaces = newValue
+            case .established(let state): state.replaces = newValue
+            case .halfOpen, .closing, .closed: break
+            }
+        }
+    }
+}
+
+extension ConnectionPlan {
+    /// Whether a packet that finds the child down opens it, from the start.
+    func opensOnTraffic(_ child: ChildPlan) -> Bool { child.start == .onTraffic }
+
+    /// The same, now or after the peer died: what such a packet is then held for.
+    public func mayOpenOnTraffic(_ child: ChildPlan) -> Bool { opensOnTraffic(child) || dpdAction == .wait }
+}

@@ -1,0 +1,35 @@
+import IPsec
+import Wire
+
+/// The two authenticated ends of an IKE SA.
+struct IdentityPair: Hashable, Sendable {
+    var local: Identity
+    var remote: Identity
+    init(_ local: Identity, _ remote: Identity) { (self.local, self.remote) = (local, remote) }
+}
+
+// Established IKE SAs by who speaks, so that INITIAL_CONTACT (RFC 7296 §2.4) costs what the peer's own SAs cost, however many
+// others there are.
+extension IKECore {
+    func index(_ sa: IKESA) {
+        guard let established = sa.established else { return }
+        let pair = IdentityPair(established.localIdentity, established.remoteIdentity)
+        sa.indexedIdentities = pair
+        identityIndex[pair, default: []].insert(sa.localSPI)
+    }
+
+    /// The IKE SAs that may be with the peer of a plan: those between the same identities, and those of connections with its
+    /// address.
+    package func contacts(_ plan: ConnectionPlan, at address: IPAddress) -> Set<UInt64> {
+        var result = plan.remoteIdentity.flatMap { identityIndex[IdentityPair(plan.localIdentity, $0)] } ?? []
+        for name in directory.named(address) + [plan.name] { result.formUnion(connections[name]?.sas ?? []) }
+        return result
+    }
+
+    func unindex(_ sa: IKESA) {
+        guard let pair = sa.indexedIdentities else { return }
+        sa.indexedIdentities = nil
+        identityIndex[pair]?.remove(sa.localSPI)
+        if identityIndex[pair]?.isEmpty == true { identityIndex[pair] = nil }
+    }
+}
