@@ -9,13 +9,12 @@ import Wire
 @Suite struct SALimitTests {
     /// What the near worker told control, in words.
     static func told(_ rig: MemoryRig) -> [String] {
-        var reader = rig.threads[0].answers
         var result: [String] = []
-        while let slot = reader.next() {
+        while let slot = rig.threads[0].answers.next() {
             let answer = slot.load(as: WorkerAnswer.self)
-            reader.release()
+            rig.threads[0].answers.release()
             switch WorkerAnswer.Kind(rawValue: answer.kind) {
-            case .limitReached: result.append(answer.second == 0 ? "soft" : "hard")
+            case .limitReached: result.append(answer.low == 0 ? "soft" : "hard")
             case .sequenceNumbersRunningOut: result.append("running out")
             case .wantsTunnel: result.append("wants \(answer.first)")
             default: break
@@ -57,6 +56,8 @@ import Wire
         #expect(Self.told(ends.near).isEmpty)
         #expect(ends.seal(inner(100)).count == 1)
         #expect(Self.told(ends.near) == ["soft"])
+        // What control answers with.
+        ends.near.command(.setHardLimit, to: 0, pointer: UnsafeMutableRawPointer(ends.pair.near.outbound), first: 1000)
         for _ in 0..<2 { #expect(ends.seal(inner(100)).count == 1) }
         for _ in 0..<3 { #expect(ends.seal(inner(100)).isEmpty) }
         #expect(Self.told(ends.near) == ["hard"])
