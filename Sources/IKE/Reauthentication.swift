@@ -141,6 +141,7 @@ extension IKESA {
         get {
             switch phase {
             case .initiating(let state): state.replaces
+            case .intermediate(let state): state.initiation.replaces
             case .authenticating(let state): state.replaces
             case .established(let state): state.replaces
             case .halfOpen, .closing, .closed: nil
@@ -149,6 +150,7 @@ extension IKESA {
         set {
             switch phase {
             case .initiating(let state): state.replaces = newValue
+            case .intermediate(let state): state.initiation.replaces = newValue
             case .authenticating(let state): state.replaces = newValue
             case .established(let state): state.replaces = newValue
             case .halfOpen, .closing, .closed: break
