@@ -1,4 +1,4 @@
-"""Rekeying, reauthentication, lifetimes, dead peers and start modes, as traffic sees them: nothing is lost that an SA could lose."""
+"""Rekeying, reauthentication, lifetimes, dead peers and start modes, as traffic sees them: an SA loses nothing."""
 
 import contextlib
 import re
