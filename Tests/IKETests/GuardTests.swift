@@ -16,7 +16,7 @@ import Wire
         var otherSide = pair.westSide
         otherSide.secret = "the secret of the other connection"
         otherSide.remoteAddress = IPAddress("192.0.2.77")!
-        otherSide.edit = { $0.name = "other" }
+        otherSide.change = { $0.name = "other" }
         let other = try Pair.plan(otherSide, local: pair.west.address)
         pair.west.core.addConnection(other, now: pair.now)
         // A third gateway that says it is east, with the other connection's secret, and that it is the only one.

@@ -37,7 +37,7 @@ import Wire
     func `the soft limits on octets and packets lie below the hard ones, and differently on the two ends`(_ seed: UInt64) throws {
         let pair = Pair(seed: seed)
         for side in [\Pair.eastSide, \Pair.westSide] {
-            pair[keyPath: side].edit = {
+            pair[keyPath: side].change = {
                 ($0.children[0].lifetimeBytes, $0.children[0].lifetimePackets) = (1_000_000_000_000, 1000)
             }
         }
@@ -52,7 +52,7 @@ import Wire
 
     @Test func `without limits there are none, and the largest does not overflow`() throws {
         let pair = Pair()
-        pair.westSide.edit = { ($0.children[0].lifetimeBytes, $0.children[0].lifetimePackets) = (.max, 1) }
+        pair.westSide.change = { ($0.children[0].lifetimeBytes, $0.children[0].lifetimePackets) = (.max, 1) }
         #expect(try pair.establish())
         #expect(pair.east.installed[0].limits == SALimits())
         let west = pair.west.installed[0].limits
@@ -116,7 +116,7 @@ import Wire
         let pair = Pair()
         pair.eastSide.start = start
         pair.eastSide.dpd = .seconds(2)
-        pair.eastSide.edit = { $0.dpdAction = action }
+        pair.eastSide.change = { $0.dpdAction = action }
         try pair.start()
         #expect(pair.east.core.initiate(connection: "c", child: nil, now: pair.now))
         #expect(pair.network.run(for: .seconds(5)) { pair.isUp })
@@ -163,7 +163,7 @@ import Wire
 
     @Test func `a peer's DELETE is no death: dpd_action has no say`() throws {
         let pair = Pair()
-        pair.eastSide.edit = { $0.dpdAction = .clear }
+        pair.eastSide.change = { $0.dpdAction = .clear }
         #expect(try pair.establish())
         #expect(pair.west.core.terminate(connection: "c", child: nil, now: pair.now))
         #expect(pair.network.run(for: .seconds(30)) { pair.isUp && pair.mismatch == nil })

@@ -7,8 +7,8 @@ import Wire
 @Suite struct ReauthenticationTests {
     static func up(seed: UInt64 = 1, east: Duration, west: Duration = .zero, _ change: (Pair) -> Void = { _ in }) throws -> Pair {
         let pair = Pair(seed: seed)
-        pair.eastSide.edit = { $0.reauthTime = east }
-        pair.westSide.edit = { $0.reauthTime = west }
+        pair.eastSide.change = { $0.reauthTime = east }
+        pair.westSide.change = { $0.reauthTime = west }
         change(pair)
         #expect(try pair.establish())
         return pair
@@ -58,9 +58,9 @@ import Wire
             ("c", ["10.1.2.0/24"], ["10.2.2.0/24"]),
         ]
         pair.westSide.children = pair.eastSide.children.map { ($0.name, $0.remote, $0.local) }
-        pair.eastSide.edit = { $0.reauthTime = .seconds(100) }
+        pair.eastSide.change = { $0.reauthTime = .seconds(100) }
         // West brings b and c up; on east nobody asked for anything.
-        pair.westSide.edit = { for index in [1, 2] { $0.children[index].start = .immediately } }
+        pair.westSide.change = { for index in [1, 2] { $0.children[index].start = .immediately } }
         try pair.start()
         #expect(pair.network.run(for: .seconds(20)) { pair.east.installed.count == 2 && pair.west.installed.count == 2 })
         let old = Set(pair.east.installed.map(\.inboundSPI))
