@@ -236,9 +236,10 @@ public final class IKECore {
         var found = ike
         if ike { enqueue(.rekeyIKE, on: sa) }
         for record in established.children where !ike && record.isInstalled && (child == nil || record.name == child) {
+            found = true
+            // The peer was faster: its rekey is under way.
             guard record.replacedBy == nil else { continue }
             enqueue(.rekeyChild(inboundSPI: record.inboundSPI), on: sa)
-            found = true
         }
         settle(now)
         return found
