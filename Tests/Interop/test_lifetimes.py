@@ -11,6 +11,8 @@ import pytest
 
 from checks import assert_ping, pings_again
 from conftest import make, remove
+from culvert_lab.capture import Capture
+from culvert_lab.daemons import culvert_binary
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import Server, iperf, ping
 from gateways import Pair, gateway, peer
@@ -155,18 +157,13 @@ def test_both_ends_rekey_at_once(quiet, words):
             clients = [
                 quiet.lab.spawn(one.role, [*command], stdout=subprocess.DEVNULL)
                 for one, command in (
-                    (one, [str(quiet_binary()), "rekey", *word.split(), "--socket", one.socket])
+                    (one, [str(culvert_binary()), "rekey", *word.split(), "--socket", one.socket])
                     for one, word in zip((quiet.east, quiet.west), words))]
             assert [client.wait(timeout=10) for client in clients] == [0, 0]
             time.sleep(0.5)
     pings.assert_none_lost()
     assert_one_pair(quiet)
     assert not sa_losses(quiet)
-
-
-def quiet_binary():
-    from culvert_lab.daemons import culvert_binary
-    return culvert_binary()
 
 
 @pytest.mark.parametrize("limits, rate", [({"lifetime_packets": 400}, 0.005), ({"lifetime_bytes": "32K"}, 0.005)])
@@ -179,6 +176,19 @@ def test_packets_and_octets_are_limited_without_a_loss(lab, limits, rate):
     pings.assert_none_lost(500)
     assert not sa_losses(pair)
     assert_one_pair(pair)
+
+
+def test_liveness_is_asked_only_when_the_link_is_silent(quiet):
+    """dpd_interval is 2 s. Traffic in both directions is sign of life enough."""
+    with Pings(quiet.lab, interval=0.1):
+        time.sleep(1)
+        with Capture(quiet.lab, "west", "udp port 500 or udp port 4500") as busy:
+            time.sleep(5)
+        asked = len(busy.stop())
+    with Capture(quiet.lab, "west", "udp port 500 or udp port 4500") as idle:
+        time.sleep(5)
+    assert asked == 0, f"{asked} IKE messages while packets came in all the time"
+    assert len(idle.stop()) >= 2
 
 
 # Reauthentication
