@@ -9,6 +9,8 @@
 #include <openssl/dh.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/objects.h>
+#include <openssl/ocsp.h>
 #include <openssl/params.h>
 #include <openssl/param_build.h>
 #include <openssl/pem.h>
@@ -21,8 +23,10 @@
 #include <sys/mman.h>
 
 #include "culvert_gcm.h"
+#include "culvert_issue.h"
 #include "culvert_keys.h"
 #include "culvert_tls.h"
+#include "culvert_x509.h"
 
 #ifndef MADV_DONTDUMP
 #define MADV_DONTDUMP 16
