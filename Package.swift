@@ -57,6 +57,7 @@ let package = Package(
             dependencies: [
                 "Wire", "IPsec", "IKE", "Crypto", "Platform", "Dataplane", "Configuration",
                 .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
+                .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
                 .product(name: "UnixSignals", package: "swift-service-lifecycle"),
@@ -85,7 +86,7 @@ let package = Package(
             dependencies: [
                 "Gateway", "Configuration", "Dataplane", "Platform", "Crypto", "IKE", "IPsec", "Wire",
                 .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
-                .product(name: "Logging", package: "swift-log"),
+                .product(name: "NIOHTTP1", package: "swift-nio"), .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: systems),
     ] + engineTargets

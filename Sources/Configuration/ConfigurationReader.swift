@@ -1,4 +1,5 @@
 import Foundation
+public import IKE
 
 /// Reads a configuration file: every problem in one go, each with the line and column of the offending key or value.
 ///
@@ -13,7 +14,8 @@ public enum ConfigurationReader {
     public static let maxDiagnostics = 200
 
     /// Reads the file at `path`. Relative paths inside it start from its folder.
-    public static func load(path: String) -> LoadedConfiguration {
+    /// - Parameter inspector: looks into the keys and certificates that the file names.
+    public static func load(path: String, inspector: (any CredentialInspector)? = nil) -> LoadedConfiguration {
         let directory = URL(fileURLWithPath: path).deletingLastPathComponent().path
         let contents: FileContents
         do {
@@ -23,12 +25,16 @@ public enum ConfigurationReader {
             return LoadedConfiguration(
                 configuration: nil, diagnostics: [Diagnostic(file: path, line: 1, column: 1, severity: .error, text: text)])
         }
-        return read(bytes: contents.bytes, file: path, directory: directory, readableByOthers: contents.isReadableByOthers)
+        return read(
+            bytes: contents.bytes, file: path, directory: directory, readableByOthers: contents.isReadableByOthers,
+            inspector: inspector)
     }
 
     /// Reads `text` as if it stood in `file`; relative paths inside it start from `directory`.
-    public static func parse(text: String, file: String, directory: String) -> LoadedConfiguration {
-        read(bytes: Array(text.utf8), file: file, directory: directory, readableByOthers: false)
+    public static func parse(
+        text: String, file: String, directory: String, inspector: (any CredentialInspector)? = nil
+    ) -> LoadedConfiguration {
+        read(bytes: Array(text.utf8), file: file, directory: directory, readableByOthers: false, inspector: inspector)
     }
 
     /// `gateway.control_socket` of the file at `path`, for clients; nil when the file cannot be read or does not say.
@@ -44,8 +50,18 @@ public enum ConfigurationReader {
         return reader.socketPath(entry)
     }
 
-    private static func read(bytes: [UInt8], file: String, directory: String, readableByOthers: Bool) -> LoadedConfiguration {
-        let reader = Reader(file: file, directory: directory, readableByOthers: readableByOthers)
+    /// An identity as the file has it: a name, `user@host`, an address or a distinguished name. nil: it is none of them.
+    public static func identity(text: String) -> Identity? {
+        let reader = Reader(file: "", directory: "/", readableByOthers: false)
+        let mark = Mark(line: 1, column: 1)
+        return reader.identity(
+            Entry(key: "id", keyMark: mark, value: Value(mark: mark, content: .scalar(text, isQuoted: true))))
+    }
+
+    private static func read(
+        bytes: [UInt8], file: String, directory: String, readableByOthers: Bool, inspector: (any CredentialInspector)?
+    ) -> LoadedConfiguration {
+        let reader = Reader(file: file, directory: directory, readableByOthers: readableByOthers, inspector: inspector)
         var configuration: GatewayConfiguration?
         if let text = SourceText.checked(bytes, reader: reader), let root = Document.compose(text, reader: reader) {
             configuration = reader.gatewayConfiguration(root)

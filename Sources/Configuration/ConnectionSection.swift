@@ -20,7 +20,6 @@ private struct Peer {
     var identity: Identity?
     /// Of the remote side.
     var pattern = IdentityPattern.any
-    var usesCertificate = false
 }
 
 /// `connections`.
@@ -77,16 +76,17 @@ extension Reader {
             error(entry.mark, "`local` and `remote` have the same address \(address); a tunnel needs two ends")
         }
         checkFamilies(local, remote)
-        let needsKey = !local.usesCertificate && !remote.usesCertificate
-        let key = presharedKey(mapping, isRequired: needsKey)
+        let authentication = authentication(mapping, localIdentity: local.identity)
         let settings = settings(mapping)
         let children = children(mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress)
 
-        guard let nameEntry, let name, let localAddress = local.address, let key, remote.address != nil || remote.isAnyAddress
+        guard let nameEntry, let name, let localAddress = local.address, let authentication,
+            remote.address != nil || remote.isAnyAddress
         else { return nil }
         var connection = Connection(
             name: name, localAddress: localAddress, remoteAddress: remote.address,
-            localIdentity: local.identity ?? .address(localAddress), remoteIdentity: nil, presharedKey: key,
+            localIdentity: local.identity ?? .address(localAddress), remoteIdentity: nil,
+            presharedKey: authentication.presharedKey,
             ikeProposals: settings.ikeProposals, ikeLifetime: settings.ikeLifetime, dpdInterval: settings.dpdInterval,
             natTraversal: settings.natTraversal, children: children.map(\.child))
         connection.remotePattern = remote.pattern
@@ -98,6 +98,8 @@ extension Reader {
         settleDynamicSides(&connection, mapping: mapping, marks: children.map(\.nameMark))
         (connection.dpdAction, connection.reauthTime) = (settings.dpdAction, settings.reauthTime)
         warnOfIdleInitiation(mapping, connection)
+        (connection.local, connection.remote) = (authentication.local, authentication.remote)
+        connection.secrets = authentication.secrets
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 
@@ -120,14 +122,6 @@ extension Reader {
                     ? "IKEv1 is not available in this version; use `version: 2`" : "`version` is \(quoted(version)); it must be 2"
             )
         }
-        refuseCertificates(mapping)
-    }
-
-    private func refuseCertificates(_ mapping: Mapping) {
-        for key in Scope.certificateKeys {
-            guard let entry = mapping[key] else { continue }
-            error(entry.keyMark, "`\(key)`: certificates are not available in this version; use `auth: psk` with `psk_file`")
-        }
     }
 
     // MARK: The two sides
@@ -136,7 +130,6 @@ extension Reader {
         var peer = Peer()
         guard let mapping = mapping(entry) else { return peer }
         checkKeys(mapping, in: .peer)
-        refuseCertificates(mapping)
         if let address = require("address", of: mapping, for: "`\(entry.key)`") {
             peer.isAnyAddress = !isLocal && isWord("any", address.value)
             if isLocal, isWord("any", address.value) {
@@ -145,10 +138,6 @@ extension Reader {
                 peer.addresses = addresses(address)
                 peer.addressEntry = address
             }
-        }
-        if let auth = mapping["auth"], let method = choice(auth, from: Authentication.allCases), method == .certificate {
-            peer.usesCertificate = true
-            error(auth.mark, "`auth: certificate` is not available in this version; use `auth: psk` with `psk_file`")
         }
         guard let id = mapping["id"] else {
             peer.identity = peer.address.map { .address($0) }
@@ -193,8 +182,6 @@ extension Reader {
         }
         return found?.mark ?? entry.mark
     }
-
-    private enum Authentication: String, CaseIterable { case psk, certificate }
 
     func isWord(_ word: String, _ value: Value) -> Bool {
         if case .scalar(word, isQuoted: false) = value.content { true } else { false }

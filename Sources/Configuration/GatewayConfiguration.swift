@@ -62,7 +62,12 @@ public struct Connection: Sendable {
     public var remoteAddress: IPAddress?
     public var localIdentity: Identity
     public var remotePattern: IdentityPattern
+    /// For every peer; empty when there is none.
     public var presharedKey: [UInt8]
+    /// Pre-shared keys by the peer's identity, before `presharedKey`.
+    public var secrets: [PeerSecret] = []
+    public var local = LocalCredentials()
+    public var remote = RemoteCredentials()
     public var ikeProposals: [IKEProposal]
     public var ikeLifetime: Duration
     /// Zero: no liveness checks.

@@ -110,12 +110,12 @@ extension Reader {
 
 /// A distinguished name as text (`C=DE, O=Example, CN=west`), encoded as X.501 Name in DER. RFC 4514 shape, in the order
 /// that people write it: the most significant part first.
-struct DistinguishedName {
+public struct DistinguishedName {
     static let maxParts = 16
-    let der: [UInt8]
+    public let der: [UInt8]
 
     /// nil: a part without `=`, an unknown attribute, or an empty value. A comma in a value is written `\,`.
-    init?(_ text: String) {
+    public init?(_ text: String) {
         let parts = Self.split(text)
         guard (1...Self.maxParts).contains(parts.count) else { return nil }
         var names: [UInt8] = []

@@ -13,6 +13,8 @@ final class Reader {
     let directory: String
     /// The configuration file itself is readable by its group or the world; matters when it contains a secret.
     let readableByOthers: Bool
+    /// Looks into keys and certificates; nil: only their names are read.
+    let inspector: (any CredentialInspector)?
     private(set) var errorCount = 0
     /// Of the section `pools`, which is read before the connections.
     var knownPools: [AddressPool] = []
@@ -22,8 +24,9 @@ final class Reader {
     /// A profile's value is read once per connection that uses it; its problem is told once.
     private var seen: Set<Diagnostic> = []
 
-    init(file: String, directory: String, readableByOthers: Bool) {
+    init(file: String, directory: String, readableByOthers: Bool, inspector: (any CredentialInspector)? = nil) {
         (self.file, self.directory, self.readableByOthers) = (file, directory, readableByOthers)
+        self.inspector = inspector
     }
 
     func error(_ mark: Mark, _ text: String) {

@@ -15,9 +15,8 @@ struct Scope {
     static let connection = Scope(
         name: "a connection",
         keys: [
-            "name", "profile", "version", "local", "remote", "psk", "psk_file", "ike_proposals", "ike_lifetime", "dpd_interval",
-            "dpd_action", "reauth_time",
-            "nat_traversal", "allow_weak", "children",
+            "name", "profile", "version", "local", "remote", "psk", "psk_file", "secrets", "ike_proposals", "ike_lifetime",
+            "dpd_interval", "dpd_action", "reauth_time", "nat_traversal", "allow_weak", "children",
         ] + pathKeys + certificateKeys + addressingKeys + ["eap"])
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
     static let identity = Scope(name: "an `id`", keys: ["type", "value"])
@@ -32,7 +31,8 @@ struct Scope {
 
     /// What a connection does with the paths to its peer.
     static let pathKeys = ["fragmentation", "fragment_size", "mobike", "nat_keepalive", "redirects", "redirect_to"]
-    static let certificateKeys = ["certificate", "private_key", "ca", "crl"]
+    static let certificateKeys = ["certificate", "private_key", "ca", "crl", "public_key", "ocsp", "revocation"]
+    static let secret = Scope(name: "an entry of `secrets`", keys: ["id", "psk", "psk_file"])
     /// What a profile may set for a connection.
     static let profileConnectionKeys = connection.keys.filter { !["name", "profile", "children"].contains($0) }
     /// What a profile may set for the children of a connection.

@@ -22,7 +22,11 @@ public final class Certificate: @unchecked Sendable, Hashable {
     /// From DER with nothing behind it.
     public init(der: [UInt8]) throws(CredentialError) {
         guard der.count <= Self.maxBytes else { throw CredentialError("holds a certificate of more than \(Self.maxBytes) bytes") }
-        let handle = decoded(der) { d2i_X509(nil, $0, $1) } free: { X509_free($0) }
+        let handle = decoded(der) {
+            d2i_X509(nil, $0, $1)
+        } free: {
+            X509_free($0)
+        }
         guard let handle else { throw CredentialError("holds no certificate that can be read") }
         do throws(CredentialError) {
             // libcrypto reads extensions when it is first asked for one, and then says whether they can be read.
@@ -133,7 +137,8 @@ public final class Certificate: @unchecked Sendable, Hashable {
         return X509_NAME_cmp(X509_get_subject_name(handle), other) == 0
     }
 
-    func isIssued(by issuer: Certificate) -> Bool { X509_check_issued(issuer.handle, handle) == X509_V_OK }
+    /// By name and key identifiers; the signature is not looked at.
+    public func isIssued(by issuer: Certificate) -> Bool { X509_check_issued(issuer.handle, handle) == X509_V_OK }
 }
 
 /// One entry of subjectAltName. RFC 5280 §4.2.1.6.

@@ -35,7 +35,8 @@ struct Sentences {
         case X509_V_ERR_CERT_REVOKED: return revoked(depth: depth, at: verdict.revokedAt, reason: verdict.revokedReason)
         case X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_KEY_TOO_SMALL:
             return CertificateRefusal(
-                .weak, "\(subject(depth)) has a key with less than 112 bits of security; issue it anew with ECDSA or RSA 3072.")
+                .weak,
+                "\(subject(depth)) has a key with less than 112 bits of security; issue it anew with ECDSA or RSA 3072.")
         case X509_V_ERR_CA_MD_TOO_WEAK:
             return CertificateRefusal(
                 .weak,
@@ -59,7 +60,8 @@ struct Sentences {
             return CertificateRefusal(
                 .untrusted, "\(subject(depth)) is further from its CA than the CA (or eight intermediates) allows.")
         case X509_V_ERR_PERMITTED_VIOLATION, X509_V_ERR_EXCLUDED_VIOLATION, X509_V_ERR_SUBTREE_MINMAX,
-            X509_V_ERR_UNSUPPORTED_CONSTRAINT_TYPE, X509_V_ERR_UNSUPPORTED_CONSTRAINT_SYNTAX, X509_V_ERR_UNSUPPORTED_NAME_SYNTAX:
+            X509_V_ERR_UNSUPPORTED_CONSTRAINT_TYPE, X509_V_ERR_UNSUPPORTED_CONSTRAINT_SYNTAX,
+            X509_V_ERR_UNSUPPORTED_NAME_SYNTAX:
             return CertificateRefusal(
                 .untrusted, "\(subject(depth)) has a name that its CA may not issue certificates for (nameConstraints).")
         case X509_V_ERR_UNHANDLED_CRITICAL_EXTENSION:
@@ -69,8 +71,8 @@ struct Sentences {
             X509_V_ERR_ERROR_IN_CRL_NEXT_UPDATE_FIELD:
             return CertificateRefusal(
                 .revocationUnknown,
-                "\(subject(depth)) cannot be looked up: the revocation list of `\(certificate(depth).issuer)` is not properly signed "
-                    + "by that CA (\(reason(error))); get a new one.")
+                "\(subject(depth)) cannot be looked up: the revocation list of `\(certificate(depth).issuer)` is not properly "
+                    + "signed by that CA (\(reason(error))); get a new one.")
         default: return CertificateRefusal(.malformed, "\(subject(depth)) cannot be accepted: \(reason(error)).")
         }
     }
@@ -98,8 +100,8 @@ struct Sentences {
         let advice =
             hasName
             ? "a CA of that name is in `ca`, but with another key: put the one that issued it there"
-            : "which is neither in `ca` nor among the certificates that the peer sent; add the CA's certificate to `ca`, or let the "
-                + "peer send its intermediates"
+            : "which is neither in `ca` nor among the certificates that the peer sent; add the CA's certificate to `ca`, or "
+                + "let the peer send its intermediates"
         return CertificateRefusal(.untrusted, "\(subject(depth)) is issued by `\(last.issuer)`, \(advice).")
     }
 
@@ -107,7 +109,8 @@ struct Sentences {
         CertificateRefusal(
             .untrusted,
             depth == 0
-                ? "\(subject(0)) is self-signed and not trusted here; put it into remote.certificate, or let a CA in `ca` issue one."
+                ? "\(subject(0)) is self-signed and not trusted here; put it into remote.certificate, or let a CA in `ca` "
+                    + "issue one."
                 : "\(subject(depth)) is the root of the peer's chain and not in `ca`; add it there if that CA is to be trusted.")
     }
 
@@ -126,13 +129,14 @@ struct Sentences {
         if let bits = leaf.keyUsage, bits & signing == 0 {
             return CertificateRefusal(
                 .keyUsage,
-                "\(subject(0)) may not be used to sign: its keyUsage has neither digitalSignature nor nonRepudiation; issue it anew.")
+                "\(subject(0)) may not be used to sign: its keyUsage has neither digitalSignature nor nonRepudiation; issue it anew."
+            )
         }
         if let usages = leaf.extendedKeyUsage, !usages.contains(where: { Self.acceptedUsages.contains($0) }) {
             return CertificateRefusal(
                 .keyUsage,
-                "\(subject(0)) is for other purposes: its extendedKeyUsage (\(bounded(usages.joined(separator: ", ")))) has none of "
-                    + "ipsecIKE, ikeIntermediate, serverAuth, clientAuth and anyExtendedKeyUsage; issue it anew.")
+                "\(subject(0)) is for other purposes: its extendedKeyUsage (\(bounded(usages.joined(separator: ", ")))) has "
+                    + "none of ipsecIKE, ikeIntermediate, serverAuth, clientAuth and anyExtendedKeyUsage; issue it anew.")
         }
         return nil
     }
@@ -180,17 +184,24 @@ struct Sentences {
                 + "\(list)\(more); put a current one into `crl`, or set `revocation: relaxed`.")
     }
 
+    /// With `ocsp: auto`, when nothing settles it and nothing needs to.
+    func unsettled(because: String?) -> String {
+        "Nobody says whether \(lowered(subject(0))) is revoked (\(because ?? "no OCSP responder answered")); it is believed all "
+            + "the same. See to the responder, or set `ocsp: off`, or `ocsp: require` to refuse it then."
+    }
+
     func noResponse(because: String?) -> CertificateRefusal {
+        let nobody =
+            leaf.ocspResponders.isEmpty ? "it names no responder and the peer sent no response" : "no responder answered"
         CertificateRefusal(
             .revocationUnknown,
-            "No OCSP response says that \(lowered(subject(0))) is good: "
-                + "\(because ?? (leaf.ocspResponders.isEmpty ? "it names no responder and the peer sent no response" : "no responder answered"))"
-                + "; see to the responder, or set `ocsp: auto`.")
+            "No OCSP response says that \(lowered(subject(0))) is good: \(because ?? nobody); see to the responder, or set "
+                + "`ocsp: auto`.")
     }
 
     var expiresSoon: String {
-        "\(subject(0)) expires on \(CalendarTime.text(leaf.notAfter)), in \(CalendarTime.span(leaf.notAfter - now)); the peer needs a "
-            + "new one by then."
+        "\(subject(0)) expires on \(CalendarTime.text(leaf.notAfter)), in \(CalendarTime.span(leaf.notAfter - now)); the peer "
+            + "needs a new one by then."
     }
 
     private func lowered(_ sentence: String) -> String { sentence.prefix(1).lowercased() + sentence.dropFirst() }
@@ -217,6 +228,19 @@ extension Certificate {
         }
     }
 
+    /// The identities that its subjectAltName has.
+    public var identities: [Identity] {
+        alternativeNames.compactMap { name in
+            switch name {
+            case .dns(let text): .fqdn(text)
+            case .email(let text): .email(text)
+            case .address(let octets): IPAddress(bytes: octets).map { .address($0) }
+            case .directory(let der, _): .distinguishedName(der)
+            case .uri: nil
+            }
+        }
+    }
+
     /// ASCII letters without regard to case. RFC 4343.
     private static func equal(_ a: some StringProtocol, _ b: some StringProtocol) -> Bool {
         !a.isEmpty && a.utf8.count == b.utf8.count && zip(a.utf8, b.utf8).allSatisfy { lower($0) == lower($1) }
@@ -233,3 +257,35 @@ extension Certificate {
 
 /// 4 or 16 octets as an address.
 func addressText(_ octets: [UInt8]) -> String { IPAddress(bytes: octets)?.description ?? hexadecimal(octets) }
+
+extension Certificate {
+    /// Why peers will not accept it as an end entity's, to go on after the file's name; nil when its usage is right.
+    public var usageFault: String? {
+        let sentences = Sentences(chain: [self], leaf: self, authorities: [], now: 0)
+        guard sentences.refusalOfUsage() != nil else { return nil }
+        return "may not be used to sign for IKE (keyUsage, extendedKeyUsage); issue it anew"
+    }
+
+    public var validity: Validity { Validity(subject: subject, notBefore: notBefore, notAfter: notAfter) }
+
+    /// From when to when, and what that means now.
+    public struct Validity: Hashable, Sendable {
+        public var subject: String
+        /// Seconds since 1970.
+        public var notBefore: Int64
+        public var notAfter: Int64
+
+        public var notBeforeText: String { CalendarTime.text(notBefore) }
+        public var notAfterText: String { CalendarTime.text(notAfter) }
+
+        /// What is to be told, to go on after the file's name; nil when it is valid for more than 30 days.
+        public func notice(now: Int64) -> String? {
+            let name = "holds `\(subject)`, which"
+            if now < notBefore { return "\(name) is valid from \(notBeforeText) on; compare the clock" }
+            let left = notAfter - now
+            if left <= 0 { return "\(name) expired on \(notAfterText); get a new one" }
+            guard left < CertificateTrust.expiryNotice else { return nil }
+            return "\(name) expires on \(notAfterText), in \(CalendarTime.span(left)); get a new one by then"
+        }
+    }
+}

@@ -224,6 +224,7 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
             return nil
         }
         return RevocationCheck(
-            responders: responders, request: request, isRequired: isRequired, sentence: refusal.sentence)
+            responders: responders, request: request, isRequired: isRequired,
+            sentence: isRequired ? refusal.sentence : sentences.unsettled(because: because))
     }
 }

@@ -36,7 +36,11 @@ struct OCSP: Sendable {
     /// What `response` (DER) says about `certificate`.
     func judge(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, now: Int64) -> Verdict {
         guard response.count <= Self.maxResponseBytes else { return .unusable("the OCSP response is too long") }
-        let outer = decoded(response) { d2i_OCSP_RESPONSE(nil, $0, $1) } free: { OCSP_RESPONSE_free($0) }
+        let outer = decoded(response) {
+            d2i_OCSP_RESPONSE(nil, $0, $1)
+        } free: {
+            OCSP_RESPONSE_free($0)
+        }
         guard let outer else { return .unusable("the OCSP response cannot be read") }
         defer { OCSP_RESPONSE_free(outer) }
         let status = OCSP_response_status(outer)

@@ -16,7 +16,11 @@ public final class RevocationList: @unchecked Sendable {
 
     /// From DER with nothing behind it. The signature is checked where the list is used.
     public init(der: [UInt8]) throws(CredentialError) {
-        let handle = decoded(der) { d2i_X509_CRL(nil, $0, $1) } free: { X509_CRL_free($0) }
+        let handle = decoded(der) {
+            d2i_X509_CRL(nil, $0, $1)
+        } free: {
+            X509_CRL_free($0)
+        }
         guard let handle else { throw CredentialError("holds no revocation list that can be read") }
         (self.der, self.handle) = (der, handle)
         issuer = nameText(X509_CRL_get_issuer(handle))
@@ -60,6 +64,16 @@ public final class RevocationList: @unchecked Sendable {
                 reason: RevocationReason(rawValue: culvert_crl_reason(entry)))
         }
     }
+
+    /// Named and signed by this CA.
+    public func isIssued(by issuer: Certificate) -> Bool {
+        defer { ERR_clear_error() }
+        guard X509_NAME_cmp(X509_CRL_get_issuer(handle), X509_get_subject_name(issuer.handle)) == 0 else { return false }
+        return X509_CRL_verify(handle, X509_get0_pubkey(issuer.handle)) == 1
+    }
+
+    public var thisUpdateText: String { CalendarTime.text(thisUpdate) }
+    public var nextUpdateText: String { nextUpdate.map { CalendarTime.text($0) } ?? "never" }
 
     /// cRLNumber; nil when there is none.
     public var number: [UInt8]? {

@@ -45,7 +45,8 @@ extension ControlThread {
         counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
         return StatusBuilder(
             configuration: configuration, statuses: core.status(now: now), counters: counters,
-            childCounters: lifecycle.counters, localProblems: localProblems, startedAt: startedAt, now: now,
+            childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
+            certificates: watched, wallClock: surroundings.wallClock(), startedAt: startedAt, now: now,
             ikePort: coreSettings.ikePort
         ).report()
     }
@@ -95,6 +96,7 @@ extension ControlThread {
         guard let found = configuration.connections.first(where: { $0.name == connection }),
             child == nil || found.children.contains(where: { $0.name == child })
         else { return unknown(connection, child) }
+        if let problem = credentialProblems[connection] { return .refused(problem, code: Self.exitNo) }
         if found.remoteAddress == nil {
             return .refused(
                 "Connection \(connection) has `remote.address: any`: it answers and cannot initiate.", code: Self.exitNo)
@@ -178,7 +180,7 @@ extension ControlThread {
     }
 
     private func reason(_ name: String, _ status: ConnectionStatus, _ missing: [ConnectionStatus.Child]) -> String? {
-        if let problem = localProblems[name] { return problem }
+        if let problem = credentialProblems[name] ?? localProblems[name] { return problem }
         let children = missing.compactMap { child in child.reason.map { "\(child.name): \($0)" } }
         if status.state == .established, !children.isEmpty { return children.joined(separator: " ") }
         return status.reason ?? (children.isEmpty ? nil : children.joined(separator: " "))

@@ -44,8 +44,14 @@ final class ControlThread {
 
     var configuration: GatewayConfiguration
     var children: ChildTable
-    /// Tells pre-shared keys apart on reload, without keeping them: connection name to a keyed digest.
+    /// Tells secrets and key files apart on reload, without keeping them: connection name to a digest.
     var keyFingerprints: [String: [UInt8]] = [:]
+    /// Connections that the core does not have because their files cannot be used: why.
+    var credentialProblems: [String: String] = [:]
+    /// The certificates that connections need.
+    var watched: [String: [CredentialLoading.Watched]] = [:]
+    var nextExpiryCheck: Instant?
+    lazy var ocsp = OCSPClient(loop: loop, mark: SocketOptionValue(RoutingPlan.socketMark))
     var waiting: [UpRequest] = []
     var localProblems: [String: String] = [:]
     /// What peers gave to us, by connection.
@@ -231,13 +237,13 @@ final class ControlThread {
         case .ikeSA(let spi, let remote, let isLive):
             surroundings.dataplane.setIKESA(spi: spi, isLive: isLive)
             followRedirect(spi: spi, remote: remote, isLive: isLive)
-        case .checkRevocation(_, let token): core.revocationAnswered(token: token, response: nil, now: now)
         case .askBackend(let request, let token):
             backend.ask(request) { [self] answer in
                 core.backendAnswered(token: token, answer: answer, now: now)
                 pump()
             }
         case .virtualAddresses(let connection, let given): take(given, of: connection)
+        case .checkRevocation(let check, let token): checkRevocation(check, token: token)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
@@ -489,6 +495,7 @@ final class ControlThread {
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
         keepFilter()
+        tellExpiry()
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()
     }
@@ -502,31 +509,8 @@ final class ControlThread {
         if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
 
-    // MARK: Connections
-
-    /// Gives a connection to the core. Its pre-shared key moves into secret memory; the octets here are wiped.
-    func add(_ position: Int) {
-        let connection = configuration.connections[position]
-        let plan = SettingsMapping.plan(connection, secret: surroundings.crypto.secret)
-        keyFingerprints[connection.name] = fingerprint(surroundings.crypto.secret(connection.presharedKey))
-        configuration.connections[position].wipePresharedKey()
-        for child in plan.children {
-            guard let index = children.index(of: ChildKey(plan.name, child.name)) else { continue }
-            surroundings.dataplane.setHolding(childIndex: index, plan.mayOpenOnTraffic(child))
-        }
-        core.addConnection(plan, now: now)
-    }
-
-    /// A digest that only equal keys share.
-    func fingerprint(_ key: Secret) -> [UInt8] {
-        (try? surroundings.crypto.prf(.hmacSHA256, key: key, data: Array("culvert reload".utf8))) ?? []
-    }
-}
-
-extension Connection {
-    /// Overwrites the octets. Copies that the reader of the file made are beyond reach.
-    mutating func wipePresharedKey() {
-        for index in presharedKey.indices { presharedKey[index] = 0 }
-        presharedKey = []
+    private func lifetime(_ key: ChildKey) -> (bytes: UInt64, packets: UInt64) {
+        let child = configuration.connections.first { $0.name == key.connection }?.children.first { $0.name == key.child }
+        return (child?.lifetimeBytes ?? 0, child?.lifetimePackets ?? 0)
     }
 }

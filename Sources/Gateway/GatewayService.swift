@@ -101,7 +101,7 @@ private struct RunningGateway: Service {
         let path = options.configurationPath
         let surroundings = GatewaySurroundings(
             kernel: kernel, dataplane: try makeDataplane(kernel), crypto: OpenSSLCrypto(), random: SystemRandom(),
-            coreSettings: CoreSettings(), reload: { ConfigurationReader.load(path: path) })
+            coreSettings: CoreSettings(), reload: { ConfigurationReader.load(path: path, inspector: CredentialInspection()) })
         let control = ControlThread(loop: loop, configuration: configuration, surroundings: surroundings, logger: logger)
         do {
             try control.start()

@@ -12,4 +12,6 @@ struct GatewaySurroundings {
     var coreSettings: CoreSettings
     /// Reads the configuration file again.
     var reload: () -> LoadedConfiguration
+    /// Seconds since 1970, for the validity of certificates.
+    var wallClock: @Sendable () -> Int64 = CredentialInspection.timeOfDay
 }

@@ -24,13 +24,13 @@ extension ControlThread {
             let connection = new.connections[index]
             guard let before = old[connection.name], isSame(connection, before) else { continue }
             kept.insert(connection.name)
-            new.connections[index].wipePresharedKey()
+            new.connections[index].wipeSecrets()
         }
         let removed = configuration.connections.filter { !kept.contains($0.name) }
         for connection in removed { core.removeConnection(connection.name, now: now) }
         pump()
         for connection in removed {
-            keyFingerprints[connection.name] = nil
+            forgetCredentials(of: connection.name)
             for child in connection.children { children.release(ChildKey(connection.name, child.name)) }
         }
         for connection in new.connections {
@@ -61,7 +61,9 @@ extension ControlThread {
     }
 
     private func isSame(_ new: Connection, _ old: Connection) -> Bool {
-        guard fingerprint(surroundings.crypto.secret(new.presharedKey)) == keyFingerprints[old.name] else { return false }
+        guard credentials.fingerprint(new, surroundings.crypto) == keyFingerprints[old.name], new.local == old.local,
+            new.remote == old.remote
+        else { return false }
         guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
             new.localIdentity == old.localIdentity, new.pools == old.pools, new.virtualAddress == old.virtualAddress,
             new.remotePattern == old.remotePattern, new.ikeProposals == old.ikeProposals, new.ikeLifetime == old.ikeLifetime,

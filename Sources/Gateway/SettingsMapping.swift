@@ -64,13 +64,15 @@ enum SettingsMapping {
         }
     }
 
-    /// The core's view of a connection. The pre-shared key goes into secret memory by `secret`.
-    static func plan(_ connection: Connection, secret: ([UInt8]) -> Secret) -> ConnectionPlan {
-        let keys = PresharedKeys(secret(connection.presharedKey))
+    /// The core's view of a connection; the files that it names are read by `credentials`.
+    static func plan(
+        _ connection: Connection, credentials: CredentialLoading
+    ) throws(CredentialLoading.Problem) -> ConnectionPlan {
         var plan = ConnectionPlan(
             name: connection.name, localAddress: connection.localAddress, remoteAddress: connection.remoteAddress,
             localIdentity: connection.localIdentity, remotePattern: connection.remotePattern,
-            localAuthentication: .presharedKey(keys), remoteAuthentication: .presharedKey(keys),
+            localAuthentication: try credentials.localAuthentication(connection),
+            remoteAuthentication: try credentials.remoteAuthentication(connection),
             proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
             children: connection.children.map { Self.plan($0) })

@@ -12,6 +12,9 @@ struct StatusBuilder {
     var childCounters: (ChildKey) -> ChildCounters
     /// Why a connection cannot work at this end, by its name: an address or interface that is missing or down.
     var localProblems: [String: String]
+    var certificates: [String: [CredentialLoading.Watched]] = [:]
+    /// Seconds since 1970.
+    var wallClock: Int64 = 0
     var startedAt: Instant
     var now: Instant
     var ikePort: UInt16
@@ -39,7 +42,8 @@ struct StatusBuilder {
             remote: remote, ike: ike.map(ikeSA),
             children: configured.children.map { child in
                 self.child(child, of: configured, status?.children.first { $0.name == child.name })
-            })
+            },
+            certificates: (certificates[configured.name] ?? []).map(certificate))
         if configured.remoteAddress == nil {
             report.peers = (status?.peers ?? []).map { peer in
                 StatusReport.RemotePeer(
@@ -50,6 +54,12 @@ struct StatusBuilder {
         }
         if let own = status?.virtualAddresses, !own.isEmpty { report.virtualAddresses = own.map(\.description) }
         return report
+    }
+
+    private func certificate(_ watched: CredentialLoading.Watched) -> StatusReport.Certificate {
+        StatusReport.Certificate(
+            role: watched.role, file: watched.path, subject: watched.subject, notAfter: watched.notAfterText,
+            expiresInSeconds: Double(watched.notAfter - wallClock), warning: watched.notice(now: wallClock))
     }
 
     /// A problem of ours explains more than the silence that follows from it.

@@ -43,20 +43,22 @@ public struct StatusReport: Codable, Hashable, Sendable {
         @ExplicitNull public var peers: [RemotePeer]?
         /// What the peer gave to us to use inside the tunnel.
         @ExplicitNull public var virtualAddresses: [String]?
+        /// Those that this end needs: its own, the peer's when it is named, and the CAs'. Empty with pre-shared keys.
+        public var certificates: [Certificate]
 
         enum CodingKeys: String, CodingKey {
             case peers
             case virtualAddresses = "virtual_addresses"
-            case name, state, reason, local, remote, ike, children
+            case name, state, reason, local, remote, ike, children, certificates
             case ikeVersion = "ike_version"
         }
 
         public init(
             name: String, state: State, reason: String?, ikeVersion: Int = 2, local: Peer, remote: Peer, ike: IKE?,
-            children: [Child]
+            children: [Child], certificates: [Certificate] = []
         ) {
             (self.name, self.state, self.ikeVersion) = (name, state, ikeVersion)
-            (self.local, self.remote, self.children) = (local, remote, children)
+            (self.local, self.remote, self.children, self.certificates) = (local, remote, children, certificates)
             _reason = ExplicitNull(wrappedValue: reason)
             _ike = ExplicitNull(wrappedValue: ike)
         }
@@ -77,6 +79,34 @@ public struct StatusReport: Codable, Hashable, Sendable {
             case id, address, port, children
             case virtualAddresses = "virtual_addresses"
             case establishedSeconds = "established_seconds"
+        }
+    }
+
+    /// A certificate file that a connection needs.
+    public struct Certificate: Codable, Hashable, Sendable {
+        /// `local`, `remote` or `ca`.
+        public var role: String
+        public var file: String
+        public var subject: String
+        /// `2026-11-20 10:00:00 UTC`
+        public var notAfter: String
+        /// Negative when it has expired.
+        public var expiresInSeconds: Double
+        /// From 30 days before the end on; null before.
+        @ExplicitNull public var warning: String?
+
+        enum CodingKeys: String, CodingKey {
+            case role, file, subject, warning
+            case notAfter = "not_after"
+            case expiresInSeconds = "expires_in_seconds"
+        }
+
+        public init(
+            role: String, file: String, subject: String, notAfter: String, expiresInSeconds: Double, warning: String?
+        ) {
+            (self.role, self.file, self.subject, self.notAfter) = (role, file, subject, notAfter)
+            self.expiresInSeconds = expiresInSeconds
+            _warning = ExplicitNull(wrappedValue: warning)
         }
     }
 

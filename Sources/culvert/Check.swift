@@ -15,7 +15,7 @@ struct Check: ParsableCommand {
     var json = false
 
     func run() throws {
-        let loaded = ConfigurationReader.load(path: file)
+        let loaded = ConfigurationReader.load(path: file, inspector: CredentialInspection())
         if json {
             print(try AdminCodec.prettyJSON(Report(file: file, loaded: loaded)))
         } else {

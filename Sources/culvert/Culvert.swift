@@ -14,7 +14,7 @@ struct Culvert: AsyncParsableCommand {
         version: CulvertVersion.current,
         subcommands: [
             Run.self, Check.self, Status.self, Up.self, Down.self, Rekey.self, Redirect.self, Reload.self, Bench.self,
-            Doctor.self, Diagnose.self,
+            Doctor.self, Diagnose.self, PKI.self,
             Version.self, Debug.self,
         ])
 }

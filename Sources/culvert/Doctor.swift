@@ -14,7 +14,7 @@ struct Doctor: ParsableCommand {
         var findings: [Finding] = []
         var checks = DoctorChecks()
         if let path = gateway.config {
-            let loaded = ConfigurationReader.load(path: path)
+            let loaded = ConfigurationReader.load(path: path, inspector: CredentialInspection())
             checks.configuration = loaded.configuration
             findings += loaded.diagnostics.map { diagnostic in
                 Finding(

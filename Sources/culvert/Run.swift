@@ -21,7 +21,7 @@ struct Run: AsyncParsableCommand {
     var release = false
 
     func run() async throws {
-        let loaded = ConfigurationReader.load(path: config)
+        let loaded = ConfigurationReader.load(path: config, inspector: CredentialInspection())
         for diagnostic in loaded.diagnostics { complain(diagnostic.description) }
         guard let configuration = loaded.configuration else {
             complain("The configuration is refused; `culvert check \(config)` shows the same.")

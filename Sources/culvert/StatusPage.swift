@@ -42,6 +42,10 @@ struct StatusPage {
                 "  peer  \(peer.id) at \(peer.address):\(peer.port), up \(Readable.duration(peer.establishedSeconds))\(addresses)"
             )
         }
+        for certificate in connection.certificates {
+            guard let warning = certificate.warning else { continue }
+            lines.append("  \(terminal.paint("\(certificate.file) \(warning).", .yellow))")
+        }
         for child in connection.children { lines += self.child(child, of: connection) }
         return lines.joined(separator: "\n")
     }

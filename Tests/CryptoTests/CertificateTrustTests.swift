@@ -223,7 +223,8 @@ import Wire
         for identity in Self.misfits { #expect(!leaf.speaks(for: identity), "\(identity)") }
         #expect(leaf.speaks(for: .keyID(try #require(leaf.subjectKeyIdentifier))))
         #expect(
-            authority.trust().refusal([leaf], .fqdn("east.example"), says: "east.example", "west.example", "192.0.2.2", "remote.id")
+            authority.trust().refusal(
+                [leaf], .fqdn("east.example"), says: "east.example", "west.example", "192.0.2.2", "remote.id")
                 == .nameMismatch)
     }
 

@@ -42,13 +42,14 @@ struct SettingsTests {
         #expect(SettingsMapping.role(.both) == [.underlay, .protected])
     }
 
-    @Test func `a connection becomes a plan, its key goes where it is told`() {
-        let plan = SettingsMapping.plan(connection()) { PlainSecret($0) }
+    @Test func `a connection becomes a plan, its key goes where it is told`() throws {
+        let plan = try SettingsMapping.plan(
+            connection(), credentials: CredentialLoading(secret: { PlainSecret($0) }, now: { 0 }))
         guard case .presharedKey(let keys) = plan.localAuthentication else { Issue.record("no pre-shared key"); return }
         #expect(keys.secret(for: .fqdn("west.example"))?.count == 35)
         #expect(plan.children.first?.localSelectors == [selector("10.1.0.0/24")])
         var wiped = connection()
-        wiped.wipePresharedKey()
+        wiped.wipeSecrets()
         #expect(wiped.presharedKey.isEmpty)
     }
 

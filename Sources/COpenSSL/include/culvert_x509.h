@@ -35,8 +35,8 @@ void culvert_certificates_free(OPENSSL_STACK *_Nullable certificates);
 /// Seconds since 1970; INT64_MIN when the time is absent or malformed.
 int64_t culvert_time(const ASN1_TIME *_Nullable time);
 
-/// One name of a GENERAL_NAMES (an OPENSSL_STACK): GEN_EMAIL, GEN_DNS, GEN_URI, GEN_IPADD with octets inside the name; GEN_DIRNAME
-/// has its X509_NAME in `directory`. Other types have neither.
+/// One name of a GENERAL_NAMES (an OPENSSL_STACK): GEN_EMAIL, GEN_DNS, GEN_URI and GEN_IPADD have octets inside the name,
+/// GEN_DIRNAME its X509_NAME in `directory`, other types neither.
 int culvert_general_name(
     const OPENSSL_STACK *_Nonnull names, int index, const uint8_t *_Nullable *_Nonnull octets, int *_Nonnull count,
     const X509_NAME *_Nullable *_Nonnull directory);

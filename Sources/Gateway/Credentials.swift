@@ -1,0 +1,72 @@
+import Configuration
+import Crypto
+import IKE
+import Logging
+
+/// Keys and certificates while the gateway runs: taken into the core, told about before they expire, asked about.
+extension ControlThread {
+    /// How often expiring certificates are told about in the log.
+    static let expiryInterval: Duration = .seconds(86_400)
+
+    var credentials: CredentialLoading {
+        CredentialLoading(secret: surroundings.crypto.secret, now: surroundings.wallClock)
+    }
+
+    /// Gives a connection to the core. Its secrets move into secret memory; the octets here are wiped.
+    func add(_ position: Int) {
+        let connection = configuration.connections[position]
+        defer { configuration.connections[position].wipeSecrets() }
+        keyFingerprints[connection.name] = credentials.fingerprint(connection, surroundings.crypto)
+        watched[connection.name] = credentials.watched(connection)
+        credentialProblems[connection.name] = nil
+        do throws(CredentialLoading.Problem) {
+            let plan = try SettingsMapping.plan(connection, credentials: credentials)
+            for child in plan.children {
+                guard let index = children.index(of: ChildKey(plan.name, child.name)) else { continue }
+                surroundings.dataplane.setHolding(childIndex: index, plan.mayOpenOnTraffic(child))
+            }
+            core.addConnection(plan, now: now)
+        } catch {
+            credentialProblems[connection.name] = error.sentence
+            log(.error, error.sentence, connection: connection.name)
+        }
+    }
+
+    /// A connection that is no more.
+    func forgetCredentials(of connection: String) {
+        (keyFingerprints[connection], watched[connection], credentialProblems[connection]) = (nil, nil, nil)
+    }
+
+    /// Once a day: what expires within 30 days, or has.
+    func tellExpiry() {
+        guard nextExpiryCheck.map({ now >= $0 }) ?? true else { return }
+        nextExpiryCheck = now + Self.expiryInterval
+        for connection in configuration.connections {
+            let found = credentials.watched(connection)
+            watched[connection.name] = found
+            for certificate in found {
+                guard let notice = certificate.notice(now: surroundings.wallClock()) else { continue }
+                log(.warning, "\(certificate.path) \(notice).", connection: connection.name)
+            }
+        }
+    }
+
+    func checkRevocation(_ check: RevocationCheck, token: UInt64) {
+        ocsp.ask(check) { [self] response in
+            core.revocationAnswered(token: token, response: response, now: now)
+            pump()
+        }
+    }
+}
+
+extension Connection {
+    /// Overwrites the octets. Copies that the reader of the file made are beyond reach.
+    mutating func wipeSecrets() {
+        for index in presharedKey.indices { presharedKey[index] = 0 }
+        presharedKey = []
+        for entry in secrets.indices {
+            for index in secrets[entry].key.indices { secrets[entry].key[index] = 0 }
+            secrets[entry].key = []
+        }
+    }
+}
