@@ -7,8 +7,8 @@ enum CalendarTime {
         let days = seconds >= 0 ? seconds / 86_400 : (seconds - 86_399) / 86_400
         let rest = seconds - days * 86_400
         let (year, month, day) = date(days)
-        return
-            "\(pad(year, 4))-\(pad(month, 2))-\(pad(day, 2)) \(pad(rest / 3600, 2)):\(pad(rest / 60 % 60, 2)):\(pad(rest % 60, 2)) UTC"
+        let time = "\(pad(rest / 3600, 2)):\(pad(rest / 60 % 60, 2)):\(pad(rest % 60, 2))"
+        return "\(pad(year, 4))-\(pad(month, 2))-\(pad(day, 2)) \(time) UTC"
     }
 
     /// `1 second`, `26 hours`, `30 days`: the largest unit of which there are at least two, or one.

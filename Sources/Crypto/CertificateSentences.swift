@@ -40,8 +40,8 @@ struct Sentences {
         case X509_V_ERR_CA_MD_TOO_WEAK:
             return CertificateRefusal(
                 .weak,
-                "\(subject(depth)) is signed with \(certificate(depth).signatureAlgorithm), which is too weak; issue it anew with "
-                    + "SHA-256 or better.")
+                "\(subject(depth)) is signed with \(certificate(depth).signatureAlgorithm), which is too weak; issue it anew "
+                    + "with SHA-256 or better.")
         default: return refusal(ofForm: verdict.error, depth)
         }
     }
@@ -51,8 +51,8 @@ struct Sentences {
         case X509_V_ERR_CERT_SIGNATURE_FAILURE, X509_V_ERR_UNABLE_TO_DECRYPT_CERT_SIGNATURE:
             return CertificateRefusal(
                 .untrusted,
-                "\(subject(depth)) names `\(certificate(depth).issuer)` as its issuer, but is not signed with that CA's key; a CA "
-                    + "that was made anew under its old name needs its new certificate in `ca`.")
+                "\(subject(depth)) names `\(certificate(depth).issuer)` as its issuer, but is not signed with that CA's key; "
+                    + "a CA that was made anew under its old name needs its new certificate in `ca`.")
         case X509_V_ERR_INVALID_CA, X509_V_ERR_KEYUSAGE_NO_CERTSIGN, X509_V_ERR_NO_ISSUER_PUBLIC_KEY:
             return CertificateRefusal(
                 .keyUsage, "\(subject(depth)) issued another certificate but is not a CA (basicConstraints, keyUsage).")
@@ -129,7 +129,8 @@ struct Sentences {
         if let bits = leaf.keyUsage, bits & signing == 0 {
             return CertificateRefusal(
                 .keyUsage,
-                "\(subject(0)) may not be used to sign: its keyUsage has neither digitalSignature nor nonRepudiation; issue it anew."
+                "\(subject(0)) may not be used to sign: its keyUsage has neither digitalSignature nor nonRepudiation; "
+                    + "issue it anew."
             )
         }
         if let usages = leaf.extendedKeyUsage, !usages.contains(where: { Self.acceptedUsages.contains($0) }) {
@@ -193,7 +194,7 @@ struct Sentences {
     func noResponse(because: String?) -> CertificateRefusal {
         let nobody =
             leaf.ocspResponders.isEmpty ? "it names no responder and the peer sent no response" : "no responder answered"
-        CertificateRefusal(
+        return CertificateRefusal(
             .revocationUnknown,
             "No OCSP response says that \(lowered(subject(0))) is good: \(because ?? nobody); see to the responder, or set "
                 + "`ocsp: auto`.")

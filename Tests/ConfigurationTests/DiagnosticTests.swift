@@ -131,7 +131,6 @@ private let unavailable: [Fault] = [
     Fault(
         "tunnel interface", "local_subnets:", "tunnel_interface: cv0\n        local_subnets:", "11:9",
         "not available in this version"),
-    Fault("certificate key", "psk:", "ca: [/etc/ca.pem]\n    psk:", "8:5", "certificates are not available in this version"),
     Fault(
         "metrics", "interfaces:", "gateway: { metrics_listen: \"127.0.0.1:9472\" }\ninterfaces:", "1:12", "no metrics are served",
         isWarning: true),
