@@ -508,9 +508,4 @@ final class ControlThread {
         complain("The packet filter against clear inbound packets was removed (nft flush ruleset?); it is put back.")
         if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
-
-    private func lifetime(_ key: ChildKey) -> (bytes: UInt64, packets: UInt64) {
-        let child = configuration.connections.first { $0.name == key.connection }?.children.first { $0.name == key.child }
-        return (child?.lifetimeBytes ?? 0, child?.lifetimePackets ?? 0)
-    }
 }
