@@ -21,9 +21,9 @@ extension Reader {
     func authentication(_ mapping: Mapping, localIdentity: Identity?) -> Authentication? {
         let (local, remote) = (side("local", of: mapping), side("remote", of: mapping))
         var result = Authentication()
-        result.local.method = method(local)
-        result.remote.method = method(remote)
         refuseMisplaced(local, remote)
+        guard let localMethod = method(local), let remoteMethod = method(remote) else { return nil }
+        (result.local.method, result.remote.method) = (localMethod, remoteMethod)
         var marks = CredentialMarks()
         let errorsBefore = errorCount
         readLocal(&result.local, own: local, shared: mapping, &marks)
@@ -46,8 +46,21 @@ extension Reader {
         return Mapping(mark: mapping.mark)
     }
 
-    private func method(_ side: Mapping) -> AuthenticationMethod {
-        side["auth"].flatMap { choice($0, from: AuthenticationMethod.allCases) } ?? .psk
+    /// nil: refused.
+    private func method(_ side: Mapping) -> AuthenticationMethod? {
+        guard let entry = side["auth"] else { return .psk }
+        return choice(entry, from: AuthenticationMethod.allCases)
+    }
+
+    /// How signatures are made and taken, and whether an IKE SA may come without a child.
+    func readSigning(_ mapping: Mapping, into connection: inout Connection) {
+        if let entry = mapping["rsa_padding"], let padding = choice(entry, from: [RSAPadding.pss, .pkcs1]) {
+            connection.rsaPadding = padding
+        }
+        if let entry = mapping["childless"], let value = choice(entry, from: [Childless.never, .allow, .prefer]) {
+            connection.childless = value
+        }
+        connection.allowsSHA1Signatures = mapping["allow_weak"].map { weakNames($0).contains("sha1") } ?? false
     }
 
     private func refuseMisplaced(_ local: Mapping, _ remote: Mapping) {

@@ -100,6 +100,7 @@ extension Reader {
         warnOfIdleInitiation(mapping, connection)
         (connection.local, connection.remote) = (authentication.local, authentication.remote)
         connection.secrets = authentication.secrets
+        readSigning(mapping, into: &connection)
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 

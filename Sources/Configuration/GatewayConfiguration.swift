@@ -66,6 +66,11 @@ public struct Connection: Sendable {
     public var presharedKey: [UInt8]
     /// Pre-shared keys by the peer's identity, before `presharedKey`.
     public var secrets: [PeerSecret] = []
+    /// Which signatures our RSA key makes.
+    public var rsaPadding = RSAPadding.pss
+    /// `allow_weak: [sha1]`: also signatures over SHA-1, which peers without RFC 7427 make with RSA keys.
+    public var allowsSHA1Signatures = false
+    public var childless = Childless.allow
     public var local = LocalCredentials()
     public var remote = RemoteCredentials()
     public var ikeProposals: [IKEProposal]

@@ -16,7 +16,8 @@ struct Scope {
         name: "a connection",
         keys: [
             "name", "profile", "version", "local", "remote", "psk", "psk_file", "secrets", "ike_proposals", "ike_lifetime",
-            "dpd_interval", "dpd_action", "reauth_time", "nat_traversal", "allow_weak", "children",
+            "dpd_interval", "dpd_action", "reauth_time", "nat_traversal", "allow_weak", "children", "rsa_padding",
+            "childless",
         ] + pathKeys + certificateKeys + addressingKeys + ["eap"])
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
     static let identity = Scope(name: "an `id`", keys: ["type", "value"])

@@ -276,6 +276,10 @@ extension Certificate {
         public var notBefore: Int64
         public var notAfter: Int64
 
+        public init(subject: String, notBefore: Int64, notAfter: Int64) {
+            (self.subject, self.notBefore, self.notAfter) = (subject, notBefore, notAfter)
+        }
+
         public var notBeforeText: String { CalendarTime.text(notBefore) }
         public var notAfterText: String { CalendarTime.text(notAfter) }
 

@@ -141,6 +141,12 @@ struct CredentialLoading {
         func notice(now: Int64) -> String? { validity.notice(now: now) }
     }
 
+    /// Of the certificate that an established peer has shown.
+    static func peerValidity(_ ike: ConnectionStatus.IKE) -> Certificate.Validity? {
+        guard let subject = ike.remoteSubject, let end = ike.remoteCertificateExpires else { return nil }
+        return Certificate.Validity(subject: subject, notBefore: .min, notAfter: end)
+    }
+
     func watched(_ connection: Connection) -> [Watched] {
         var named: [(String, String)] = []
         if connection.local.method == .certificate, let path = connection.local.certificate { named.append(("local", path)) }

@@ -49,6 +49,12 @@ extension ControlThread {
                 log(.warning, "\(certificate.path) \(notice).", connection: connection.name)
             }
         }
+        for status in core.status(now: now) {
+            guard let validity = status.ike.flatMap(CredentialLoading.peerValidity),
+                let notice = validity.notice(now: surroundings.wallClock())
+            else { continue }
+            log(.warning, "the peer \(notice).", connection: status.name)
+        }
     }
 
     func checkRevocation(_ check: RevocationCheck, token: UInt64) {

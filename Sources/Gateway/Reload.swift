@@ -62,7 +62,8 @@ extension ControlThread {
 
     private func isSame(_ new: Connection, _ old: Connection) -> Bool {
         guard credentials.fingerprint(new, surroundings.crypto) == keyFingerprints[old.name], new.local == old.local,
-            new.remote == old.remote
+            new.remote == old.remote, new.rsaPadding == old.rsaPadding, new.childless == old.childless,
+            new.allowsSHA1Signatures == old.allowsSHA1Signatures
         else { return false }
         guard new.localAddress == old.localAddress, new.remoteAddress == old.remoteAddress,
             new.localIdentity == old.localIdentity, new.pools == old.pools, new.virtualAddress == old.virtualAddress,

@@ -76,6 +76,8 @@ enum SettingsMapping {
             proposals: connection.ikeProposals, lifetime: connection.ikeLifetime,
             dpdInterval: connection.dpdInterval, natTraversal: connection.natTraversal,
             children: connection.children.map { Self.plan($0) })
+        (plan.rsaPadding, plan.childless) = (connection.rsaPadding, connection.childless)
+        plan.allowsSHA1Signatures = connection.allowsSHA1Signatures
         plan.paths = connection.paths
         address(&plan, as: connection)
         (plan.dpdAction, plan.reauthTime) = (connection.dpdAction, connection.reauthTime)

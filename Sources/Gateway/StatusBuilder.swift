@@ -43,7 +43,7 @@ struct StatusBuilder {
             children: configured.children.map { child in
                 self.child(child, of: configured, status?.children.first { $0.name == child.name })
             },
-            certificates: (certificates[configured.name] ?? []).map(certificate))
+            certificates: (certificates[configured.name] ?? []).map(certificate) + peerCertificate(ike))
         if configured.remoteAddress == nil {
             report.peers = (status?.peers ?? []).map { peer in
                 StatusReport.RemotePeer(
@@ -60,6 +60,16 @@ struct StatusBuilder {
         StatusReport.Certificate(
             role: watched.role, file: watched.path, subject: watched.subject, notAfter: watched.notAfterText,
             expiresInSeconds: Double(watched.notAfter - wallClock), warning: watched.notice(now: wallClock))
+    }
+
+    /// What the peer has shown.
+    private func peerCertificate(_ ike: ConnectionStatus.IKE?) -> [StatusReport.Certificate] {
+        guard let ike, let validity = CredentialLoading.peerValidity(ike) else { return [] }
+        return [
+            StatusReport.Certificate(
+                role: "peer", file: nil, subject: validity.subject, notAfter: validity.notAfterText,
+                expiresInSeconds: Double(validity.notAfter - wallClock), warning: validity.notice(now: wallClock))
+        ]
     }
 
     /// A problem of ours explains more than the silence that follows from it.
@@ -79,7 +89,9 @@ struct StatusBuilder {
             spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16),
             spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
             initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
-            rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) })
+            rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) },
+            localAuthentication: ike.localMethod.isEmpty ? nil : ike.localMethod,
+            remoteAuthentication: ike.remoteMethod.isEmpty ? nil : ike.remoteMethod)
         (report.mobike, report.moves, report.fragmentation) = (ike.mobike, ike.moves, ike.fragmentation)
         return report
     }

@@ -82,11 +82,12 @@ public struct StatusReport: Codable, Hashable, Sendable {
         }
     }
 
-    /// A certificate file that a connection needs.
+    /// A certificate that a connection needs or has accepted.
     public struct Certificate: Codable, Hashable, Sendable {
-        /// `local`, `remote` or `ca`.
+        /// `local`, `remote` (the one that is named) or `ca`; `peer`: what the peer has shown.
         public var role: String
-        public var file: String
+        /// Null for what the peer has shown.
+        @ExplicitNull public var file: String?
         public var subject: String
         /// `2026-11-20 10:00:00 UTC`
         public var notAfter: String
@@ -102,10 +103,11 @@ public struct StatusReport: Codable, Hashable, Sendable {
         }
 
         public init(
-            role: String, file: String, subject: String, notAfter: String, expiresInSeconds: Double, warning: String?
+            role: String, file: String?, subject: String, notAfter: String, expiresInSeconds: Double, warning: String?
         ) {
-            (self.role, self.file, self.subject, self.notAfter) = (role, file, subject, notAfter)
+            (self.role, self.subject, self.notAfter) = (role, subject, notAfter)
             self.expiresInSeconds = expiresInSeconds
+            _file = ExplicitNull(wrappedValue: file)
             _warning = ExplicitNull(wrappedValue: warning)
         }
     }
@@ -139,9 +141,14 @@ public struct StatusReport: Codable, Hashable, Sendable {
         public var fragmentation: Bool?
         /// Null when no rekey is planned.
         @ExplicitNull public var rekeyInSeconds: Double?
+        /// How we proved who we are, and how the peer did: `pre-shared key`, `RSA-PSS with SHA-256`.
+        @ExplicitNull public var localAuthentication: String?
+        @ExplicitNull public var remoteAuthentication: String?
 
         enum CodingKeys: String, CodingKey {
             case initiator, proposal, mobike, moves, fragmentation
+            case localAuthentication = "local_auth"
+            case remoteAuthentication = "remote_auth"
             case spiInitiator = "spi_initiator"
             case spiResponder = "spi_responder"
             case establishedSeconds = "established_seconds"
@@ -150,8 +157,10 @@ public struct StatusReport: Codable, Hashable, Sendable {
 
         public init(
             spiInitiator: String, spiResponder: String, initiator: Bool, proposal: String, establishedSeconds: Double,
-            rekeyInSeconds: Double?
+            rekeyInSeconds: Double?, localAuthentication: String? = nil, remoteAuthentication: String? = nil
         ) {
+            _localAuthentication = ExplicitNull(wrappedValue: localAuthentication)
+            _remoteAuthentication = ExplicitNull(wrappedValue: remoteAuthentication)
             (self.spiInitiator, self.spiResponder, self.initiator) = (spiInitiator, spiResponder, initiator)
             (self.proposal, self.establishedSeconds) = (proposal, establishedSeconds)
             _rekeyInSeconds = ExplicitNull(wrappedValue: rekeyInSeconds)

@@ -34,6 +34,9 @@ struct StatusPage {
             let role = ike.initiator ? "initiator" : "responder"
             let rekey = ike.rekeyInSeconds.map { ", rekey in \(Readable.duration($0))" } ?? ""
             lines.append("  ike  \(ike.proposal), \(role), up \(Readable.duration(ike.establishedSeconds))\(rekey)")
+            if let own = ike.localAuthentication, let theirs = ike.remoteAuthentication {
+                lines.append("  auth  we by \(own), the peer by \(theirs)")
+            }
         }
         if let own = connection.virtualAddresses, !own.isEmpty { lines.append("  our addresses  \(own.joined(separator: ", "))") }
         for peer in connection.peers ?? [] {
@@ -44,7 +47,7 @@ struct StatusPage {
         }
         for certificate in connection.certificates {
             guard let warning = certificate.warning else { continue }
-            lines.append("  \(terminal.paint("\(certificate.file) \(warning).", .yellow))")
+            lines.append("  \(terminal.paint("\(certificate.file ?? "the peer") \(warning).", .yellow))")
         }
         for child in connection.children { lines += self.child(child, of: connection) }
         return lines.joined(separator: "\n")

@@ -65,7 +65,8 @@ import Testing
 
     @Test func `Raw public keys`() throws {
         let text = Self.certificates.replacing("auth: certificate", with: "auth: public-key")
-            .replacing("certificate: east.pem", with: "public_key: [west.pub]").replacing("    ca: [ca.pem, /etc/other.pem]\n", with: "")
+            .replacing("certificate: east.pem", with: "public_key: [west.pub]").replacing(
+                "    ca: [ca.pem, /etc/other.pem]\n", with: "")
         let connection = try #require(try accepted(text).connections.first)
         #expect(connection.local == LocalCredentials(method: .publicKey, privateKey: "/nonexistent/east.key"))
         #expect(connection.remote == RemoteCredentials(method: .publicKey, publicKeys: ["/nonexistent/west.pub"]))
@@ -73,7 +74,8 @@ import Testing
 
     @Test func `A certificate on one side and a secret on the other`() throws {
         let text = try changed(
-            "id: west.example, auth: certificate }\n", "id: west.example, auth: psk }\n    psk: \"a-secret-of-more-than-twenty\"\n"
+            "id: west.example, auth: certificate }\n",
+            "id: west.example, auth: psk }\n    psk: \"a-secret-of-more-than-twenty\"\n"
         ).replacing("    ca: [ca.pem, /etc/other.pem]\n", with: "")
         let connection = try #require(try accepted(text).connections.first)
         #expect(connection.local.method == .certificate && connection.remote.method == .psk)
@@ -104,12 +106,22 @@ import Testing
         }
     }
 
+    @Test func `How RSA signs, SHA-1 and childless IKE SAs`() throws {
+        let plain = try #require(try accepted(Self.certificates).connections.first)
+        #expect(plain.rsaPadding == .pss && plain.childless == .allow && !plain.allowsSHA1Signatures)
+        let text = try changed(
+            "    ca:", "    rsa_padding: pkcs1\n    childless: prefer\n    allow_weak: [sha1]\n    ca:")
+        let connection = try #require(try accepted(text).connections.first)
+        #expect(connection.rsaPadding == .pkcs1 && connection.childless == .prefer && connection.allowsSHA1Signatures)
+    }
+
     static let faults = [
         Fault("no certificate", "    certificate: east.pem\n", "", "6:13 error `certificate` is missing"),
         Fault("no key", "    private_key: east.key\n", "", "6:13 error `private_key` is missing"),
         Fault("no authority", "    ca: [ca.pem, /etc/other.pem]\n", "", "7:13 error `ca` is missing"),
         Fault("empty list", "[ca.pem, /etc/other.pem]", "[]", "10:9 error `ca` is empty"),
-        Fault("unknown method", "auth: certificate }\n    remote", "auth: cert }\n    remote", "6:59 error `cert` is not a value"),
+        Fault(
+            "unknown method", "auth: certificate }\n    remote", "auth: cert }\n    remote", "6:59 error `cert` is not a value"),
         Fault("unknown mode", "    ca:", "    ocsp: sometimes\n    ca:", "10:11 error `sometimes` is not a value of `ocsp`"),
         Fault(
             "our key at the peer", "auth: certificate }\n    certificate", "auth: certificate, private_key: x }\n    certificate",
@@ -131,7 +143,8 @@ import Testing
     }
 
     @Test func `Certificates without auth are most likely a slip`() {
-        let text = good.replacing("    children:", with: "    certificate: a.pem\n    private_key: a.key\n    ca: [c.pem]\n    children:")
+        let text = good.replacing(
+            "    children:", with: "    certificate: a.pem\n    private_key: a.key\n    ca: [c.pem]\n    children:")
         let all = told(parse(text))
         #expect(all.count == 3 && all.allSatisfy { $0.contains(" warning ") && $0.contains("is not used") }, "\(all)")
         #expect(all.contains { $0.contains("write `auth: certificate` there") })
@@ -163,7 +176,7 @@ import Testing
             text: Self.certificates, file: "test.yaml", directory: "/nonexistent", inspector: inspector)
         #expect(
             told(loaded) == [
-                "6:35 error `id` is not in our certificate", "8:18 warning `certificate` `east.pem` holds an old one",
+                "6:39 error `id` is not in our certificate", "8:18 warning `certificate` `east.pem` holds an old one",
                 "9:18 error `private_key` `east.key` does not exist", "10:18 error `ca` `/etc/other.pem` holds no `CERTIFICATE`",
             ])
     }

@@ -2,7 +2,7 @@ import Crypto
 import IKE
 import IPsec
 
-/// Certificates, revocation lists, OCSP responses, public and private keys as they come from peers, responders and files. The first
+/// Certificates, revocation lists, OCSP responses, public and private keys as they come from peers, responders, files. The first
 /// octet says which. Nothing that is made up may be believed: only what the authority below has signed is.
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzz(_ start: UnsafePointer<UInt8>, _ count: Int) -> CInt {
