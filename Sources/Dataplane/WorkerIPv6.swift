@@ -72,7 +72,7 @@ extension Worker {
 
     /// The way to the peer, kept in its SA until the next tables.
     @inline(never)
-    func learnPeerHop(_ path: UnsafeMutablePointer<OuterIPv6>) {
+    mutating func learnPeerHop(_ path: UnsafeMutablePointer<OuterIPv6>) {
         path.pointee.hop = HopEntry(
             destination: 0, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: 0, headerFirst: 0, headerLast: 0
         )
@@ -80,7 +80,7 @@ extension Worker {
         path.pointee.hop = peerHop(peer)
     }
 
-    func peerHop(_ peer: TablesView.Peer) -> HopEntry {
+    mutating func peerHop(_ peer: TablesView.Peer) -> HopEntry {
         var hop = HopEntry(
             destination: 0, generation: tables.generation, kind: .noRoute, portIndex: peer.portIndex, nextHop: 0, headerFirst: 0,
             headerLast: 0)

@@ -32,8 +32,10 @@ extension Worker {
     }
 
     /// The cached way to a destination; the cache is right as long as its generation is the tables'.
+    ///
+    /// Mutating, as what it calls: a borrowed worker would be copied whole, for every packet.
     @inline(__always)
-    func hop(_ destination: UInt32) -> UnsafeMutablePointer<HopEntry> {
+    mutating func hop(_ destination: UInt32) -> UnsafeMutablePointer<HopEntry> {
         let hash = destination &* 0x9E37_79B1
         let entry = hops + Int((hash ^ (hash >> 16)) & UInt32(Worker.hopSlots &- 1))
         if entry.pointee.destination != destination || entry.pointee.generation != tables.generation {
@@ -43,7 +45,7 @@ extension Worker {
     }
 
     @inline(never)
-    func learnHop(_ entry: UnsafeMutablePointer<HopEntry>, _ destination: UInt32) {
+    mutating func learnHop(_ entry: UnsafeMutablePointer<HopEntry>, _ destination: UInt32) {
         var new = HopEntry(
             destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination,
             headerFirst: 0,

@@ -1,6 +1,7 @@
 import IKE
 import NIOCore
 import NIOPosix
+import Platform
 import Wire
 
 /// What the socket layer hands up, already told apart. All on the event loop.
@@ -186,28 +187,11 @@ final class IKESockets {
     // MARK: Raw
 
     private func openRaw(_ kind: RawKind) {
-        let box = NIOLoopBound(self, eventLoop: loop)
-        var bootstrap = NIORawSocketBootstrap(group: loop)
-            .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
-            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(
-                        DatagramHandler { [box] bytes, from in box.value.receivedRaw(kind, bytes, from: from) })
-                }
-            }
-        if kind == .icmp {
-            bootstrap = bootstrap.channelOption(
-                .socket(SocketOptions.rawLevel, SocketOptions.icmpFilter),
-                value: SocketOptions.onlyDestinationUnreachable)
-        }
-        bootstrap.bind(host: kind.isIPv6 ? "::" : "0.0.0.0", ipProtocol: kind.number).assumeIsolated().whenComplete {
-            [self] result in
+        (kind.isIPv6 ? bindRawIPv6(kind) : bindRaw(kind)).assumeIsolated().whenComplete { [self] result in
             openingRaw.remove(kind)
             switch result {
             case .success(let channel):
                 guard !isClosed else { channel.close(promise: nil); return }
-                if kind == .icmpv6 { SocketOptions.filterICMPv6(channel) }
                 raw[kind] = channel
                 complainedRaw.remove(kind)
                 channel.closeFuture.assumeIsolated().whenComplete { [self] _ in
@@ -217,6 +201,45 @@ final class IKESockets {
                 guard complainedRaw.insert(kind).inserted else { return }
                 let family = kind.isIPv6 ? " of IPv6" : ""
                 receivers.log(.warning, "no raw socket for protocol \(kind.number.rawValue)\(family): \(error); trying again")
+            }
+        }
+    }
+
+    private func bindRaw(_ kind: RawKind) -> EventLoopFuture<any Channel> {
+        var bootstrap = NIORawSocketBootstrap(group: loop)
+            .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
+            .channelInitializer(rawInitializer(kind))
+        if kind == .icmp {
+            bootstrap = bootstrap.channelOption(
+                .socket(SocketOptions.rawLevel, SocketOptions.icmpFilter),
+                value: SocketOptions.onlyDestinationUnreachable)
+        }
+        return bootstrap.bind(host: "0.0.0.0", ipProtocol: kind.number)
+    }
+
+    /// NIO's own raw sockets want an IPv4 option; a datagram channel over ours reads them as well.
+    private func bindRawIPv6(_ kind: RawKind) -> EventLoopFuture<any Channel> {
+        let descriptor: CInt
+        do throws(SystemError) {
+            let types = kind == .icmpv6 ? [ICMPv6.packetTooBig] : []
+            descriptor = try RawSocket.ipv6(protocolNumber: kind.number.rawValue, icmpTypes: types).release()
+        } catch {
+            return loop.makeFailedFuture(error)
+        }
+        return DatagramBootstrap(group: loop)
+            .channelOption(.socketOption(.so_rcvbuf), value: Self.receiveBufferBytes)
+            .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: Self.maxDatagramBytes))
+            .channelInitializer(rawInitializer(kind))
+            .withBoundSocket(descriptor)
+    }
+
+    private func rawInitializer(_ kind: RawKind) -> @Sendable (any Channel) -> EventLoopFuture<Void> {
+        let box = NIOLoopBound(self, eventLoop: loop)
+        return { channel in
+            channel.eventLoop.makeCompletedFuture {
+                try channel.pipeline.syncOperations.addHandler(
+                    DatagramHandler { [box] bytes, from in box.value.receivedRaw(kind, bytes, from: from) })
             }
         }
     }

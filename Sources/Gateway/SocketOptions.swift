@@ -25,14 +25,6 @@ enum SocketOptions {
         return options
     }
 
-    /// ICMPV6_FILTER of SOL_ICMPV6: a set bit keeps that type away. What slips in before it is read and ignored.
-    static func filterICMPv6(_ channel: any Channel) {
-        var blocked = SIMD8<UInt32>(repeating: .max)
-        blocked[0] = ~(1 << UInt32(ICMPv6.packetTooBig))
-        guard let options = channel as? any SocketOptionProvider else { return }
-        options.unsafeSetSocketOption(level: SocketOptionLevel(58), name: SocketOptionName(1), value: blocked).whenFailure { _ in
-        }
-    }
     /// SOL_RAW, and its ICMP_FILTER: a bit set keeps that ICMP type away.
     static let rawLevel: SocketOptionLevel = 255
     static let icmpFilter: SocketOptionName = 1

@@ -1,4 +1,5 @@
 import Glibc
+import Wire
 
 /// What /proc, /sys and a few harmless system calls say about this machine. Reads only.
 enum Machine {
@@ -90,7 +91,7 @@ enum Machine {
         return Set((line ?? "").split(separator: " ").map(String.init))
     }
 
-    /// The IPv4 addresses of this network namespace, with the interface that has each.
+    /// The addresses of this network namespace, with the interface that has each.
     static var addresses: [(address: String, interface: String)] {
         var first: UnsafeMutablePointer<ifaddrs>?
         guard getifaddrs(&first) == 0 else { return [] }
@@ -99,20 +100,30 @@ enum Machine {
         var next = first
         while let entry = next {
             next = entry.pointee.ifa_next
-            guard let address = entry.pointee.ifa_addr, address.pointee.sa_family == sa_family_t(AF_INET) else { continue }
-            let bits = address.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
-                UInt32(bigEndian: $0.pointee.sin_addr.s_addr)
-            }
-            let text = "\(bits >> 24).\(bits >> 16 & 255).\(bits >> 8 & 255).\(bits & 255)"
-            result.append((text, String(cString: entry.pointee.ifa_name)))
+            guard let address = entry.pointee.ifa_addr, let ip = ipAddress(address) else { continue }
+            result.append((ip.description, String(cString: entry.pointee.ifa_name)))
         }
         return result
     }
 
-    /// UDP ports bound on IPv4 in this network namespace.
+    private static func ipAddress(_ address: UnsafeMutablePointer<sockaddr>) -> IPAddress? {
+        switch Int32(address.pointee.sa_family) {
+        case AF_INET:
+            address.withMemoryRebound(to: sockaddr_in.self, capacity: 1) {
+                .v4(IPv4Address(bits: UInt32(bigEndian: $0.pointee.sin_addr.s_addr)))
+            }
+        case AF_INET6:
+            address.withMemoryRebound(to: sockaddr_in6.self, capacity: 1) {
+                withUnsafeBytes(of: $0.pointee.sin6_addr) { IPAddress(bytes: $0) }
+            }
+        default: nil
+        }
+    }
+
+    /// UDP ports bound in this network namespace.
     static var boundUDPPorts: Set<Int> {
         var ports: Set<Int> = []
-        for line in (text("/proc/net/udp") ?? "").split(separator: "\n").dropFirst() {
+        for line in ["/proc/net/udp", "/proc/net/udp6"].flatMap({ (text($0) ?? "").split(separator: "\n").dropFirst() }) {
             let fields = line.split(separator: " ")
             guard fields.count > 1, let port = fields[1].split(separator: ":").last.flatMap({ Int($0, radix: 16) }) else {
                 continue

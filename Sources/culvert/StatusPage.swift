@@ -56,7 +56,9 @@ struct StatusPage {
     private func peer(_ peer: StatusReport.Peer) -> String {
         let port = peer.port == 500 ? "" : ":\(peer.port)"
         let nat = peer.nat ? ", behind NAT" : ""
-        return peer.id == peer.address ? "\(peer.address)\(port)\(nat)" : "\(peer.address)\(port) (\(peer.id)\(nat))"
+        // RFC 5952 §6: brackets keep an IPv6 address and a port apart.
+        let address = peer.address.contains(":") && !port.isEmpty ? "[\(peer.address)]" : peer.address
+        return peer.id == peer.address ? "\(address)\(port)\(nat)" : "\(address)\(port) (\(peer.id)\(nat))"
     }
 
     private func child(_ child: StatusReport.Child, of connection: StatusReport.Connection) -> [String] {

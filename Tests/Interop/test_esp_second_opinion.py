@@ -11,6 +11,7 @@ one line, in order; SAs live as long as the process, one per direction and SPI, 
     {"op": "open", "spi": 1, "key": …, "salt": …, "esn": …, "udp": …, "highest": 0,
      "packet": "hex: whole outer IPv4 packet, 192.0.2.2 to 192.0.2.1"}
         highest: highest sequence number accepted so far, 64 bits with ESN (only read when the SA is made)
+    With "ipv6": true the outer packets are IPv6, 2001:db8::1 and 2001:db8::2 in place of 192.0.2.1 and 192.0.2.2.
      →  {"packet": "hex: inner IPv4 packet as it leaves to the protected side"}   or   {"drop": "authentication-failed"}
 
 Selectors are 10.1.0.0/24 here and 10.2.0.0/24 there, replay window 64, path MTU 1500, UDP encapsulation from port 4500 to 4500.
@@ -25,12 +26,13 @@ import subprocess
 import pytest
 
 from culvert_lab.daemons import culvert_binary
-from frames import ICMP, IP, UDP, Raw
+from frames import ICMP, IP, UDP, IPv6, Raw
 
 pytest.importorskip("scapy.layers.ipsec")
 from scapy.layers.ipsec import ESP, SecurityAssociation  # noqa: E402
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
+HERE6, THERE6 = "2001:db8::1", "2001:db8::2"
 HIGH = 5 << 32  # a 64-bit sequence number whose upper half matters
 SUITES = [pytest.param(bits, esn, udp, high, id=f"aes{bits}gcm{'-esn' * esn}{'-udp' * udp}{'-sixth-epoch' * (high > 0)}")
           for bits in (128, 256) for esn in (False, True) for udp in (False, True) for high in (0, HIGH)[:1 + esn]]
@@ -69,16 +71,19 @@ def worker():
 class Association:
     """One SA with fresh keys, as scapy and as the worker know it."""
 
-    def __init__(self, worker, bits, esn, udp, *, outbound, high=0):
+    def __init__(self, worker, bits, esn, udp, *, outbound, high=0, ipv6=False):
         self.worker, self.esn, self.high = worker, esn, high
+        self.network = IPv6 if ipv6 else IP
         self.spi = next(sequence_of_spis)
         self.key, self.salt = os.urandom(bits // 8), os.urandom(4)
-        source, destination = (HERE, THERE) if outbound else (THERE, HERE)
+        here, there = (HERE6, THERE6) if ipv6 else (HERE, THERE)
+        source, destination = (here, there) if outbound else (there, here)
         self.scapy = SecurityAssociation(
             ESP, spi=self.spi, seq_num=1, crypt_algo="AES-GCM", crypt_key=self.key + self.salt,
-            tunnel_header=IP(src=source, dst=destination), nat_t_header=UDP(sport=4500, dport=4500) if udp else None,
+            tunnel_header=self.network(src=source, dst=destination), nat_t_header=UDP(sport=4500, dport=4500) if udp else None,
             esn_en=esn, esn=high >> 32)
-        self.common = {"spi": self.spi, "key": self.key.hex(), "salt": self.salt.hex(), "esn": esn, "udp": udp}
+        self.common = {"spi": self.spi, "key": self.key.hex(), "salt": self.salt.hex(), "esn": esn, "udp": udp,
+                       "ipv6": ipv6}
 
     def seal_here(self, packet, sequence):
         return self.worker.ask(op="seal", seq=self.high + sequence, packet=bytes(packet).hex(), **self.common)
@@ -90,7 +95,7 @@ class Association:
         return self.scapy.encrypt(packet, seq_num=sequence, esn_en=self.esn, esn=self.high >> 32)
 
     def open_there(self, packet):
-        return self.scapy.decrypt(IP(packet), esn_en=self.esn, esn=self.high >> 32)
+        return self.scapy.decrypt(self.network(packet), esn_en=self.esn, esn=self.high >> 32)
 
 
 def inner(size=64, *, outbound=True, ttl=64, tos=0, seed=0):
@@ -134,6 +139,27 @@ def test_the_worker_opens_what_scapy_seals(worker, bits, esn, udp, high):
         opened = sa.open_here(sa.seal_there(packet, sequence))
         assert isinstance(opened, bytes), opened
         same_but_ttl(opened, packet)
+
+
+@pytest.mark.parametrize("esn, udp", [(esn, udp) for esn in (False, True) for udp in (False, True)])
+def test_scapy_and_the_worker_understand_each_other_over_ipv6(worker, esn, udp):
+    sa = Association(worker, 256, esn, udp, outbound=True, ipv6=True)
+    back = Association(worker, 256, esn, udp, outbound=False, ipv6=True)
+    for sequence, size in enumerate([28, 29, 30, 31, 64, 100, 512, 1399, 1400], 1):
+        packet = inner(size, seed=size)
+        sealed = sa.seal_here(packet, sequence)
+        assert isinstance(sealed, bytes), sealed
+        outer = IPv6(sealed)
+        assert (outer.src, outer.dst, outer.plen + 40, outer.hlim) == (HERE6, THERE6, len(sealed), 64)
+        assert outer.nh == (17 if udp else 50)
+        if udp:
+            checksum, outer[UDP].chksum = outer[UDP].chksum, None
+            assert checksum and IPv6(bytes(outer))[UDP].chksum == checksum
+        same_but_ttl(sa.open_there(sealed), packet)
+        answer = inner(size, outbound=False, seed=size)
+        opened = back.open_here(back.seal_there(answer, sequence))
+        assert isinstance(opened, bytes), opened
+        same_but_ttl(opened, answer)
 
 
 def test_ivs_never_repeat(worker):

@@ -218,13 +218,14 @@ class Lab:
             self.ip(gateway, "address", "add", f"{site.underlay}/24", "dev", "wan0")
             self.ip(gateway, "route", "add", "default", "via", site.next_hop)
             return
-        self._enable_ipv6(gateway, "wan0")
+        self.enable_ipv6(gateway, "wan0")
         self.ip(gateway, "address", "add", f"{site.underlay}/64", "dev", "wan0", "nodad")
         if self.routes:
             self.ip(gateway, "-6", "route", "add", "default", "via", site.next_hop)
-        self.ip(gateway, "route", "add", "default", "via", "inet6", site.next_hop, "dev", "wan0")
+        self.ip(gateway, "-4", "route", "add", "default", "via", "inet6", site.next_hop, "dev", "wan0")
 
-    def _enable_ipv6(self, role, interface):
+    def enable_ipv6(self, role, interface):
+        """IPv6 on an interface, without router advertisements and without a pause for duplicate detection."""
         settings = [f"net.ipv6.conf.{interface}.{setting}" for setting in ("accept_ra=0", "accept_dad=0", "disable_ipv6=0")]
         self.execute(role, ["sysctl", "-q", "-w", *settings])
 
@@ -238,7 +239,7 @@ class Lab:
         if self.is_ipv6:
             self.execute("wire", ["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1"])
             for site in (self.east, self.west):
-                self._enable_ipv6("wire", site.name)
+                self.enable_ipv6("wire", site.name)
                 self.ip("wire", "address", "add", f"{site.next_hop}/64", "dev", site.name, "nodad")
                 self.ip("wire", "route", "add", site.subnet, "via", "inet6", site.underlay, "dev", site.name)
             return
