@@ -80,7 +80,8 @@ public final class Netlink {
         header.rtm_family = AddressFamily(destination).number
         header.rtm_dst_len = destination.isIPv4 ? 32 : 128
         header.rtm_src_len = source == nil ? 0 : header.rtm_dst_len
-        header.rtm_flags = UInt32(RTM_F_LOOKUP_TABLE)
+        // IPv6 tells the table by itself, and refuses to be asked.
+        header.rtm_flags = destination.isIPv4 ? UInt32(RTM_F_LOOKUP_TABLE) : 0
         message.append(header)
         message.attribute(RTA_DST.rawValue, destination.bytes)
         if let source { message.attribute(RTA_SRC.rawValue, source.bytes) }

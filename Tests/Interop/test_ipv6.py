@@ -1,4 +1,4 @@
-"""An IPv6 underlay: two Culverts, then Culvert and strongSwan, which is always encapsulated (kernel-libipsec). Inside it is IPv4."""
+"""An IPv6 underlay: two Culverts, then Culvert and strongSwan, which always encapsulates (kernel-libipsec). Inside it is IPv4."""
 
 import contextlib
 import json
