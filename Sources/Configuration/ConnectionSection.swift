@@ -78,6 +78,7 @@ extension Reader {
         checkFamilies(local, remote)
         let authentication = authentication(mapping, localIdentity: local.identity)
         let settings = settings(mapping)
+        let postquantumKey = postquantumSecret(mapping)
         let children = children(mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress)
 
         guard let nameEntry, let name, let localAddress = local.address, let authentication,
@@ -90,6 +91,7 @@ extension Reader {
             ikeProposals: settings.ikeProposals, ikeLifetime: settings.ikeLifetime, dpdInterval: settings.dpdInterval,
             natTraversal: settings.natTraversal, children: children.map(\.child))
         connection.remotePattern = remote.pattern
+        connection.postquantumKey = postquantumKey
         connection.paths = pathPlan(mapping, gatewayRedirect: gatewayRedirect)
         connection.paths.otherLocalAddresses = Array(local.addresses.dropFirst())
         connection.paths.otherRemoteAddresses = Array(remote.addresses.dropFirst())
@@ -248,6 +250,7 @@ extension Reader {
         for (name, mapping) in profiles.byName where !profiles.used.contains(name) {
             refuseUnavailable(mapping)
             _ = settings(mapping)
+            _ = postquantumSecret(mapping)
             _ = pathPlan(mapping, gatewayRedirect: nil)
             checkChildSettings(mapping)
             for key in ["local", "remote"] {

@@ -90,6 +90,7 @@ public struct Connection: Sendable {
     public var virtualAddress = VirtualAddressRequest()
     /// Nil: neither side uses EAP.
     public var eap: EAPSettings?
+    public var postquantumKey: PostquantumSecret?
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,

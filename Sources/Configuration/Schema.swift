@@ -17,9 +17,10 @@ struct Scope {
         keys: [
             "name", "profile", "version", "local", "remote", "psk", "psk_file", "secrets", "ike_proposals", "ike_lifetime",
             "dpd_interval", "dpd_action", "reauth_time", "nat_traversal", "allow_weak", "children", "rsa_padding",
-            "childless",
+            "childless", "ppk",
         ] + pathKeys + certificateKeys + addressingKeys + ["eap"])
     static let peer = Scope(name: "`local` or `remote`", keys: ["address", "id", "auth"] + certificateKeys)
+    static let postquantumKey = Scope(name: "`ppk`", keys: ["id", "file", "secret", "required"])
     static let identity = Scope(name: "an `id`", keys: ["type", "value"])
     static let child = Scope(
         name: "a child",

@@ -14,31 +14,33 @@ extension Reader {
             let later = max(inline.keyMark, file.keyMark)
             error(later, "`psk` and `psk_file` are both given; keep one")
             return nil
-        case (let entry?, nil): return inlineKey(entry)
-        case (nil, let entry?): return keyFile(entry)
+        case (let entry?, nil): return longEnough(inlineSecret(entry), entry: entry, what: "`psk`")
+        case (nil, let entry?): return longEnough(secretFile(entry), entry: entry, what: "the secret in `psk_file`")
         }
     }
 
-    private func inlineKey(_ entry: Entry) -> [UInt8]? {
+    /// A secret that stands in the file itself.
+    func inlineSecret(_ entry: Entry) -> [UInt8]? {
         guard case .scalar(let text, _) = entry.value.content else {
-            error(entry.mark, "`psk` must be text, in quotes, not \(entry.value.kind)")
+            error(entry.mark, "`\(entry.key)` must be text, in quotes, not \(entry.value.kind)")
             return nil
         }
         if readableByOthers {
             warning(
                 entry.keyMark,
-                "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a `psk_file`")
+                "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a file of its own")
         }
-        return checked(Array(text.utf8), entry: entry, what: "`psk`")
+        return checked(Array(text.utf8), entry: entry, what: "`\(entry.key)`")
     }
 
-    private func keyFile(_ entry: Entry) -> [UInt8]? {
+    /// A secret in a file of its own.
+    func secretFile(_ entry: Entry) -> [UInt8]? {
         guard let text = text(entry) else { return nil }
         let contents: FileContents
         do {
             contents = try FileContents(path: absolutePath(text), maxBytes: Self.maxKeyBytes + 2)
         } catch {
-            self.error(entry.mark, "`psk_file` \(error.clause)")
+            self.error(entry.mark, "`\(entry.key)` \(error.clause)")
             return nil
         }
         if contents.isReadableByOthers {
@@ -56,7 +58,11 @@ extension Reader {
         guard key.count <= Self.maxKeyBytes else {
             error(entry.mark, "\(what) is longer than \(Self.maxKeyBytes) bytes"); return nil
         }
-        if key.count < Self.shortKeyBytes {
+        return key
+    }
+
+    private func longEnough(_ key: [UInt8]?, entry: Entry, what: String) -> [UInt8]? {
+        if let key, key.count < Self.shortKeyBytes {
             warning(
                 entry.mark,
                 "\(what) is shorter than \(Self.shortKeyBytes) characters: whoever records one exchange can try "

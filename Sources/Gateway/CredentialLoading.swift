@@ -115,6 +115,10 @@ struct CredentialLoading {
             mix(secret(Array(entry.identity.description.utf8)))
             mix(secret(entry.key))
         }
+        if let ppk = connection.postquantumKey {
+            mix(secret(Array("ppk \(ppk.isRequired) \(ppk.identifier)".utf8)))
+            mix(secret(ppk.secret))
+        }
         if let path = connection.local.privateKey { mix((try? CredentialFile.secret(path: path)) ?? secret([])) }
         let remote = connection.remote
         let files = [connection.local.certificate, remote.certificate].compactMap { $0 } + remote.authorities + remote.publicKeys

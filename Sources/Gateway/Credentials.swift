@@ -74,5 +74,7 @@ extension Connection {
             for index in secrets[entry].key.indices { secrets[entry].key[index] = 0 }
             secrets[entry].key = []
         }
+        for index in postquantumKey?.secret.indices ?? 0..<0 { postquantumKey?.secret[index] = 0 }
+        postquantumKey?.secret = []
     }
 }

@@ -79,6 +79,9 @@ enum SettingsMapping {
         (plan.rsaPadding, plan.childless) = (connection.rsaPadding, connection.childless)
         plan.allowsSHA1Signatures = connection.allowsSHA1Signatures
         plan.paths = connection.paths
+        plan.postquantumKey = connection.postquantumKey.map {
+            PostquantumKey(identifier: Array($0.identifier.utf8), secret: secret($0.secret), isRequired: $0.isRequired)
+        }
         address(&plan, as: connection)
         (plan.dpdAction, plan.reauthTime) = (connection.dpdAction, connection.reauthTime)
         return plan

@@ -91,7 +91,7 @@ struct StatusBuilder {
             initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
             rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) },
             localAuthentication: ike.localMethod.isEmpty ? nil : ike.localMethod,
-            remoteAuthentication: ike.remoteMethod.isEmpty ? nil : ike.remoteMethod)
+            remoteAuthentication: ike.remoteMethod.isEmpty ? nil : ike.remoteMethod, ppk: ike.usesPostquantumKey)
         (report.mobike, report.moves, report.fragmentation) = (ike.mobike, ike.moves, ike.fragmentation)
         return report
     }

@@ -144,9 +144,11 @@ public struct StatusReport: Codable, Hashable, Sendable {
         /// How we proved who we are, and how the peer did: `pre-shared key`, `RSA-PSS with SHA-256`.
         @ExplicitNull public var localAuthentication: String?
         @ExplicitNull public var remoteAuthentication: String?
+        /// A postquantum preshared key went into the keys.
+        public var ppk: Bool
 
         enum CodingKeys: String, CodingKey {
-            case initiator, proposal, mobike, moves, fragmentation
+            case initiator, proposal, mobike, moves, fragmentation, ppk
             case localAuthentication = "local_auth"
             case remoteAuthentication = "remote_auth"
             case spiInitiator = "spi_initiator"
@@ -157,8 +159,10 @@ public struct StatusReport: Codable, Hashable, Sendable {
 
         public init(
             spiInitiator: String, spiResponder: String, initiator: Bool, proposal: String, establishedSeconds: Double,
-            rekeyInSeconds: Double?, localAuthentication: String? = nil, remoteAuthentication: String? = nil
+            rekeyInSeconds: Double?, localAuthentication: String? = nil, remoteAuthentication: String? = nil,
+            ppk: Bool = false
         ) {
+            self.ppk = ppk
             _localAuthentication = ExplicitNull(wrappedValue: localAuthentication)
             _remoteAuthentication = ExplicitNull(wrappedValue: remoteAuthentication)
             (self.spiInitiator, self.spiResponder, self.initiator) = (spiInitiator, spiResponder, initiator)

@@ -103,9 +103,6 @@ extension Negotiation {
 }
 
 extension IKEProposal {
-    /// For CREATE_CHILD_SA, which has no IKE_FOLLOWUP_KE yet.
-    var withoutAdditional: IKEProposal { IKEProposal(ciphers: ciphers, prfs: prfs, methods: methods) }
-
     /// What of it this machine's libraries can do; nil when a part of it is then missing.
     func supported(by crypto: any IKECrypto) -> IKEProposal? {
         var proposal = self
@@ -119,10 +116,6 @@ extension IKEProposal {
 }
 
 extension ESPProposal {
-    var withoutAdditional: ESPProposal {
-        ESPProposal(keyBits: keyBits, methods: methods, extendedSequenceNumbers: extendedSequenceNumbers)
-    }
-
     func supported(by crypto: any IKECrypto) -> ESPProposal? {
         var proposal = self
         proposal.methods = methods.filter(crypto.supports)

@@ -45,9 +45,12 @@ extension IKECore {
             // exchange." (§2.16)
             if plan.offersEAPOnly(client) { payloads.append(.notify(Notify(.eapOnlyAuthentication))) }
         } else {
+            let ppk = try beginPPK(sa, plan) { () throws(IKEFault) in
+                try prove(sa, state.transcript, identity, plan, peer: nil).authentication.authenticationData
+            }
             let proof = try prove(sa, state.transcript, identity, plan, peer: nil)
             payloads += proof.certificates
-            authentication = [proof.authentication]
+            authentication = [proof.authentication] + ppk
             state.localMethod = proof.method
         }
         if isOnlyContact(sa, plan) { payloads.append(.notify(Notify(.initialContact))) }
@@ -132,6 +135,10 @@ extension IKECore {
         _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ proof: PeerProof, _ payloads: PayloadList,
         isAsked: Bool, now: Instant
     ) {
+        if let reason = settlePPK(sa, connection.plan, response: payloads) {
+            refuseAuthenticated(sa, reason: reason, now: now)
+            return
+        }
         do throws(ProofRefusal) {
             var peer = try judge(sa, state.transcript, proof, connection.plan)
             if let check = try openQuestion(&peer, isAsked: isAsked) {

@@ -114,7 +114,7 @@ extension IKECore {
         _ matching: [ConnectionState], path: Path
     ) throws(Refusal) -> (ConnectionState, Next) {
         let first = matching[0]
-        guard let proof = PeerProof(payloads, identity, claimed: claimed) else {
+        guard var proof = PeerProof(payloads, identity, claimed: claimed) else {
             // "An initiator indicates a desire to use EAP by leaving out the AUTH payload" (§2.16).
             for candidate in matching {
                 if case .eap(let server) = candidate.plan.remoteAuthentication { return (candidate, .eap(server)) }
@@ -123,9 +123,11 @@ extension IKECore {
                 connection: first.plan.name, notify: .authenticationFailed,
                 reason: Reasons.unwantedEAP(identity, plan: first.plan, remote: path.remote))
         }
+        let data = proof.data
         var refusal: (proof: ProofRefusal, connection: ConnectionState)?
         for candidate in matching.prefix(Bounds.connectionsTried) where !candidate.plan.localAuthentication.isEAP {
             do throws(ProofRefusal) {
+                proof.data = try settlePPK(sa, candidate.plan, request: payloads) ?? data
                 var peer = try judge(sa, state.transcript, proof, candidate.plan)
                 if let check = try openQuestion(&peer, isAsked: false) { return (candidate, .ask(proof, check)) }
                 return (candidate, .proven(peer))
@@ -170,6 +172,11 @@ extension IKECore {
             sa, connection, peer, localMethod: localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
         noteWindow(sa, payloads)
         noteMobility(sa, plan, payloads)
+        // "which includes the PPK_IDENTITY notification with no data to indicate that the PPK is used". RFC 8784 §3.
+        if sa.postquantum.isUsed { head.append(.notify(Notify(.ppkIdentity))) }
+        if sa.postquantum.isNegotiated, !sa.postquantum.isUsed {
+            log(.warning, plan.name, Reasons.ppkNotShared(payloads, plan: plan, remote: path.remote) + " It goes on without.")
+        }
         head += authenticationLifetime(plan)
         if sa.mobility.isNegotiated { head += mobilityPayloads(sa, plan) }
         if let redirect = authRedirect(sa, established, plan, now: now) {

@@ -119,9 +119,10 @@ extension IKECore {
             if auth.isEAPOnly, outcome.masterSessionKey == nil {
                 throw refusal(auth, "its EAP method makes no key, which EAP-only authentication (RFC 5998) needs")
             }
+            let withoutPPK = try settlePPK(sa, plan, request: payloads)
             guard let authentication = payloads.authentication, authentication.method == AuthenticationMethod.sharedKey,
                 let secret = eapSecret(sa, outcome, byInitiator: true),
-                proves(sa, transcript, auth.identity, secret: secret, authentication.data)
+                proves(sa, transcript, auth.identity, secret: secret, withoutPPK ?? authentication.data)
             else { throw refusal(auth, "it does not know the key that EAP made: somebody is between it and us") }
             let peer = try admitted(auth, outcome)
             guard let ours = eapSecret(sa, outcome, byInitiator: false),

@@ -19,6 +19,19 @@ struct MadeChild {
     var payloads: [Payload] = []
 }
 
+/// What we agreed to as responder, before every key exchange is done.
+struct AgreedChild {
+    var plan: ChildPlan
+    var choice: Negotiation.Choice<ESPSuite>
+    var selectors: Narrowing.Result
+    var request: ChildRequest
+    var inboundSPI: UInt32
+    /// SK(0); nil without perfect forward secrecy.
+    var shared: Secret?
+    /// Of our answer to CREATE_CHILD_SA or IKE_AUTH.
+    var payloads: [Payload]
+}
+
 // What the exchanges that create child SAs share. RFC 7296 §1.3, §2.9, §2.17.
 extension IKECore {
     // MARK: Initiator
@@ -31,7 +44,7 @@ extension IKECore {
         let spi = freshInboundSPI()
         return ChildOffer(
             name: plan.name, inboundSPI: spi,
-            proposals: Offer.esp(plan.proposals.map(\.withoutAdditional), spi: spi, withMethods: withMethods),
+            proposals: Offer.esp(plan.proposals, spi: spi, withMethods: withMethods),
             localSelectors: selectors?.local ?? Array(plan.localSelectors.prefix(Bounds.selectorsPerPayload)),
             remoteSelectors: selectors?.remote ?? Array(plan.remoteSelectors.prefix(Bounds.selectorsPerPayload)))
     }
@@ -56,7 +69,7 @@ extension IKECore {
     /// - Parameter nonces: of the exchange, initiator's (ours) first.
     func completeChild(
         _ sa: IKESA, _ connection: ConnectionState, _ offer: ChildOffer, _ payloads: PayloadList,
-        nonces: (initiator: [UInt8], responder: [UInt8]), shared: Secret?, now: Instant
+        nonces: (initiator: [UInt8], responder: [UInt8]), shared: Secret?, additional: [Secret] = [], now: Instant
     ) throws(IKEFault) -> MadeChild {
         guard let answer = payloads.proposals, let initiator = payloads.selectorsInitiator,
             let responder = payloads.selectorsResponder
@@ -75,8 +88,8 @@ extension IKECore {
             guard !local.isEmpty else { throw .peerMisbehaved("its traffic selectors leave out the address that it gave us") }
         }
         let material = try KeySchedule(crypto: crypto).childKeys(
-            prf: suite.prf, derivation: keys.derivation, shared: shared, initiatorNonce: nonces.initiator,
-            responderNonce: nonces.responder, transform: choice.suite.transform)
+            prf: suite.prf, derivation: keys.derivation, shared: shared, additional: additional,
+            initiatorNonce: nonces.initiator, responderNonce: nonces.responder, transform: choice.suite.transform)
         return make(
             sa, connection, plan, inboundSPI: offer.inboundSPI,
             outboundSPI: UInt32(truncatingIfNeeded: choice.spi.bigEndianValue),
@@ -87,13 +100,20 @@ extension IKECore {
 
     // MARK: Responder
 
-    /// Chooses child, selectors and suite for a request, and derives the keys. Throws the notify to answer with, after the reason
-    /// is noted where the operator looks for it.
     func acceptChild(
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ request: ChildRequest, now: Instant
     ) throws(IKEFault) -> MadeChild {
+        let agreed = try agreeOnChild(sa, established, connection, request, now: now)
+        return try makeChild(sa, connection, agreed, additional: [], now: now)
+    }
+
+    /// Chooses child, selectors and suite for a request, and does our half of its key exchange. Throws the notify to answer with,
+    /// after the reason is noted where the operator looks for it.
+    func agreeOnChild(
+        _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ request: ChildRequest, now: Instant
+    ) throws(IKEFault) -> AgreedChild {
         guard let offer = request.payloads.proposals, let initiator = request.payloads.selectorsInitiator,
-            let responder = request.payloads.selectorsResponder, let keys = sa.keys, let ikeSuite = sa.suite
+            let responder = request.payloads.selectorsResponder
         else { throw .incompatible(.invalidSyntax, data: [], "the request lacks SA, TSi or TSr") }
         guard established.children.count < Bounds.childrenPerIKESA else {
             counters.childLimitReached &+= 1
@@ -102,7 +122,7 @@ extension IKECore {
         let (plan, selectors) = try chooseChild(sa, established, connection, initiator, responder, request, now: now)
         guard
             let choice = Negotiation.choose(
-                plan.proposals.map(\.withoutAdditional), from: offer, withMethods: request.withMethods),
+                plan.proposals, from: offer, withMethods: request.withMethods),
             choice.spi.bigEndianValue > 255
         else {
             counters.proposalsRefused &+= 1
@@ -113,16 +133,29 @@ extension IKECore {
             throw .incompatible(.noProposalChosen, data: [], reason)
         }
         let exchange = try exchangeForChild(choice.suite.method, request)
-        let material = try KeySchedule(crypto: crypto).childKeys(
-            prf: ikeSuite.prf, derivation: keys.derivation, shared: exchange?.shared, initiatorNonce: request.initiatorNonce,
-            responderNonce: request.responderNonce, transform: choice.suite.transform)
         let inboundSPI = freshInboundSPI()
+        return AgreedChild(
+            plan: plan, choice: choice, selectors: selectors, request: request, inboundSPI: inboundSPI, shared: exchange?.shared,
+            payloads: answerPayloads(choice, inboundSPI: inboundSPI, request, exchange?.publicValue, selectors))
+    }
+
+    /// The keys, when every key exchange is done.
+    /// - Parameter additional: SK(1) to SK(n) of RFC 9370 §2.2.4.
+    func makeChild(
+        _ sa: IKESA, _ connection: ConnectionState, _ agreed: AgreedChild, additional: [Secret], now: Instant
+    ) throws(IKEFault) -> MadeChild {
+        guard let keys = sa.keys, let ikeSuite = sa.suite else { throw .ours("the IKE SA has no keys") }
+        let (request, suite) = (agreed.request, agreed.choice.suite)
+        let material = try KeySchedule(crypto: crypto).childKeys(
+            prf: ikeSuite.prf, derivation: keys.derivation, shared: agreed.shared, additional: additional,
+            initiatorNonce: request.initiatorNonce, responderNonce: request.responderNonce, transform: suite.transform)
         var made = make(
-            sa, connection, plan, inboundSPI: inboundSPI, outboundSPI: UInt32(truncatingIfNeeded: choice.spi.bigEndianValue),
-            suite: choice.suite, inboundKey: material.fromInitiator, outboundKey: material.fromResponder,
-            local: selectors.responder, remote: selectors.initiator, weInitiated: false,
+            sa, connection, agreed.plan, inboundSPI: agreed.inboundSPI,
+            outboundSPI: UInt32(truncatingIfNeeded: agreed.choice.spi.bigEndianValue), suite: suite,
+            inboundKey: material.fromInitiator, outboundKey: material.fromResponder, local: agreed.selectors.responder,
+            remote: agreed.selectors.initiator, weInitiated: false,
             lowestNonce: lowerNonce(request.initiatorNonce, request.responderNonce), now: now)
-        made.payloads = answerPayloads(choice, inboundSPI: inboundSPI, request, exchange?.publicValue, selectors)
+        made.payloads = agreed.payloads
         return made
     }
 

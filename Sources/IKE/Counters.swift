@@ -24,6 +24,8 @@ public struct CoreCounters: Hashable, Sendable {
     public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0
     public var childLimitReached = 0, taskLimitReached = 0
     public var peersDead = 0
+    /// RFC 9370: series of additional key exchanges that a peer began and did not finish in time, or began too many of.
+    public var followUpsExpired = 0, followUpLimitReached = 0
     /// RFC 5685.
     public var redirectsSent = 0, redirectsFollowed = 0
     /// RFC 7383: messages sent in fragments and put together from them; fragments kept, and refused (numbers, replays, bounds).

@@ -15,6 +15,11 @@ extension IKECore {
         guard let record = established.child(inbound: spi), record.isInstalled, record.replacedBy == nil,
             let plan = connection(of: sa)?.childPlan(record.name)
         else { return }
+        if let series = sa.answered.first(where: { $0.rekeyedChild === record }) {
+            // The peer is at it; should it not finish, it is our turn.
+            record.rekeyAt = series.expires + jitter(Bounds.temporaryFailureWait)
+            return
+        }
         requestChild(
             plan, on: sa, selectors: (record.localSelectors, record.remoteSelectors), rekeys: spi, method: nil, retries: 0,
             now: now)
@@ -54,69 +59,101 @@ extension IKECore {
         _ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
     ) {
         guard let connection = connection(of: sa) else { return }
-        connection.slots[state.offer.name]?.isCreating = false
+        if state.rekeys == nil { connection.slots[state.offer.name]?.isCreating = false }
         touch(connection: connection.plan.name)
         if payloads.proposals == nil {
             refusedChild(sa, established, connection, state, payloads, now: now)
             return
         }
-        guard let made = completed(sa, connection, state, payloads, now: now) else { return }
-        // The peer may have created the same child at the same time: the one with the lowest nonce goes, by its creator (§2.8.1).
-        if let other = established.current(state.offer.name), other.weInitiated == false,
-            other.localSelectors == made.record.localSelectors, other.remoteSelectors == made.record.remoteSelectors,
-            made.record.lowestNonce.lexicographicallyPrecedes(other.lowestNonce)
-        {
-            made.record.isRedundant = true
+        do throws(IKEFault) {
+            let (suite, shared, lowest) = try agreed(state, payloads)
+            guard let shared, !suite.additionalMethods.isEmpty else {
+                completeChildRequest(sa, established, state, payloads, shared: shared, additional: [], now: now)
+                return
+            }
+            if let old = state.rekeys.flatMap({ established.child(inbound: $0) }),
+                losesRekey(sa, established, child: old, ours: lowest, now: now)
+            {
+                return
+            }
+            let series = FollowUpSeries(
+                purpose: .child(state), answer: payloads, shared: shared, pending: suite.additionalMethods)
+            beginFollowUp(sa, established, series, now: now)
+        } catch {
+            unusableChild(sa, connection, state, error, now: now)
+        }
+    }
+
+    /// The suite, SK(0), and the lower of the two nonces.
+    private func agreed(
+        _ state: CreatingChild, _ payloads: PayloadList
+    ) throws(IKEFault) -> (suite: ESPSuite, shared: Secret?, lowestNonce: [UInt8]) {
+        guard let nonce = payloads.nonce else { throw .peerMisbehaved("it has no nonce") }
+        let suite = try Negotiation.verifyESP(payloads.proposals ?? [], offered: state.offer.proposals).suite
+        let lowest = lowerNonce(state.nonce, nonce)
+        guard let method = suite.method else { return (suite, nil, lowest) }
+        guard let ours = state.keyExchange, ours.method == method, let theirs = payloads.keyExchange,
+            theirs.method == method.rawValue
+        else { throw .peerMisbehaved("its key exchange is not of the group that it chose") }
+        return (suite, try agree(ours, theirs.data), lowest)
+    }
+
+    /// Every key exchange is done: the child comes into being.
+    /// - Parameters:
+    ///   - payloads: the answer to CREATE_CHILD_SA.
+    ///   - additional: SK(1) to SK(n). RFC 9370 §2.2.4.
+    func completeChildRequest(
+        _ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, shared: Secret?,
+        additional: [Secret], now: Instant
+    ) {
+        guard let connection = connection(of: sa) else { return }
+        let made: MadeChild
+        do throws(IKEFault) {
+            made = try completeChild(
+                sa, connection, state.offer, payloads, nonces: (state.nonce, payloads.nonce ?? []), shared: shared,
+                additional: additional, now: now)
+        } catch {
+            unusableChild(sa, connection, state, error, now: now)
+            return
+        }
+        if let rekeys = state.rekeys {
+            replaceChild(rekeys, by: made.record, sa, established, connection, now: now)
+        } else {
+            connection.slots[state.offer.name]?.isCreating = false
+            // The peer may have created the same child at the same time: the one with the lowest nonce goes, by its creator
+            // (§2.8.1).
+            if let other = established.current(state.offer.name), other.weInitiated == false,
+                other.localSelectors == made.record.localSelectors, other.remoteSelectors == made.record.remoteSelectors,
+                made.record.lowestNonce.lexicographicallyPrecedes(other.lowestNonce)
+            {
+                made.record.isRedundant = true
+            }
         }
         install(made, on: sa, established, now: now)
     }
 
-    func finishRekeyChild(
-        _ sa: IKESA, _ established: EstablishedSA, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
+    private func replaceChild(
+        _ spi: UInt32, by new: ChildRecord, _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState,
+        now: Instant
     ) {
-        guard let connection = connection(of: sa), let rekeys = state.rekeys else { return }
-        touch(connection: connection.plan.name)
-        let old = established.child(inbound: rekeys)
-        if payloads.proposals == nil {
-            refusedChild(sa, established, connection, state, payloads, now: now)
-            return
-        }
-        guard let made = completed(sa, connection, state, payloads, now: now) else { return }
-        made.record.replaces = rekeys
-        connection.slots[state.offer.name]?.rekeys += 1
-        if let old, let theirs = old.replacedBy, let winner = established.child(inbound: theirs),
-            made.record.lowestNonce.lexicographicallyPrecedes(winner.lowestNonce)
-        {
+        let old = established.child(inbound: spi)
+        new.replaces = spi
+        connection.slots[new.name]?.rekeys += 1
+        if let old, losesRekey(sa, established, child: old, ours: new.lowestNonce, now: now) {
             // "the SA created with the lowest of the four nonces used in the two exchanges SHOULD be closed by the endpoint that
             // created it." (§2.8.1) Ours is it; the peer deletes the old one.
-            made.record.isRedundant = true
+            new.isRedundant = true
         } else {
-            old?.replacedBy = made.record.inboundSPI
+            old?.replacedBy = new.inboundSPI
         }
-        install(made, on: sa, established, now: now)
     }
 
-    private func completed(
-        _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ payloads: PayloadList, now: Instant
-    ) -> MadeChild? {
-        do throws(IKEFault) {
-            guard let nonce = payloads.nonce else { throw .peerMisbehaved("it has no nonce") }
-            let choice = try Negotiation.verifyESP(payloads.proposals ?? [], offered: state.offer.proposals)
-            var shared: Secret?
-            if let method = choice.suite.method {
-                guard let ours = state.keyExchange, ours.method == method, let theirs = payloads.keyExchange,
-                    theirs.method == method.rawValue
-                else { throw .peerMisbehaved("its key exchange is not of the group that it chose") }
-                shared = try agree(ours, theirs.data)
-            }
-            return try completeChild(
-                sa, connection, state.offer, payloads, nonces: (state.nonce, nonce), shared: shared, now: now)
-        } catch {
-            let reason = "The peer's answer for child \(state.offer.name) is unusable: \(error.sentence)."
-            childFailed(connection, state.offer.name, reason: reason, now: now)
-            deleteUnusable(state.offer.inboundSPI, on: sa, now: now)
-            return nil
-        }
+    private func unusableChild(
+        _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ fault: IKEFault, now: Instant
+    ) {
+        let reason = "The peer's answer for child \(state.offer.name) is unusable: \(fault.sentence)."
+        childFailed(connection, state.offer.name, reason: reason, now: now)
+        deleteUnusable(state.offer.inboundSPI, on: sa, now: now)
     }
 
     /// "Such errors … should still cause the recipient to clean up the IKE state (for example, by sending a Delete for a bad

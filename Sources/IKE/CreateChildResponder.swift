@@ -19,18 +19,20 @@ extension IKECore {
             return
         }
         do throws(IKEFault) {
-            let old = try childToRekey(established, payloads)
+            let old = try childToRekey(sa, established, payloads)
             let request = ChildRequest(
                 payloads: payloads, initiatorNonce: nonce, responderNonce: random.bytes(Bounds.ourNonceBytes), withMethods: true,
                 rekeyed: old)
-            let made = try acceptChild(sa, established, connection, request, now: now)
-            if let old {
-                made.record.replaces = old.inboundSPI
-                old.replacedBy = made.record.inboundSPI
-                connection.slots[old.name]?.rekeys += 1
-            } else {
-                made.record.ousts = crossed(established, made.record, now: now)?.inboundSPI
+            let agreed = try agreeOnChild(sa, established, connection, request, now: now)
+            let methods = agreed.choice.suite.additionalMethods
+            guard methods.isEmpty else {
+                try answerWithLink(
+                    sa, .child(agreed, old: old), agreed.payloads, methods: methods,
+                    lowestNonce: lowerNonce(nonce, request.responderNonce), path: path, now: now)
+                return
             }
+            let made = try makeChild(sa, connection, agreed, additional: [], now: now)
+            linkChild(made, old, established, connection, now: now)
             withhold(
                 made, on: sa, established, exchange: .createChildSA, payloads: made.payloads,
                 failure: [.notify(Notify(.temporaryFailure))], path: path, now: now)
@@ -73,11 +75,26 @@ extension IKECore {
     }
 
     func isRekeyingIKE(_ sa: IKESA) -> Bool {
-        if case .rekeyIKE = sa.outstanding?.kind { true } else { false }
+        if case .rekeyIKE = sa.outstanding?.kind.creates { true } else { false }
+    }
+
+    /// What a child that the peer made takes the place of.
+    func linkChild(
+        _ made: MadeChild, _ old: ChildRecord?, _ established: EstablishedSA, _ connection: ConnectionState, now: Instant
+    ) {
+        if let old {
+            made.record.replaces = old.inboundSPI
+            old.replacedBy = made.record.inboundSPI
+            connection.slots[old.name]?.rekeys += 1
+        } else {
+            made.record.ousts = crossed(established, made.record, now: now)?.inboundSPI
+        }
     }
 
     /// The child that REKEY_SA names, by the SPI of the peer's inbound packets: our outbound one.
-    private func childToRekey(_ established: EstablishedSA, _ payloads: PayloadList) throws(IKEFault) -> ChildRecord? {
+    private func childToRekey(
+        _ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList
+    ) throws(IKEFault) -> ChildRecord? {
         guard let notify = payloads.notify(.rekeySA) else { return nil }
         let notFound = IKEFault.incompatible(.childSANotFound, data: [], "the child to rekey does not exist")
         guard notify.spi.count == 4,
@@ -94,6 +111,13 @@ extension IKECore {
             guard record.replacedBy == nil else {
                 throw .incompatible(.temporaryFailure, data: [], "the child to rekey has been replaced")
             }
+            // "the CREATE_CHILD_SA exchange initiated by this peer has already been completed, and the series of IKE_FOLLOWUP_KE
+            // exchanges is in progress … In this case, a TEMPORARY_FAILURE notification MUST be sent". RFC 9370 §2.2.4.
+            if case .followUp(let series) = sa.outstanding?.kind, series.rekeyedChild == record.inboundSPI {
+                throw .incompatible(.temporaryFailure, data: [], "the child to rekey is being rekeyed by us")
+            }
+            // A second request for the same: the peer has given up its first.
+            sa.answered.removeAll { $0.rekeyedChild === record }
             return record
         }
     }

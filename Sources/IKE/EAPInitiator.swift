@@ -77,13 +77,18 @@ extension IKECore {
             return
         }
         do throws(IKEFault) {
-            guard let secret = eapSecret(sa, outcome, byInitiator: true) else { throw .ours("the IKE SA has no keys") }
-            let data = try sharedKeyAuthentication(
-                sa, state.transcript, byInitiator: true, WireIdentity(connection.plan.localIdentity), secret: secret)
+            func authenticate() throws(IKEFault) -> [UInt8] {
+                guard let secret = eapSecret(sa, outcome, byInitiator: true) else { throw .ours("the IKE SA has no keys") }
+                return try sharedKeyAuthentication(
+                    sa, state.transcript, byInitiator: true, WireIdentity(connection.plan.localIdentity), secret: secret)
+            }
+            let ppk = try beginPPK(sa, connection.plan, authenticate: authenticate)
+            let data = try authenticate()
             state.step = .proof(outcome)
             state.localMethod = outcome.method?.description ?? "EAP"
             send(
-                .authenticate, .ikeAuth, [.authentication(method: AuthenticationMethod.sharedKey, data: data)], on: sa, now: now)
+                .authenticate, .ikeAuth, [.authentication(method: AuthenticationMethod.sharedKey, data: data)] + ppk, on: sa,
+                now: now)
         } catch {
             refuseAuthenticated(sa, reason: "IKE_AUTH could not be prepared: \(error.sentence).", now: now)
         }
@@ -98,6 +103,10 @@ extension IKECore {
                 payloads.firstError.map { Reasons.authRefused($0, plan: connection.plan, sa: sa) }
                 ?? "The peer \(sa.path.remote) did not prove that it took part in the EAP exchange."
             drop(sa, reason: reason, failed: true, now: now)
+            return
+        }
+        if let reason = settlePPK(sa, connection.plan, response: payloads) {
+            refuseAuthenticated(sa, reason: reason, now: now)
             return
         }
         guard authentication.method == AuthenticationMethod.sharedKey,

@@ -36,6 +36,7 @@ package final class IKESA {
     package var keys: IKEKeys?
     /// What AUTH covers besides IKE_SA_INIT and the identity. RFC 9242 §3.3.2.
     package var intermediateAuthentication = IntermediateAuthentication()
+    package var postquantum = PostquantumState()
     /// Additional key exchanges that are still to be done before IKE_AUTH. RFC 9370 §2.2.2.
     package var pendingMethods: [KeyExchangeMethod] = []
 
@@ -59,6 +60,8 @@ package final class IKESA {
     package var expectedRequestID: UInt32 = 0
     package var lastResponse: SentResponse?
     package var withheld: WithheldResponse?
+    /// Series of additional key exchanges that the peer has begun. RFC 9370 §2.2.4.
+    package var answered: [AnsweredSeries] = []
 
     package var fragmentation = FragmentationState()
     /// When the peer last sent fragments of a message that is too long.
@@ -155,6 +158,7 @@ package struct OutstandingRequest {
         case initiate, intermediate, authenticate
         case child(CreatingChild)
         case rekeyIKE(RekeyingIKE)
+        case followUp(FollowUpSeries)
         case deleteChildren([UInt32])
         case deleteIKE
         case informational

@@ -167,6 +167,7 @@ package final class EstablishedSA {
     var reauthAt: Instant?
     var authenticationEndsAt: Instant?
     var temporaryFailures = 0
+    var followUpFailures = 0
     /// Why it ends at `expiresAt`, when that is not its lifetime.
     var endReason: String?
     package var settled = SettledConfiguration()

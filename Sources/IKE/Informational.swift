@@ -40,7 +40,7 @@ extension IKECore {
     private func answerDeleteIKE(_ sa: IKESA, path: Path, now: Instant) {
         respond(sa, .informational, [], path: path)
         guard let established = sa.established else { finishClosed(sa, reason: nil, failed: false, now: now); return }
-        if case .rekeyIKE(let ours) = sa.outstanding?.kind, let rival = ours.collision.flatMap({ sas[$0] }) {
+        if case .rekeyIKE(let ours) = sa.outstanding?.kind.creates, let rival = ours.collision.flatMap({ sas[$0] }) {
             // "it knows that the other peer did not detect the simultaneous rekey, and the first peer can forget its own rekey
             // attempt."
             inherit(from: sa, to: rival, now: now)

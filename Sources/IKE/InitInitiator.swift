@@ -64,6 +64,8 @@ extension IKECore {
                 initiatorSPI: sa.initiatorSPI, responderSPI: 0, path: sa.path, forged: state.forgedDigest)
         }
         payloads += redirectPayloads(state, plan)
+        // "whether or not the use of the PPK is mandatory". RFC 8784 §3.
+        if plan.postquantumKey != nil { payloads.append(.notify(Notify(.usePPK))) }
         if state.offered.contains(where: \.hasAdditionalKeyExchange) {
             payloads.append(.notify(Notify(.intermediateExchangeSupported)))
         }
@@ -143,6 +145,12 @@ extension IKECore {
             }
             guard suite.additional.isEmpty || payloads.notify(.intermediateExchangeSupported) != nil else {
                 throw .peerMisbehaved("the peer chose additional key exchanges without IKE_INTERMEDIATE")
+            }
+            // "if … the flag mandatory_or_not indicates that using PPKs is mandatory for communication with this responder, then
+            // the initiator MUST abort the exchange." RFC 8784 §3.
+            sa.postquantum.isNegotiated = plan.postquantumKey != nil && payloads.notify(.usePPK) != nil
+            guard sa.postquantum.isNegotiated || plan.postquantumKey?.isRequired != true else {
+                throw .peerMisbehaved("the peer does not use postquantum keys, which ppk: required: true asks for")
             }
             let shared = try agree(state.keyExchange, keyExchange.data)
             let schedule = KeySchedule(crypto: crypto)

@@ -200,6 +200,10 @@ extension IKECore {
             agreeOnFragmentation(sa, plan)
         }
         payloads += announcements(to: sa, candidates(path).map(\.plan))
+        if message.payloads.notify(.usePPK) != nil, offersPPK(candidates(path)) {
+            payloads.append(.notify(Notify(.usePPK)))
+            sa.postquantum.isNegotiated = true
+        }
         // "If the responder agrees to use additional key exchanges while establishing an initial IKE SA, it MUST also return this
         // notification". RFC 9370 §2.2.1.
         if !choice.suite.additional.isEmpty { payloads.append(.notify(Notify(.intermediateExchangeSupported))) }

@@ -23,13 +23,16 @@ package struct KeySchedule {
         } catch { throw .ours("deriving SKEYSEED failed: \(error)") }
     }
 
-    /// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)`, with the old SA's PRF. RFC 7296 §2.18.
+    /// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)`, with the old SA's PRF. RFC 7296 §2.18. With additional key exchanges
+    /// `prf(SK_d, SK(0) | Ni | Nr | SK(1) | ... SK(n))`. RFC 9370 §2.2.4.
     package func rekeySeed(
-        oldPRF: PseudoRandomFunction, oldDerivation: Secret, shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8]
+        oldPRF: PseudoRandomFunction, oldDerivation: Secret, shared: Secret, additional: [Secret] = [], initiatorNonce: [UInt8],
+        responderNonce: [UInt8]
     ) throws(IKEFault) -> Secret {
         do throws(IKECryptoError) {
             return try crypto.prfSecret(
-                oldPRF, key: oldDerivation, data: [.secret(shared), .bytes(initiatorNonce + responderNonce)])
+                oldPRF, key: oldDerivation,
+                data: [.secret(shared), .bytes(initiatorNonce + responderNonce)] + additional.map(SeedPart.secret))
         } catch { throw .ours("deriving SKEYSEED failed: \(error)") }
     }
 
@@ -67,13 +70,16 @@ package struct KeySchedule {
 
     /// `KEYMAT = prf+(SK_d, [g^ir (new) |] Ni | Nr)`; "All keys for SAs carrying data from the initiator to the responder are
     /// taken before SAs going from the responder to the initiator." The initiator is that of the exchange. RFC 7296 §2.17.
+    ///
+    /// With additional key exchanges `prf+ (SK_d, SK(0) | Ni | Nr | SK(1) | ... SK(n))`. RFC 9370 §2.2.4.
     package func childKeys(
-        prf: PseudoRandomFunction, derivation: Secret, shared: Secret?, initiatorNonce: [UInt8], responderNonce: [UInt8],
-        transform: ESPTransform
+        prf: PseudoRandomFunction, derivation: Secret, shared: Secret?, additional: [Secret] = [], initiatorNonce: [UInt8],
+        responderNonce: [UInt8], transform: ESPTransform
     ) throws(IKEFault) -> (fromInitiator: Secret, fromResponder: Secret) {
         let count = transform.keyMaterialBytes
         var seed: [SeedPart] = [.bytes(initiatorNonce + responderNonce)]
         if let shared { seed.insert(.secret(shared), at: 0) }
+        seed += additional.map(SeedPart.secret)
         do throws(IKECryptoError) {
             let material = try crypto.prfPlus(prf, key: derivation, seed: seed, count: 2 * count)
             return (crypto.slice(material, 0..<count), crypto.slice(material, count..<2 * count))

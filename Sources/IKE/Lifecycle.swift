@@ -19,6 +19,7 @@ extension IKECore {
     ) -> EstablishedSA {
         let plan = connection.plan
         uncountHalfOpen(sa)
+        sa.postquantum.plainKeys = nil
         let established = EstablishedSA(
             localIdentity: plan.localIdentity, peer: peer, localMethod: localMethod, establishedAt: now,
             rekeyAt: now + softLifetime(plan.lifetime, weInitiated: sa.isInitiator), expiresAt: now + plan.lifetime,
@@ -44,7 +45,7 @@ extension IKECore {
         log(
             .info, plan.name,
             "Established with \(peer.identity)\(certificate) at \(sa.path.remote), \(sa.suite?.keywords ?? ""); the peer proved "
-                + "itself by \(peer.method), we by \(localMethod).")
+                + "itself by \(peer.method), we by \(localMethod)\(sa.postquantum.isUsed ? ", with the postquantum key" : "").")
         for warning in peer.warnings { log(.warning, plan.name, warning) }
         if !connection.isReportedUp {
             connection.isReportedUp = true
@@ -129,6 +130,7 @@ extension IKECore {
             sa.withheld = nil
         }
         expireFragments(sa, now: now)
+        expireAnswered(sa, now: now)
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
         keepAlive(sa, established, now: now)
@@ -224,6 +226,7 @@ extension IKECore {
         var deadlines: [Instant] = []
         if let request = sa.outstanding { deadlines.append(min(request.nextTransmit, request.giveUpAt)) }
         if let withheld = sa.withheld { deadlines.append(withheld.expires) }
+        if let expires = sa.answered.map(\.expires).min() { deadlines.append(expires) }
         if let waiting = sa.waiting { deadlines.append(waiting.expires) }
         if let expires = fragmentsDeadline(sa) { deadlines.append(expires) }
         switch sa.phase {
@@ -327,7 +330,7 @@ extension IKECore {
         forgetReceived(sa.established?.settled.received, connection)
         guard let reason, wasUp || wasAttempt else { return }
         for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
-        if case .child(let state) = sa.outstanding?.kind { connection.slots[state.offer.name]?.isCreating = false }
+        if case .child(let state) = sa.outstanding?.kind.creates { connection.slots[state.offer.name]?.isCreating = false }
         guard current(connection) == nil else {
             if let established = sa.established, connection.plan.remoteAddress == nil {
                 log(.info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)")

@@ -143,6 +143,8 @@ public struct ConnectionPlan: Sendable {
     /// What we ask for as a single host (as initiator).
     public var virtualAddress = VirtualAddressRequest()
     public var paths = PathPlan()
+    /// RFC 8784.
+    public var postquantumKey: PostquantumKey?
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity,
@@ -261,6 +263,8 @@ public struct ConnectionStatus: Sendable {
         public var remoteCertificateExpires: Int64?
         /// What was not perfect about the peer's proof, in sentences.
         public var warnings: [String]
+        /// A postquantum preshared key went into the keys. RFC 8784.
+        public var usesPostquantumKey = false
         public init(
             initiatorSPI: UInt64, responderSPI: UInt64, isInitiator: Bool, proposal: String, establishedAt: Instant,
             rekeyAt: Instant?,

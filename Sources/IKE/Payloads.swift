@@ -41,6 +41,9 @@ package enum Payload: Hashable, Sendable {
         }
     }
 
+    /// Of an AUTH payload.
+    var authenticationData: [UInt8] { if case .authentication(_, let data) = self { data } else { [] } }
+
     /// The body, without the generic header.
     package var encodedBody: [UInt8] {
         var bytes: [UInt8] = []

@@ -36,7 +36,7 @@ enum Reasons {
         return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
             + "causes: \(doubtsAboutUs(plan, sa.wishes)); the peer does not expect local.id "
             + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here). The peer's "
-            + "status says which."
+            + "status says which." + ppkDoubt(plan, sa)
     }
 
     /// Why the peer may not accept our proof, the likeliest first.

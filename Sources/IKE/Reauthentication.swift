@@ -127,7 +127,27 @@ extension IKECore {
     func endOrphan(of sa: IKESA, _ state: RekeyingIKE, _ payloads: PayloadList, now: Instant) {
         guard let answer = payloads.proposals else { return }
         do throws(IKEFault) {
-            let orphan = try succeed(sa, nil, state, answer, payloads, now: now)
+            let (choice, _, shared) = try agreed(state, answer, payloads)
+            // With additional key exchanges to come the peer has no SA yet, and forgets what it has (RFC 9370 §2.2.4).
+            guard choice.suite.additionalMethods.isEmpty else { return }
+            let orphan = try succeed(sa, nil, state, payloads, shared: shared, additional: [], now: now)
+            orphan.tasks = [.deleteIKE]
+        } catch {
+            log(.debug, sa.connection, "The peer's answer to rekeying a closing IKE SA is unusable: \(error.sentence).")
+        }
+    }
+}
+
+extension IKECore {
+    /// As above, when it was the last additional key exchange that the peer answered.
+    func endOrphan(of sa: IKESA, _ series: FollowUpSeries, _ payloads: PayloadList, now: Instant) {
+        guard case .rekeyIKE(let state) = series.purpose, series.pending.count == 1, let ours = series.keyExchange,
+            let theirs = payloads.keyExchange, theirs.method == ours.method.rawValue
+        else { return }
+        do throws(IKEFault) {
+            let additional = series.secrets.dropFirst() + [try agree(ours, theirs.data)]
+            let orphan = try succeed(
+                sa, nil, state, series.answer, shared: series.secrets[0], additional: Array(additional), now: now)
             orphan.tasks = [.deleteIKE]
         } catch {
             log(.debug, sa.connection, "The peer's answer to rekeying a closing IKE SA is unusable: \(error.sentence).")

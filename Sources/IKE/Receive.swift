@@ -119,17 +119,16 @@ extension IKECore {
         switch (request.kind, sa.phase) {
         case (.authenticate, .authenticating(let state)): finishAuth(sa, state, payloads, now: now)
         case (.child(let state), .established(let established)):
-            if state.rekeys == nil {
-                finishCreateChild(sa, established, state, payloads, now: now)
-            } else {
-                finishRekeyChild(sa, established, state, payloads, now: now)
-            }
+            finishCreateChild(sa, established, state, payloads, now: now)
         case (.rekeyIKE(let state), .established(let established)): finishRekeyIKE(sa, established, state, payloads, now: now)
+        case (.followUp(let series), .established(let established)):
+            finishFollowUp(sa, established, series, payloads, now: now)
         case (.deleteChildren(let spis), .established(let established)): finishDeleteChildren(sa, established, spis, now: now)
         case (.mobility(let what), .established(let established)):
             finishMobility(sa, established, request, what, payloads, now: now)
         case (.redirect, .established(let established)): finishRedirect(sa, established, now: now)
         case (.rekeyIKE(let state), .closing): endOrphan(of: sa, state, payloads, now: now)
+        case (.followUp(let series), .closing): endOrphan(of: sa, series, payloads, now: now)
         case (.deleteIKE, _): drop(sa, reason: nil, failed: false, now: now)
         default: break
         }
@@ -192,6 +191,9 @@ extension IKECore {
         case (.established(let established), .createChildSA):
             answerCreateChild(sa, established, payloads, path: path, now: now)
         case (.established, .informational), (.closing, .informational): answerInformational(sa, payloads, path: path, now: now)
+        case (.established(let established), .ikeFollowUpKE):
+            answerFollowUp(sa, established, payloads, path: path, now: now)
+        case (.closing, .ikeFollowUpKE): respond(sa, exchange, [.notify(Notify(.stateNotFound))], path: path)
         case (.closing, .createChildSA):
             // "If a peer receives a request to rekey an IKE SA that it is currently trying to close, it SHOULD reply with
             // TEMPORARY_FAILURE." (§2.25.2)

@@ -7,6 +7,11 @@ import IPsec
 extension IKECore {
     func startRekeyIKE(on sa: IKESA, _ established: EstablishedSA, retries: Int, method: KeyExchangeMethod?, now: Instant) {
         guard established.supersededBy == nil, let plan = plan(of: sa), let suite = sa.suite else { return }
+        if let series = sa.answered.first(where: \.isForIKE) {
+            // The peer is at it; should it not finish, it is our turn.
+            established.rekeyAt = series.expires + jitter(Bounds.temporaryFailureWait)
+            return
+        }
         guard let keyExchange = try? crypto.makeKeyExchange(method ?? suite.method) else {
             established.rekeyAt = now + Bounds.longestChildRetry
             log(.error, sa.connection, "Rekeying the IKE SA failed: a key exchange could not be prepared.")
@@ -14,7 +19,7 @@ extension IKECore {
         }
         let spi = freshSPI()
         let state = RekeyingIKE(
-            localSPI: spi, offered: Offer.ike(plan.proposals.map(\.withoutAdditional), spi: [UInt8](u64: spi)),
+            localSPI: spi, offered: Offer.ike(plan.proposals, spi: [UInt8](u64: spi)),
             nonce: random.bytes(Bounds.ourNonceBytes),
             keyExchange: keyExchange, retries: retries)
         send(
@@ -33,38 +38,77 @@ extension IKECore {
             return
         }
         do throws(IKEFault) {
-            let successor = try succeed(sa, established, state, answer, payloads, now: now)
-            if let rival, let rivalState = rival.established,
-                let ours = successor.established?.lowestNonce, ours.lexicographicallyPrecedes(rivalState.lowestNonce)
-            {
+            let (choice, nonce, shared) = try agreed(state, answer, payloads)
+            guard !choice.suite.additionalMethods.isEmpty else {
+                completeRekeyIKE(sa, established, state, payloads, shared: shared, additional: [], now: now)
+                return
+            }
+            if losesRekeyIKE(sa, established, state, ours: lowerNonce(state.nonce, nonce), now: now) { return }
+            let series = FollowUpSeries(
+                purpose: .rekeyIKE(state), answer: payloads, shared: shared, pending: choice.suite.additionalMethods)
+            beginFollowUp(sa, established, series, now: now)
+        } catch {
+            unusableRekeyIKE(sa, state, error, now: now)
+        }
+    }
+
+    /// The suite, the responder's nonce, and SK(0).
+    func agreed(
+        _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList
+    ) throws(IKEFault) -> (choice: Negotiation.Choice<IKESuite>, nonce: [UInt8], shared: Secret) {
+        let choice = try Negotiation.verify(answer, offered: state.offered)
+        guard choice.spi.count == 8, choice.spi.bigEndianValue != 0, let nonce = payloads.nonce,
+            let theirs = payloads.keyExchange,
+            theirs.method == choice.suite.method.rawValue, choice.suite.method == state.keyExchange.method
+        else { throw .peerMisbehaved("it lacks an SPI, a nonce or the key exchange") }
+        return (choice, nonce, try agree(state.keyExchange, theirs.data))
+    }
+
+    /// Every key exchange is done: the new IKE SA comes into being.
+    /// - Parameter payloads: the answer to CREATE_CHILD_SA.
+    func completeRekeyIKE(
+        _ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ payloads: PayloadList, shared: Secret,
+        additional: [Secret], now: Instant
+    ) {
+        let rival = state.collision.flatMap { sas[$0] }
+        do throws(IKEFault) {
+            let successor = try succeed(sa, established, state, payloads, shared: shared, additional: additional, now: now)
+            let ours = lowerNonce(state.nonce, payloads.nonce ?? [])
+            if let rival, let theirs = rival.established?.lowestNonce, ours.lexicographicallyPrecedes(theirs) {
                 // "The new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it, and the other
                 // surviving new IKE SA MUST inherit all the Child SAs." (§2.8.2)
                 inherit(from: sa, to: rival, now: now)
+                close(successor, reason: "Redundant after a simultaneous rekey.", now: now)
+            } else if rival == nil, losesRekeyIKE(sa, established, state, ours: ours, now: now) {
+                // The surviving one is not made yet: the peer's additional key exchanges are under way.
                 close(successor, reason: "Redundant after a simultaneous rekey.", now: now)
             } else {
                 inherit(from: sa, to: successor, now: now)
                 retireIKE(sa)
             }
         } catch {
-            if let rival { inherit(from: sa, to: rival, now: now); return }
-            close(sa, reason: "The peer's answer to rekeying the IKE SA is unusable: \(error.sentence).", now: now)
+            unusableRekeyIKE(sa, state, error, now: now)
         }
     }
 
-    /// - Parameter established: nil when the new SA is only made to be deleted.
+    private func unusableRekeyIKE(_ sa: IKESA, _ state: RekeyingIKE, _ fault: IKEFault, now: Instant) {
+        if let rival = state.collision.flatMap({ sas[$0] }) { inherit(from: sa, to: rival, now: now); return }
+        close(sa, reason: "The peer's answer to rekeying the IKE SA is unusable: \(fault.sentence).", now: now)
+    }
+
+    /// - Parameters:
+    ///   - established: nil when the new SA is only made to be deleted.
+    ///   - payloads: the answer to CREATE_CHILD_SA.
     func succeed(
-        _ sa: IKESA, _ established: EstablishedSA?, _ state: RekeyingIKE, _ answer: [WireProposal], _ payloads: PayloadList,
-        now: Instant
+        _ sa: IKESA, _ established: EstablishedSA?, _ state: RekeyingIKE, _ payloads: PayloadList, shared: Secret,
+        additional: [Secret], now: Instant
     ) throws(IKEFault) -> IKESA {
-        let choice = try Negotiation.verify(answer, offered: state.offered)
-        guard choice.spi.count == 8, choice.spi.bigEndianValue != 0, let nonce = payloads.nonce,
-            let theirs = payloads.keyExchange,
-            theirs.method == choice.suite.method.rawValue, choice.suite.method == state.keyExchange.method
-        else { throw .peerMisbehaved("it lacks an SPI, a nonce or the key exchange") }
+        let choice = try Negotiation.verify(payloads.proposals ?? [], offered: state.offered)
+        guard let nonce = payloads.nonce else { throw .peerMisbehaved("it lacks a nonce") }
         return try makeSuccessor(
             of: sa, established, localSPI: state.localSPI, remoteSPI: choice.spi.bigEndianValue, weInitiate: true,
-            suite: choice.suite,
-            shared: try agree(state.keyExchange, theirs.data), initiatorNonce: state.nonce, responderNonce: nonce, now: now)
+            suite: choice.suite, shared: shared, additional: additional, initiatorNonce: state.nonce, responderNonce: nonce,
+            now: now)
     }
 
     private func refusedRekeyIKE(
@@ -101,7 +145,7 @@ extension IKECore {
     /// prf(SK_d (old), g^ir (new) | Ni | Nr)".
     func makeSuccessor(
         of sa: IKESA, _ established: EstablishedSA?, localSPI: UInt64, remoteSPI: UInt64, weInitiate: Bool, suite: IKESuite,
-        shared: Secret, initiatorNonce: [UInt8], responderNonce: [UInt8], now: Instant
+        shared: Secret, additional: [Secret] = [], initiatorNonce: [UInt8], responderNonce: [UInt8], now: Instant
     ) throws(IKEFault) -> IKESA {
         guard let oldKeys = sa.keys, let oldSuite = sa.suite else {
             throw .ours("the IKE SA has no keys")
@@ -109,8 +153,8 @@ extension IKECore {
         let schedule = KeySchedule(crypto: crypto)
         let (initiatorSPI, responderSPI) = weInitiate ? (localSPI, remoteSPI) : (remoteSPI, localSPI)
         let seed = try schedule.rekeySeed(
-            oldPRF: oldSuite.prf, oldDerivation: oldKeys.derivation, shared: shared, initiatorNonce: initiatorNonce,
-            responderNonce: responderNonce)
+            oldPRF: oldSuite.prf, oldDerivation: oldKeys.derivation, shared: shared, additional: additional,
+            initiatorNonce: initiatorNonce, responderNonce: responderNonce)
         let keys = try schedule.keys(
             suite: suite, seed: seed, initiatorNonce: initiatorNonce, responderNonce: responderNonce, initiatorSPI: initiatorSPI,
             responderSPI: responderSPI)
@@ -121,6 +165,7 @@ extension IKECore {
         (successor.localNAT, successor.remoteNAT, successor.encapsulates) = (sa.localNAT, sa.remoteNAT, sa.encapsulates)
         successor.isOriginalInitiator = sa.isOriginalInitiator
         (successor.peerFollowsRedirects, successor.redirectedFrom) = (sa.peerFollowsRedirects, sa.redirectedFrom)
+        successor.postquantum.isUsed = sa.postquantum.isUsed
         successor.fragmentation.isNegotiated = sa.fragmentation.isNegotiated
         successor.fragmentation.datagramBytes = sa.fragmentation.datagramBytes
         sas[localSPI] = successor
@@ -149,6 +194,7 @@ extension IKECore {
         follow(old, to: new)
         for record in from.children { childIndex[record.inboundSPI] = new.localSPI }
         from.children = []
+        old.answered = []
         from.supersededBy = new.localSPI
         inheritAddresses(from: old, to: new)
         // The initiator of the rekey deletes the old SA; one that does not is not waited for.

@@ -17,7 +17,7 @@ extension IKECore {
         }
         do throws(IKEFault) {
             let offer = payloads.proposals ?? []
-            guard let choice = Negotiation.choose(connection.plan.proposals.map(\.withoutAdditional), from: offer),
+            guard let choice = Negotiation.choose(connection.plan.proposals, from: offer),
                 choice.spi.count == 8,
                 choice.spi.bigEndianValue != 0
             else {
@@ -28,26 +28,29 @@ extension IKECore {
                 throw .incompatible(.noProposalChosen, data: [], reason)
             }
             let exchange = try exchange(choice.suite.method, payloads)
-            let responderNonce = random.bytes(Bounds.ourNonceBytes)
-            let spi = freshSPI()
-            let successor = try makeSuccessor(
-                of: sa, established, localSPI: spi, remoteSPI: choice.spi.bigEndianValue, weInitiate: false, suite: choice.suite,
-                shared: exchange.shared, initiatorNonce: nonce, responderNonce: responderNonce, now: now)
+            let agreed = AgreedRekey(
+                suite: choice.suite, localSPI: freshSPI(), remoteSPI: choice.spi.bigEndianValue, initiatorNonce: nonce,
+                responderNonce: random.bytes(Bounds.ourNonceBytes), shared: exchange.shared)
             let proposal = WireProposal(
-                number: choice.number, protocolID: ProtocolID.ike, spi: [UInt8](u64: spi), transforms: choice.suite.transforms)
-            respond(
-                sa, .createChildSA,
-                [
-                    .securityAssociation([proposal]), .nonce(responderNonce),
-                    .keyExchange(method: choice.suite.method.rawValue, data: exchange.publicValue),
-                ], path: path)
-            if case .rekeyIKE(let ours) = sa.outstanding?.kind {
-                // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and
-                // SHOULD prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).
-                ours.collision = successor.localSPI
-            } else {
-                inherit(from: sa, to: successor, now: now)
+                number: choice.number, protocolID: ProtocolID.ike, spi: [UInt8](u64: agreed.localSPI),
+                transforms: choice.suite.transforms)
+            let answer: [Payload] = [
+                .securityAssociation([proposal]), .nonce(agreed.responderNonce),
+                .keyExchange(method: choice.suite.method.rawValue, data: exchange.publicValue),
+            ]
+            let methods = choice.suite.additionalMethods
+            guard methods.isEmpty else {
+                try answerWithLink(
+                    sa, .rekeyIKE(agreed), answer, methods: methods, lowestNonce: lowerNonce(nonce, agreed.responderNonce),
+                    path: path, now: now)
+                return
             }
+            let successor = try makeSuccessor(
+                of: sa, established, localSPI: agreed.localSPI, remoteSPI: agreed.remoteSPI, weInitiate: false,
+                suite: agreed.suite, shared: agreed.shared, initiatorNonce: nonce, responderNonce: agreed.responderNonce,
+                now: now)
+            respond(sa, .createChildSA, answer, path: path)
+            adoptSuccessor(successor, of: sa, now: now)
         } catch {
             respond(sa, .createChildSA, error: error, path: path)
             if case .malformed = error {
@@ -57,16 +60,36 @@ extension IKECore {
         }
     }
 
-    /// One rekey of the peer's beside ours is a collision; a second one is not answered with a third SA.
+    /// The peer's new IKE SA takes over, or waits for the end of ours.
+    func adoptSuccessor(_ successor: IKESA, of sa: IKESA, now: Instant) {
+        if case .rekeyIKE(let ours) = sa.outstanding?.kind.creates {
+            // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and
+            // SHOULD prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).
+            ours.collision = successor.localSPI
+        } else {
+            inherit(from: sa, to: successor, now: now)
+        }
+    }
+
+    /// One rekey of the peer's beside ours is a collision; a second one is not answered with a third SA. Once our own additional
+    /// key exchanges are under way, the peer has to wait (RFC 9370 §2.2.4).
     private func hasCollided(_ sa: IKESA) -> Bool {
-        if case .rekeyIKE(let ours) = sa.outstanding?.kind { ours.collision != nil } else { false }
+        switch sa.outstanding?.kind {
+        case .rekeyIKE(let ours): return ours.collision != nil || sa.answered.contains(where: \.isForIKE)
+        case .followUp(let series): return series.isForIKE
+        default:
+            // A second request without the end of the first: the peer has given that up.
+            sa.answered.removeAll(where: \.isForIKE)
+            return false
+        }
     }
 
     /// "If a peer receives a request to rekey the IKE SA, and it is currently creating, rekeying, or closing a Child SA of that
     /// IKE SA, it SHOULD reply with TEMPORARY_FAILURE." (§2.25.1)
-    private func isBusyWithChildren(_ sa: IKESA) -> Bool {
+    func isBusyWithChildren(_ sa: IKESA) -> Bool {
         switch sa.outstanding?.kind {
         case .child, .deleteChildren: true
+        case .followUp(let series): !series.isForIKE
         default: false
         }
     }

@@ -26,6 +26,7 @@ extension IKECore {
             remoteCertificateExpires: established.peer.certificateExpires, warnings: established.peer.warnings)
         (ike.mobike, ike.moves) = (sa.mobility.isNegotiated, sa.mobility.moves)
         ike.fragmentation = sa.fragmentation.isNegotiated
+        ike.usesPostquantumKey = sa.postquantum.isUsed
         var result = ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
         result.virtualAddresses = established.settled.received?.addresses ?? []
         if plan.remoteAddress == nil { result.peers = state.sas.compactMap { sas[$0] }.compactMap(peer) }

@@ -33,7 +33,8 @@ struct StatusPage {
         if let ike = connection.ike {
             let role = ike.initiator ? "initiator" : "responder"
             let rekey = ike.rekeyInSeconds.map { ", rekey in \(Readable.duration($0))" } ?? ""
-            lines.append("  ike  \(ike.proposal), \(role), up \(Readable.duration(ike.establishedSeconds))\(rekey)")
+            let ppk = ike.ppk ? " with ppk" : ""
+            lines.append("  ike  \(ike.proposal)\(ppk), \(role), up \(Readable.duration(ike.establishedSeconds))\(rekey)")
             if let own = ike.localAuthentication, let theirs = ike.remoteAuthentication {
                 lines.append("  auth  we by \(own), the peer by \(theirs)")
             }

@@ -26,6 +26,8 @@ final class Pair {
         /// Whatever else a test wants of the plan.
         var change: ((inout ConnectionPlan) -> Void)?
         var paths = PathPlan()
+        /// Identifier, secret, and whether it is required.
+        var ppk: (id: String, secret: String, isRequired: Bool)?
     }
 
     var eastSide = Side(
@@ -58,6 +60,10 @@ final class Pair {
                     proposals: try side.esp.map { try ESPProposal(keywords: $0) }, lifetime: side.lifetime, start: side.start)
             })
         plan.paths = side.paths
+        plan.postquantumKey = side.ppk.map {
+            PostquantumKey(
+                identifier: Array($0.id.utf8), secret: OpenSSLCrypto().secret(Array($0.secret.utf8)), isRequired: $0.isRequired)
+        }
         side.change?(&plan)
         return plan
     }
