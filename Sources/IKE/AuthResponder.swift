@@ -100,9 +100,12 @@ extension IKECore {
         let claimed = identity.identity
         let known = candidates.filter { candidate in claimed.map { candidate.plan.remotePattern.matches($0) } ?? false }
         guard !known.isEmpty else {
+            // Whom it wants to talk to says which connection it most likely means.
+            let likely = candidates.filter { $0.plan.localIdentity == wanted?.identity }
+            let plans = (likely + candidates.filter { other in !likely.contains { $0 === other } }).map(\.plan)
             throw Refusal(
-                connection: candidates.first?.plan.name, notify: .authenticationFailed,
-                reason: Reasons.wrongIdentity(identity, candidates: candidates.map(\.plan), remote: path.remote))
+                connection: plans.first?.name, notify: .authenticationFailed,
+                reason: Reasons.wrongIdentity(identity, candidates: plans, remote: path.remote))
         }
         let meant = known.filter { $0.plan.localIdentity == wanted?.identity }
         return meant + known.filter { other in !meant.contains { $0 === other } }

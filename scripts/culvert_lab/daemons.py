@@ -166,10 +166,13 @@ class StrongSwan(Daemon):
     One process per namespace: STRONGSWAN_CONF names its own file, vici its own socket.
     """
 
-    def __init__(self, lab, role, swanctl, *, settings="", plugins=""):
+    def __init__(self, lab, role, swanctl, *, settings="", plugins="", credentials=None):
+        """`credentials`: a folder of the shape of /etc/swanctl, with x509, x509ca, x509crl, private and pubkey."""
         super().__init__(lab, role, "strongswan")
+        self.settings = settings
         self.uri = f"unix://{self.directory}/vici.sock"
-        self.swanctl_path = self.directory / "swanctl.conf"
+        # swanctl looks for certificates and keys beside the file.
+        self.swanctl_path = (credentials or self.directory) / "swanctl.conf"
         self.swanctl_path.write_text(swanctl)
         self.conf_path = self.directory / "strongswan.conf"
         self.conf_path.write_text(f"""
@@ -210,6 +213,12 @@ class StrongSwan(Daemon):
     def swanctl(self, *words, check=True, timeout=60):
         return run([STRONGSWAN_CLIENT, *words, "--uri", self.uri], check=check, timeout=timeout,
                    env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path)})
+
+    def set(self, settings):
+        """Other settings in the place of those it was made with, taken over at once."""
+        self.conf_path.write_text(self.conf_path.read_text().replace(self.settings, settings))
+        self.settings = settings
+        self.swanctl("--reload-settings")
 
     def initiate(self, child="net", timeout=30, check=True):
         """Brings a child up; the completed `swanctl --initiate`."""

@@ -149,6 +149,23 @@ import Wire
         #expect(pair.west.status("c", now: pair.now)?.state == .down)
     }
 
+    @Test func `an unknown identity is told on the connection that it most likely meant`() throws {
+        let pair = Pair()
+        pair.eastSide.identity = .fqdn("stranger.example")
+        pair.eastSide.remoteIdentity = .fqdn("d.west.example")
+        for other in ["c", "d"] {
+            var side = pair.westSide
+            side.identity = .fqdn("\(other).west.example")
+            var plan = try Pair.plan(side, local: pair.west.address)
+            plan.name = other
+            pair.west.core.addConnection(plan, now: pair.now)
+        }
+        try pair.configureEast()
+        pair.run(5)
+        #expect(pair.west.status("d", now: pair.now)?.reason?.contains("stranger.example") == true)
+        #expect(pair.west.status("c", now: pair.now)?.state == .down)
+    }
+
     /// What goes over the wire must be the same whatever is wrong.
     @Test func `a stranger cannot tell an unknown identity from a wrong secret or method`() throws {
         var answers: Set<[Int]> = []
