@@ -35,8 +35,8 @@ def test_openssl_believes_certificates_of_every_key_type(pki, tmp_path):
     pki("ca", "--subject", "C=DE, O=Example, CN=Root", "--out", "root", "--path-length", 1)
     pki("ca", "--subject", "O=Example, CN=Below", "--parent", "root", "--key-type", "ed25519", "--out", "below")
     for kind in KEY_TYPES:
-        pki("issue", "--ca", "below", "--subject", f"O=Example, CN={kind}", "--san", f"{kind}.example", "--key-type", kind, "--out",
-            kind)
+        pki("issue", "--ca", "below", "--subject", f"O=Example, CN={kind}", "--san", f"{kind}.example", "--key-type", kind,
+            "--out", kind)
         openssl(tmp_path, "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "below.pem", f"{kind}.pem")
         assert "good" in pki("verify", f"{kind}.pem", "--ca", "root.pem").stdout
         for path in (f"{kind}.key", "root.key"):
