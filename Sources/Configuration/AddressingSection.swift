@@ -116,9 +116,7 @@ extension Reader {
             let mark = marks.indices.contains(index) ? marks[index] : mapping.mark
             if connection.children[index].remoteIsDynamic {
                 hasDynamicRemote = true
-                connection.children[index].remoteSubnets = pools.flatMap {
-                    TrafficSelector(first: $0.first, last: $0.last).prefixes
-                }
+                connection.children[index].remoteSubnets = pools.flatMap(\.span)
                 if pools.isEmpty {
                     error(mark, "`remote_subnets: dynamic` is the address that the peer gets from a pool; name it in `pools`")
                 }
@@ -142,6 +140,18 @@ extension Reader {
 }
 
 extension AddressPool {
+    /// Prefixes that hold all addresses and no others, except the network and broadcast address that were left out.
+    fileprivate var span: [IPPrefix] {
+        for length in (0...(isIPv4 ? 30 : 126)).reversed() {
+            guard let prefix = IPPrefix(first, length: length), prefix.contains(last) else { continue }
+            let inner = AddressPool(name: "", first: prefix.address, last: prefix.last)
+            let isWhole = inner.address(1) == first && (isIPv4 ? inner.address(inner.count - 2) == last : prefix.last == last)
+            if isWhole { return [prefix] }
+            break
+        }
+        return TrafficSelector(first: first, last: last).prefixes
+    }
+
     fileprivate func overlaps(_ other: AddressPool) -> Bool {
         TrafficSelector(first: first, last: last).intersection(TrafficSelector(first: other.first, last: other.last)) != nil
     }

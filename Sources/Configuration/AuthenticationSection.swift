@@ -26,8 +26,8 @@ extension Reader {
         (result.local.method, result.remote.method) = (localMethod, remoteMethod)
         var marks = CredentialMarks()
         let errorsBefore = errorCount
-        readLocal(&result.local, own: local, shared: mapping, &marks)
-        readRemote(&result.remote, own: remote, shared: mapping, &marks)
+        readLocal(&result.local, own: local, shared: mapping, remote: result.remote.method, &marks)
+        readRemote(&result.remote, own: remote, shared: mapping, local: result.local.method, &marks)
         let needsKey = result.local.method == .psk || result.remote.method == .psk
         let knowsSecrets = mapping["secrets"] != nil
         let key = presharedKey(mapping, isRequired: needsKey && !knowsSecrets)
@@ -79,43 +79,49 @@ extension Reader {
     // MARK: Local
 
     private func readLocal(
-        _ local: inout LocalCredentials, own: Mapping, shared: Mapping, _ marks: inout CredentialMarks
+        _ local: inout LocalCredentials, own: Mapping, shared: Mapping, remote: AuthenticationMethod,
+        _ marks: inout CredentialMarks
     ) {
-        guard local.method != .psk else { return }
-        if local.method == .certificate {
+        // The server of EAP-TLS has a certificate for that, however it proves itself in IKE.
+        let needsCertificate = local.method == .certificate || local.method == .eapTLS || remote == .eapTLS
+        guard needsCertificate || local.method == .publicKey else { return }
+        let word = local.method == .psk || local.method == .publicKey ? remote.rawValue : local.method.rawValue
+        if needsCertificate {
             local.certificate = file(own["certificate"] ?? shared["certificate"], in: .local, &marks)
             if own["certificate"] == nil, shared["certificate"] == nil {
-                missing("certificate", of: own, "`certificate` is missing; `auth: certificate` needs the PEM file of ours")
+                missing("certificate", of: own, "`certificate` is missing; `auth: \(word)` needs the PEM file of ours")
             }
         }
         local.privateKey = file(own["private_key"] ?? shared["private_key"], in: .local, &marks)
         if own["private_key"] == nil, shared["private_key"] == nil {
             missing(
-                "private_key", of: own, "`private_key` is missing; `auth: \(local.method.rawValue)` needs the PEM file of ours")
+                "private_key", of: own, "`private_key` is missing; `auth: \(word)` needs the PEM file of ours")
         }
     }
 
     // MARK: Remote
 
     private func readRemote(
-        _ remote: inout RemoteCredentials, own: Mapping, shared: Mapping, _ marks: inout CredentialMarks
+        _ remote: inout RemoteCredentials, own: Mapping, shared: Mapping, local: AuthenticationMethod,
+        _ marks: inout CredentialMarks
     ) {
+        let word = remote.method.usesAuthorities ? remote.method.rawValue : local.rawValue
         switch remote.method {
-        case .psk: return
+        case .psk where local != .eapTLS, .eapMSCHAPv2, .eapRADIUS: return
         case .publicKey:
             let entry = own["public_key"] ?? shared["public_key"]
             remote.publicKeys = entry.map { files($0, in: .remote, &marks) } ?? []
             if entry == nil {
                 missing("public_key", of: own, "`public_key` is missing; `auth: public-key` needs the PEM file of the peer's")
             }
-        case .certificate:
+        case .certificate, .eapTLS, .eapOnly, .psk:
             let authorities = own["ca"] ?? shared["ca"]
             remote.authorities = authorities.map { files($0, in: .remote, &marks) } ?? []
             remote.certificate = own["certificate"].flatMap { file($0, in: .remote, &marks) }
             if authorities == nil, own["certificate"] == nil {
                 missing(
                     "ca", of: own,
-                    "`ca` is missing; `auth: certificate` needs the CA's certificate (or the peer's own as `certificate`)")
+                    "`ca` is missing; `auth: \(word)` needs the CA's certificate (or the peer's own as `certificate`)")
             }
             remote.revocationLists = (own["crl"] ?? shared["crl"]).map { files($0, in: .remote, &marks) } ?? []
             if let entry = own["ocsp"] ?? shared["ocsp"], let ocsp = choice(entry, from: RemoteCredentials.OCSP.allCases) {
@@ -133,18 +139,17 @@ extension Reader {
     private func warnUnused(
         _ mapping: Mapping, _ local: Mapping, _ remote: Mapping, _ read: Authentication, needsKey: Bool
     ) {
-        let usesSignature = read.local.method != .psk
+        let usesSignature = ![.psk, .eapMSCHAPv2].contains(read.local.method) || read.remote.method == .eapTLS
         for key in ["certificate", "private_key"] where !usesSignature {
             if let entry = local[key] ?? mapping[key] {
-                warning(entry.keyMark, "`\(key)` is not used: `local` says `auth: psk`; write `auth: certificate` there")
+                let word = read.local.method.rawValue
+                warning(entry.keyMark, "`\(key)` is not used: `local` says `auth: \(word)`; write `auth: certificate` there")
             }
         }
+        let judgesCertificates = read.remote.method.usesAuthorities || read.local.method == .eapTLS
         let used: [String] =
-            switch read.remote.method {
-            case .psk: []
-            case .certificate: ["ca", "crl", "ocsp", "revocation", "certificate"]
-            case .publicKey: ["public_key"]
-            }
+            judgesCertificates
+            ? ["ca", "crl", "ocsp", "revocation", "certificate"] : read.remote.method == .publicKey ? ["public_key"] : []
         for key in Self.remoteKeys + ["certificate"] where !used.contains(key) {
             guard let entry = remote[key] ?? (key == "certificate" ? nil : mapping[key]) else { continue }
             warning(entry.keyMark, "`\(key)` is not used: `remote` says `auth: \(read.remote.method.rawValue)`")
@@ -202,7 +207,7 @@ extension Reader {
             let text = "`\(finding.key)`\(file) \(finding.text)"
             if finding.severity == .error { error(mark, text) } else { warning(mark, text) }
         }
-        if read.local.method != .psk, let identity {
+        if read.local.privateKey != nil, let identity {
             for finding in inspector.inspect(read.local, identity: identity) { tell(finding, .local) }
         }
         if read.remote.method != .psk {

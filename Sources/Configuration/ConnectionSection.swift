@@ -103,6 +103,11 @@ extension Reader {
         (connection.local, connection.remote) = (authentication.local, authentication.remote)
         connection.secrets = authentication.secrets
         readSigning(mapping, into: &connection)
+        connection.eap = eapSettings(
+            mapping, client: EAPSettings.Method(rawValue: connection.local.method.rawValue),
+            server: EAPSettings.Method(rawValue: connection.remote.method.rawValue),
+            serverIsEAPOnly: connection.remote.method == .eapOnly)
+        checkEAPSides(connection, mapping)
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
     }
 

@@ -4,6 +4,22 @@ public import IKE
 public enum AuthenticationMethod: String, CaseIterable, Sendable {
     case psk, certificate
     case publicKey = "public-key"
+    /// As `local.auth` we are the EAP peer, as `remote.auth` the server (RFC 7296 §2.16).
+    case eapMSCHAPv2 = "eap-mschapv2"
+    case eapTLS = "eap-tls"
+    /// As `remote.auth`: the peer's EAP goes through to RADIUS servers.
+    case eapRADIUS = "eap-radius"
+    /// As `remote.auth`: the server proves itself within EAP alone (RFC 5998).
+    case eapOnly = "eap-only"
+
+    public var isEAP: Bool {
+        switch self {
+        case .psk, .certificate, .publicKey: false
+        case .eapMSCHAPv2, .eapTLS, .eapRADIUS, .eapOnly: true
+        }
+    }
+    /// Certificates of the peer are judged.
+    public var usesAuthorities: Bool { self == .certificate || self == .eapTLS || self == .eapOnly }
 }
 
 /// What this gateway proves itself with. Paths are absolute.

@@ -30,8 +30,13 @@ public struct EAPSettings: Sendable {
     /// As client with EAP-TLS: who the server's certificate must speak for; nil: the remote identity.
     public var tlsServer: Identity?
 
-    mutating func wipe() {
-        for index in users.indices { users[index].password = [] }
+    /// Overwrites the passwords once they are in secret memory.
+    public mutating func wipe() {
+        for index in users.indices {
+            for octet in users[index].password.indices { users[index].password[octet] = 0 }
+            users[index].password = []
+        }
+        for octet in password.indices { password[octet] = 0 }
         password = []
     }
 }
@@ -45,6 +50,14 @@ public struct RADIUSSettings: Sendable {
     public var servers: [Server]
     public var timeout: Duration
     public var tries: Int
+
+    /// Overwrites the secrets once they are in secret memory.
+    public mutating func wipe() {
+        for index in servers.indices {
+            for octet in servers[index].secret.indices { servers[index].secret[octet] = 0 }
+            servers[index].secret = []
+        }
+    }
 }
 
 extension Scope {
@@ -137,6 +150,24 @@ extension Reader {
         readServer(body, &settings, connection: mapping)
         readClient(body, &settings, connection: mapping)
         return settings
+    }
+
+    /// Which end begins decides who can be the EAP peer. RFC 7296 §2.16.
+    func checkEAPSides(_ connection: Connection, _ mapping: Mapping) {
+        let mark = (mapping["local"] ?? mapping["remote"])?.mark ?? mapping.mark
+        if connection.local.method == .eapOnly {
+            error(
+                mark,
+                "`auth: eap-only` is for `remote`; for a server that lets peers do without its certificate: `eap: { eap_only: allow }`"
+            )
+        }
+        if connection.local.method.isEAP, connection.remote.method.isEAP, connection.remote.method != .eapOnly {
+            error(mark, "only one side can prove itself by EAP: as client write `auth: eap-…` in `local`, as server in `remote`")
+        }
+        if connection.local.method.isEAP, connection.remoteAddress == nil {
+            error(
+                mark, "`local.auth: \(connection.local.method.rawValue)` is a client's, which begins; `remote` needs an address")
+        }
     }
 
     private func readServer(_ body: Mapping, _ settings: inout EAPSettings, connection: Mapping) {

@@ -57,6 +57,7 @@ final class ControlThread {
     /// What peers gave to us, by connection.
     var virtualAddresses: [String: VirtualConfiguration] = [:]
     var publishedPeerRules: [PeerRule] = []
+    var radius: RADIUSServers
     private var pathMTUs = PathMTUTable()
     /// Packets for the gateway itself that the TUN device refused.
     private(set) var tunnelDrops: UInt64 = 0
@@ -113,6 +114,8 @@ final class ControlThread {
         self.logger = logger
         self.coreSettings = surroundings.coreSettings
         children = table
+        radius = RADIUSServers(configuration, secret: surroundings.crypto.secret)
+        self.configuration.radius?.wipe()
         startedAt = Self.clock()
         core = IKECore(settings: surroundings.coreSettings, crypto: surroundings.crypto, random: surroundings.random)
         lifecycle = SALifecycle(dataplane: surroundings.dataplane)

@@ -9,6 +9,7 @@ struct CredentialLoading {
     var secret: ([UInt8]) -> Secret
     /// Seconds since 1970.
     var now: @Sendable () -> Int64
+    var radius: RADIUSServers
 
     /// Why a connection cannot be used: a sentence.
     struct Problem: Error { var sentence: String }
@@ -16,19 +17,24 @@ struct CredentialLoading {
     func localAuthentication(_ connection: Connection) throws(Problem) -> LocalAuthentication {
         switch connection.local.method {
         case .psk: return .presharedKey(presharedKeys(connection))
-        case .certificate, .publicKey:
-            let path = connection.local.privateKey ?? ""
-            let key = try read(connection, "private_key", path) { (path) throws(CredentialError) in
-                try OpenSSLSigningKey(file: path)
-            }
-            guard connection.local.method == .certificate, let path = connection.local.certificate else {
-                return .signature(SigningIdentity(key: key, certificates: []))
-            }
-            let chain = try read(connection, "certificate", path) { (path) throws(CredentialError) in
-                try Certificate.read(file: path)
-            }
-            return .signature(try identity(connection, path, chain, key))
+        case .eapMSCHAPv2, .eapTLS, .eapRADIUS, .eapOnly: return try eapClient(connection)
+        case .certificate, .publicKey: return try signature(connection)
         }
+    }
+
+    /// Our key, with a certificate where the connection names one.
+    func signature(_ connection: Connection) throws(Problem) -> LocalAuthentication {
+        let path = connection.local.privateKey ?? ""
+        let key = try read(connection, "private_key", path) { (path) throws(CredentialError) in
+            try OpenSSLSigningKey(file: path)
+        }
+        guard connection.local.method != .publicKey, let path = connection.local.certificate else {
+            return .signature(SigningIdentity(key: key, certificates: []))
+        }
+        let chain = try read(connection, "certificate", path) { (path) throws(CredentialError) in
+            try Certificate.read(file: path)
+        }
+        return .signature(try identity(connection, path, chain, key))
     }
 
     private func identity(
@@ -53,6 +59,8 @@ struct CredentialLoading {
         let remote = connection.remote
         switch remote.method {
         case .psk: return .presharedKey(presharedKeys(connection))
+        case .eapMSCHAPv2, .eapTLS, .eapRADIUS: return try eapServer(connection)
+        case .eapOnly: return .eapOnly
         case .publicKey:
             var keys: [[UInt8]] = []
             for path in remote.publicKeys {
@@ -62,27 +70,32 @@ struct CredentialLoading {
                     })
             }
             return .rawPublicKeys(keys, CertificateTrust(authorities: [], now: now))
-        case .certificate:
-            var authorities: [Certificate] = []
-            for path in remote.authorities {
-                authorities += try read(connection, "ca", path) { (path) throws(CredentialError) in
-                    try Certificate.read(file: path)
-                }
-            }
-            var pinned: [Certificate] = []
-            if let path = remote.certificate {
-                let read = try read(connection, "remote.certificate", path) { (path) throws(CredentialError) in
-                    try Certificate.read(file: path)
-                }
-                pinned = Array(read.prefix(1))
-            }
-            return .certificate(
-                CertificateTrust(
-                    authorities: authorities, pinned: pinned, revocationLists: remote.revocationLists,
-                    policy: RevocationPolicy(
-                        ocsp: RevocationPolicy.OCSP(rawValue: remote.ocsp.rawValue) ?? .auto,
-                        lists: RevocationPolicy.Lists(rawValue: remote.revocation.rawValue) ?? .relaxed), now: now))
+        case .certificate: return try certificateTrust(connection, asksResponders: true)
         }
+    }
+
+    /// - Parameter asksResponders: false: OCSP is left out.
+    func certificateTrust(_ connection: Connection, asksResponders: Bool) throws(Problem) -> RemoteAuthentication {
+        let remote = connection.remote
+        var authorities: [Certificate] = []
+        for path in remote.authorities {
+            authorities += try read(connection, "ca", path) { (path) throws(CredentialError) in
+                try Certificate.read(file: path)
+            }
+        }
+        var pinned: [Certificate] = []
+        if let path = remote.certificate {
+            let read = try read(connection, "remote.certificate", path) { (path) throws(CredentialError) in
+                try Certificate.read(file: path)
+            }
+            pinned = Array(read.prefix(1))
+        }
+        return .certificate(
+            CertificateTrust(
+                authorities: authorities, pinned: pinned, revocationLists: remote.revocationLists,
+                policy: RevocationPolicy(
+                    ocsp: asksResponders ? RevocationPolicy.OCSP(rawValue: remote.ocsp.rawValue) ?? .auto : .off,
+                    lists: RevocationPolicy.Lists(rawValue: remote.revocation.rawValue) ?? .relaxed), now: now))
     }
 
     private func presharedKeys(_ connection: Connection) -> PresharedKeys {
@@ -111,6 +124,11 @@ struct CredentialLoading {
         var state = Array("culvert reload".utf8)
         let mix = { (piece: Secret) in state = (try? crypto.prf(.hmacSHA256, key: piece, data: state)) ?? [] }
         mix(secret(connection.presharedKey))
+        mix(secret(Self.eapSecrets(connection)))
+        for server in radius.servers {
+            mix(secret(Array(server.endpoint.description.utf8)))
+            mix(server.secret)
+        }
         for entry in connection.secrets {
             mix(secret(Array(entry.identity.description.utf8)))
             mix(secret(entry.key))
@@ -153,8 +171,8 @@ struct CredentialLoading {
 
     func watched(_ connection: Connection) -> [Watched] {
         var named: [(String, String)] = []
-        if connection.local.method == .certificate, let path = connection.local.certificate { named.append(("local", path)) }
-        if connection.remote.method == .certificate {
+        if connection.local.method != .publicKey, let path = connection.local.certificate { named.append(("local", path)) }
+        if connection.remote.method.usesAuthorities {
             if let path = connection.remote.certificate { named.append(("remote", path)) }
             named += connection.remote.authorities.map { ("ca", $0) }
         }

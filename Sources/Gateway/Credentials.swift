@@ -9,7 +9,7 @@ extension ControlThread {
     static let expiryInterval: Duration = .seconds(86_400)
 
     var credentials: CredentialLoading {
-        CredentialLoading(secret: surroundings.crypto.secret, now: surroundings.wallClock)
+        CredentialLoading(secret: surroundings.crypto.secret, now: surroundings.wallClock, radius: radius)
     }
 
     /// Gives a connection to the core. Its secrets move into secret memory; the octets here are wiped.
@@ -76,5 +76,6 @@ extension Connection {
         }
         for index in postquantumKey?.secret.indices ?? 0..<0 { postquantumKey?.secret[index] = 0 }
         postquantumKey?.secret = []
+        eap?.wipe()
     }
 }

@@ -18,6 +18,8 @@ extension ControlThread {
             return .refused("Nothing has changed. \(refusal)", code: 78)
         }
 
+        radius = RADIUSServers(new, secret: surroundings.crypto.secret)
+        new.radius?.wipe()
         let old = Dictionary(configuration.connections.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         var kept: Set<String> = []
         for index in new.connections.indices {

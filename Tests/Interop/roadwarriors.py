@@ -1,5 +1,6 @@
 """Single hosts that connect to a gateway: configurations of Culvert and strongSwan as either, and certificates for them."""
 
+import json
 import subprocess
 
 from culvert_lab.daemons import Culvert, StrongSwan
@@ -9,6 +10,19 @@ USER, PASSWORD = "alice@road.example", "a password of alice"
 POOL = "10.9.0.0/24"
 EAP_PLUGINS = "eap-identity eap-mschapv2 eap-tls eap-radius"
 IKE, ESP = "aes256gcm16-prfsha256-x25519", "aes256gcm16-noesn"
+
+
+def pruned(value):
+    """Without the keys that a change set to None."""
+    if not isinstance(value, dict):
+        return value
+    return {key: pruned(inner) for key, inner in value.items() if inner is not None}
+
+
+def as_yaml(configuration):
+    """JSON is YAML, but `any` and `dynamic` are words only where they are not quoted."""
+    text = json.dumps(configuration, indent=2)
+    return text.replace('"any"', "any").replace('"dynamic"', "dynamic")
 
 
 def road_gateway(lab, *, connection=None, **sections):
@@ -32,11 +46,92 @@ def road_gateway(lab, *, connection=None, **sections):
         "pools": [{"name": "road", "addresses": POOL, "dns": ["10.2.0.53"]}],
         "connections": [road],
     }
-    return Culvert(lab, "gw-west", merge(whole, sections))
+    return Culvert(lab, "gw-west", as_yaml(merge(whole, sections) | {"connections": [pruned(road)]}))
+
+
+def certificate_road(authority, *, auth="eap-tls", **more):
+    """Changes for `road_gateway`: it proves itself by a certificate, and so do its peers within EAP-TLS."""
+    key, certificate = authority.issue("west.example")
+    return merge({
+        "local": {"auth": "certificate", "certificate": str(certificate), "private_key": str(key)},
+        "remote": {"auth": auth, "ca": [str(authority.certificate)]} if auth == "eap-tls" else {"auth": auth},
+        "psk": None,
+    }, more)
+
+
+def road_server(lab, *, auth="eap-mschapv2", local_auth="psk", eap_id="%any", secrets="", certificate="", settings=""):
+    """strongSwan in the west as the gateway of single hosts, with a pool."""
+    conf = f"""
+        connections {{
+            gw {{
+                version = 2
+                local_addrs = {lab.west.underlay}
+                remote_addrs = %any
+                proposals = {IKE}
+                pools = road
+                mobike = no
+                send_cert = always
+                local {{
+                    auth = {local_auth}
+                    id = west.example
+                    {certificate}
+                }}
+                remote {{
+                    auth = {auth}
+                    {f"eap_id = {eap_id}" if eap_id else ""}
+                }}
+                children {{
+                    net {{
+                        local_ts = {lab.west.subnet}
+                        esp_proposals = {ESP}
+                    }}
+                }}
+            }}
+        }}
+        pools {{
+            road {{
+                addrs = {POOL}
+                dns = 10.2.0.53
+            }}
+        }}
+        secrets {{
+            ike-gw {{
+                id-1 = west.example
+                secret = "{SECRET}"
+            }}
+            eap-alice {{
+                id = {USER}
+                secret = "{PASSWORD}"
+            }}
+            {secrets}
+        }}
+        """
+    return StrongSwan(lab, "gw-west", conf, plugins=EAP_PLUGINS, settings=settings)
+
+
+def culvert_host(lab, *, connection=None):
+    """Culvert in the east as a single host."""
+    office = merge({
+        "name": "office",
+        "local": {"address": lab.east.underlay, "id": USER, "auth": "eap-mschapv2"},
+        "remote": {"address": lab.west.underlay, "id": "west.example", "auth": "psk"},
+        "psk": SECRET,
+        "eap": {"user": USER, "password": PASSWORD},
+        "ike_proposals": [IKE],
+        "virtual_address": "auto",
+        "children": [{"name": "net", "local_subnets": "dynamic", "remote_subnets": [lab.west.subnet], "esp_proposals": [ESP],
+                      "start": "immediately"}],
+    }, connection or {})
+    return Culvert(lab, "gw-east", as_yaml({
+        "gateway": {"name": "east"},
+        "interfaces": [{"name": "wan0", "role": "underlay"}, {"name": "lan0", "role": "protected"}],
+        "dataplane": {"workers": 1},
+        "connections": [pruned(office)],
+    }))
 
 
 def road_host(lab, *, role="gw-east", local=None, auth="eap-mschapv2", remote_auth="psk", identity=USER, eap_id=USER,
-              password=PASSWORD, certificate="", extra="", secrets="", name="strongswan"):
+              password=PASSWORD, certificate="", extra="", secrets="", settings=""):
     """strongSwan as a host that asks for an address."""
     conf = f"""
         connections {{
@@ -78,7 +173,7 @@ def road_host(lab, *, role="gw-east", local=None, auth="eap-mschapv2", remote_au
             {secrets}
         }}
         """
-    return StrongSwan(lab, role, conf, plugins=EAP_PLUGINS)
+    return StrongSwan(lab, role, conf, plugins=EAP_PLUGINS, settings=settings)
 
 
 class Authority:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -210,9 +211,17 @@ class StrongSwan(Daemon):
         self.swanctl("--load-all", "--noprompt", "--file", self.swanctl_path)
         return self
 
+    def give(self, kind, *files):
+        """Puts PEM files where swanctl looks for them; `kind` is x509, x509ca, x509crl or private. Before `start`."""
+        folder = self.directory / kind
+        folder.mkdir(exist_ok=True)
+        for file in files:
+            shutil.copy(file, folder)
+        return self
+
     def swanctl(self, *words, check=True, timeout=60):
         return run([STRONGSWAN_CLIENT, *words, "--uri", self.uri], check=check, timeout=timeout,
-                   env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path)})
+                   env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path), "SWANCTL_DIR": str(self.directory)})
 
     def set(self, settings):
         """Other settings in the place of those it was made with, taken over at once."""
