@@ -51,7 +51,7 @@ extension Reader {
         let known = name.flatMap { uniqueName($0, of: "child", lines: &lines) }
         refuseUnavailable(mapping)
         let sides = ["local_subnets", "remote_subnets"].map { require($0, of: mapping, for: "a child") }
-        let isDynamic = sides.map { $0.map { isWord("dynamic", $0.value) } ?? false }
+        let isDynamic = sides.map { $0.map { self.isDynamic($0.value) } ?? false }
         let local = isDynamic[0] ? [] : sides[0].map { subnets($0) } ?? []
         let remote = isDynamic[1] ? [] : sides[1].map { subnets($0) } ?? []
         checkOverlap(local: local, remote: remote)
@@ -84,6 +84,11 @@ extension Reader {
                     + "steer the traffic"
             )
         }
+    }
+
+    /// Nothing else can be meant by the word, so that quotes do not matter.
+    private func isDynamic(_ value: Value) -> Bool {
+        if case .scalar("dynamic", _) = value.content { true } else { false }
     }
 
     // MARK: Subnets
@@ -179,7 +184,7 @@ extension Reader {
         refuseUnavailable(mapping)
         _ = settings(mapping, allowed: mapping["allow_weak"].map { weakNames($0) } ?? [])
         for key in ["local_subnets", "remote_subnets"] {
-            if let entry = mapping[key], !isWord("dynamic", entry.value) { _ = subnets(entry) }
+            if let entry = mapping[key], !isDynamic(entry.value) { _ = subnets(entry) }
         }
     }
 }

@@ -165,6 +165,11 @@ extension IKECore {
         let isDeleted = payloads.deletes.contains { $0.protocolID == ProtocolID.ike }
         guard isDeleted || payloads.firstError != nil else { return }
         finishClosed(sa, reason: nil, failed: false, now: now)
+        if case .eap(let session) = auth.step, let why = session.refusal {
+            let reason = "The peer \(path.remote) (\(auth.identity.sentence)) failed EAP: \(why)."
+            refused(auth.connection, reason: reason, now: now)
+            return
+        }
         let notify = payloads.firstError ?? Notify(.authenticationFailed)
         refused(
             auth.connection,

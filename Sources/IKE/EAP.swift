@@ -183,6 +183,12 @@ public protocol EAPServerSession: AnyObject {
     func receive(_ packet: [UInt8]) -> EAPServerStep
     /// - Parameter answer: nil when no candidate answered in time.
     func resume(_ answer: EAPBackendAnswer?) -> EAPServerStep
+    /// Why the peer has been refused already, though it has not been told for good: it may break off before that.
+    var refusal: String? { get }
+}
+
+extension EAPServerSession {
+    public var refusal: String? { nil }
 }
 
 /// A question to a backend (RADIUS): the surroundings send it to one candidate after the other until an answer comes.
@@ -218,6 +224,12 @@ public protocol EAPServerMethod: AnyObject {
     func begin() -> EAPServerMethodStep
     /// - Parameter data: Type-Data of a response of this method.
     func receive(_ data: [UInt8]) -> EAPServerMethodStep
+    /// See `EAPServerSession`.
+    var refusal: String? { get }
+}
+
+extension EAPServerMethod {
+    public var refusal: String? { nil }
 }
 
 public enum EAPServerMethodStep: Sendable {

@@ -64,6 +64,8 @@ public final class EAPMethodServer: EAPServerSession {
         }
     }
 
+    public var refusal: String? { if case .method(_, let method, _) = state { method.refusal } else { nil } }
+
     public func resume(_ answer: EAPBackendAnswer?) -> EAPServerStep { fail("nobody was asked") }
 
     /// The best method that the peer has not refused.

@@ -57,7 +57,7 @@ def test_a_wrong_password_is_told_on_the_gateway(lab):
     assert theirs.initiate(timeout=10, check=False).returncode != 0
     reason = ours.wait_reason("road", "password")
     assert USER in reason and PASSWORD not in reason
-    assert "EAP_FAILURE" in theirs.log() or "EAP/FAIL" in theirs.log()
+    assert "EAP_MSCHAPV2 method failed" in theirs.log()
 
 
 def test_two_hosts_at_once_each_with_its_own_address(lab):
@@ -128,19 +128,15 @@ def tls_host(lab, authority, *, remote_auth="pubkey", server="", settings=""):
 
 
 def test_certificates_within_eap_tls(lab):
-    """TLS 1.2 and 1.3; the address stays the same."""
+    """TLS 1.2: strongSwan 5.9.8 ends with a segmentation fault in its own TLS 1.3."""
     authority = Authority(lab.directory)
     ours = road_gateway(lab, connection=certificate_road(authority)).start()
-    addresses = set()
-    for version in ("1.2", "1.3"):
-        theirs = tls_host(lab, authority, settings=f"tls {{\n version_max = {version}\n }}").start()
-        theirs.initiate()
-        addresses.add(virtual_address(theirs.sas()))
-        assert f"TLS {version}" in theirs.log(), theirs.log()[-3000:]
-        theirs.swanctl("--terminate", "--ike", "gw", "--timeout", "5")
-        theirs.end()
-    assert len(addresses) == 1
-    assert ours.connection("road")["state"] != "failed"
+    theirs = tls_host(lab, authority).start()
+    theirs.initiate()
+    address = virtual_address(theirs.sas())
+    assert_reaches(lab, "gw-east", lab.west.host, source=address)
+    assert "negotiated TLS 1.2" in theirs.log()
+    assert peers(ours)[0]["virtual_addresses"] == [address]
 
 
 def test_a_certificate_of_somebody_else_is_refused_with_the_reason(lab):
@@ -196,15 +192,35 @@ def test_culvert_is_the_host_with_a_certificate(lab):
 
 
 def test_radius_with_certificates(lab):
-    """EAP-TLS between strongSwan and FreeRADIUS, in pieces through Culvert."""
-    authority = Authority(lab.directory)
-    key, certificate = authority.issue("radius.example")
-    FreeRADIUS(lab, "host-west", client=lab.west.gateway, secret=RADIUS_SECRET, certificate=certificate, key=key,
-               ca=authority.certificate, tls_most="1.2").start()
-    ours = road_gateway(
-        lab, connection=certificate_road(authority, auth="eap-radius", eap={"users": None}),
-        radius={"servers": [{"address": lab.west.host, "secret": RADIUS_SECRET}]}).start()
+    """EAP-TLS between strongSwan and FreeRADIUS, in pieces through Culvert: TLS 1.2."""
+    authority, ours = certificate_radius(lab, tls_most="1.2")
     theirs = tls_host(lab, authority, server="radius.example").start()
     theirs.initiate()
     assert_reaches(lab, "gw-east", lab.west.host, source=virtual_address(theirs.sas()))
-    assert ours.connection("road")["peers"][0]["id"] == USER
+    assert peers(ours)[0]["id"] == USER
+
+
+def test_tls_13_with_freeradius(lab):
+    """RFC 9190 between Culvert as the host and FreeRADIUS, in pieces through Culvert as the gateway."""
+    authority, gateway = certificate_radius(lab, tls_most="1.3")
+    key, certificate = authority.issue(USER, f"email:{USER}")
+    ours = culvert_host(lab, connection={
+        "local": {"auth": "eap-tls", "certificate": str(certificate), "private_key": str(key)},
+        "remote": {"auth": "certificate", "ca": [str(authority.certificate)]}, "psk": None,
+        "eap": {"user": None, "password": None, "server": "radius.example"}}).start()
+    ours.wait_installed("office")
+    assert_reaches(lab, "gw-east", lab.west.host)
+    log = lab.daemons[0].log()
+    assert "TLS 1.3 Handshake, Finished" in log, log[-2000:]
+
+
+def certificate_radius(lab, *, tls_most):
+    """A CA, FreeRADIUS with a certificate for radius.example, and Culvert before it."""
+    authority = Authority(lab.directory)
+    key, certificate = authority.issue("radius.example")
+    FreeRADIUS(lab, "host-west", client=lab.west.gateway, secret=RADIUS_SECRET, certificate=certificate, key=key,
+               ca=authority.certificate, tls_most=tls_most).start()
+    ours = road_gateway(
+        lab, connection=certificate_road(authority, auth="eap-radius", eap={"users": None}),
+        radius={"servers": [{"address": lab.west.host, "secret": RADIUS_SECRET}]}).start()
+    return authority, ours

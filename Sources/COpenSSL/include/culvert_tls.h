@@ -24,6 +24,9 @@ static inline void culvert_tls_no_resumption(SSL_CTX *_Nonnull context) {
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_options(context, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
     SSL_CTX_set_num_tickets(context, 0);
+    // Servers without RFC 5746 (strongSwan's TLS 1.2) are spoken to all the same: what it prevents is an attack on
+    // renegotiation, which never happens here.
+    SSL_CTX_set_options(context, SSL_OP_LEGACY_SERVER_CONNECT);
 }
 
 /// A memory BIO that says "try again" when it is empty, rather than "end of file". NULL: no memory.

@@ -34,13 +34,16 @@ final class SteppedServer: EAPServerMethod {
     private let first: () -> EAPMethodStep
     private let step: (ArraySlice<UInt8>) -> EAPMethodStep
     private let name: () -> [UInt8]
+    private let refused: () -> String?
 
     init(
-        name: @escaping () -> [UInt8], first: @escaping () -> EAPMethodStep,
+        refused: @escaping () -> String? = { nil }, name: @escaping () -> [UInt8], first: @escaping () -> EAPMethodStep,
         step: @escaping (ArraySlice<UInt8>) -> EAPMethodStep
     ) {
-        (self.name, self.first, self.step) = (name, first, step)
+        (self.name, self.first, self.step, self.refused) = (name, first, step, refused)
     }
+
+    var refusal: String? { refused() }
 
     func begin() -> EAPServerMethodStep { translated(first()) }
     func receive(_ data: [UInt8]) -> EAPServerMethodStep { translated(step(data[...])) }
@@ -85,7 +88,7 @@ extension EAPMethodServer.Method {
         Self(.mschapv2) { context in
             let server = MSCHAPv2Server(users: users, name: serverName, crypto: crypto, random: context.random)
             return SteppedServer(
-                name: { server.userName ?? context.name }, first: { .send(server.begin()) }, step: { server.receive($0) })
+                refused: { server.refusal }, name: { server.userName ?? context.name }, first: { .send(server.begin()) }, step: { server.receive($0) })
         }
     }
 
@@ -96,7 +99,7 @@ extension EAPMethodServer.Method {
             do throws(IKECryptoError) {
                 let conversation = EAPTLSConversation(try maker.makeEngine(isServer: true, peer: peer), isServer: true)
                 return SteppedServer(
-                    name: { context.name }, first: { .send(conversation.begin()) }, step: { conversation.receive($0) })
+                    refused: { conversation.refusal }, name: { context.name }, first: { .send(conversation.begin()) }, step: { conversation.receive($0) })
             } catch {
                 let reason = "EAP-TLS cannot be begun: \(error.clause)"
                 return SteppedServer(

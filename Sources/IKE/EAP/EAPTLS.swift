@@ -116,6 +116,9 @@ package final class EAPTLSConversation {
     /// What the handshake settled on, once it has.
     package var settled: TLSOutcome? { outcome }
 
+    /// Why the handshake failed, while the peer is still being told.
+    package var refusal: String? { failure }
+
     package init(_ engine: any TLSEngine, isServer: Bool) { (self.engine, self.isServer) = (engine, isServer) }
 
     /// The server's first request.

@@ -61,6 +61,8 @@ package final class MSCHAPv2Server {
     private var tries = 0
     /// The user name that was proven, without its domain.
     package private(set) var userName: [UInt8]?
+    /// What was wrong with the last answer.
+    package private(set) var refusal: String?
 
     /// - Parameter name: of this server, shown by clients to their users.
     package init(users: EAPUsers, name: String, crypto: any EAPCrypto, random: any IKERandom) {
@@ -85,7 +87,7 @@ package final class MSCHAPv2Server {
             guard id == self.id else { return end("the peer answers another EAP-MSCHAPv2 challenge than ours") }
             return judge(challenge, peerChallenge, response, name)
         case (.challenged, .acknowledgement(isSuccess: false)):
-            return end("the peer gave up after a wrong password")
+            return end(refusal ?? "the peer gave up")
         case (.proven(let key), .acknowledgement(isSuccess: true)):
             state = .ended
             return .success(send: nil, key: key)
@@ -115,7 +117,7 @@ package final class MSCHAPv2Server {
                 passwordHash: hash, response: response, authenticatorChallenge: challenge, peerChallenge: peerChallenge,
                 userName: plain)
             state = .proven(try crypto.mschapSessionKey(passwordHash: hash, response: response))
-            userName = plain
+            (userName, refusal) = (plain, nil)
             let message = Array("S=\(Hexadecimal.text(proof)) M=".utf8)
             return .send(MSCHAPv2Packet.success(id: id, message: message).encoded)
         } catch {
@@ -130,6 +132,7 @@ package final class MSCHAPv2Server {
             isKnown
             ? "the password of user \(shown) is wrong: compare it with the one configured here"
             : "user \(shown) is not configured here: add it to eap.users"
+        refusal = reason
         let mayRetry = tries < MSCHAPv2.triesMost
         let challenge = random.bytes(MSCHAPv2Packet.challengeBytes)
         let message = MSCHAPv2Failure(error: 691, mayRetry: mayRetry, challenge: challenge).encoded

@@ -94,7 +94,7 @@ func hex(_ text: String) -> [UInt8] {
         }
         #expect(told == [4])
         #expect(clientReason.contains("user name and password do not fit"))
-        #expect(serverReason.contains("gave up after a wrong password"))
+        #expect(serverReason.contains("the password of user alice is wrong"))
     }
 
     @Test("an unknown user gets what a wrong password gets")
