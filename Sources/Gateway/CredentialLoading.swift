@@ -9,7 +9,7 @@ struct CredentialLoading {
     var secret: ([UInt8]) -> Secret
     /// Seconds since 1970.
     var now: @Sendable () -> Int64
-    var radius: RADIUSServers
+    var radius = RADIUSServers(gatewayName: "")
 
     /// Why a connection cannot be used: a sentence.
     struct Problem: Error { var sentence: String }

@@ -85,6 +85,8 @@ struct RADIUSServers: Sendable {
     /// NAS-Identifier, and the name that EAP-MSCHAPv2 shows.
     var gatewayName: String
 
+    init(gatewayName: String) { self.gatewayName = gatewayName }
+
     init(_ configuration: GatewayConfiguration, secret: ([UInt8]) -> Secret) {
         gatewayName = configuration.name
         guard let radius = configuration.radius else { return }

@@ -38,6 +38,17 @@ extension IKECore {
         let old = pools
         pools = [:]
         for pool in new { pools[pool.name] = old[pool.name]?.pool == pool ? old[pool.name] : AddressLeases(pool) }
+        // What hosts have now stays theirs in a pool that was changed.
+        let changed = new.map(\.name).filter { old[$0]?.pool != pools[$0]?.pool }
+        for sa in sas.values.sorted(by: { $0.localSPI < $1.localSPI }) {
+            guard let established = sa.established else { continue }
+            for address in established.settled.granted {
+                for name in changed where pools[name]?.pool.contains(address) == true {
+                    _ = pools[name]?.assign(
+                        to: established.remoteIdentity.description, owner: sa.localSPI, wanted: address)
+                }
+            }
+        }
     }
 
     /// Addresses in use per pool, for status.

@@ -140,6 +140,19 @@ import Wire
         #expect(pair.west.core.poolUse == ["road": 0])
     }
 
+    @Test("a pool that is changed while hosts are there gives their addresses to nobody else")
+    func changedPool() throws {
+        let pair = Self.pair()
+        #expect(try pair.establish())
+        var wider = Self.pool
+        wider.last = IPAddress("10.9.0.9")!
+        pair.west.core.setPools([wider])
+        #expect(pair.west.core.poolUse == ["road": 1])
+        let other = try Self.addHost(pair, "other.example", "192.0.2.7")
+        #expect(pair.network.run(for: .seconds(30)) { pair.isUp(other) })
+        #expect(other.virtual.first??.addresses == [IPAddress("10.9.0.2")!])
+    }
+
     @Test("a peer that asks for no address where one is needed is told so")
     func required() throws {
         let pair = Self.pair()

@@ -54,24 +54,7 @@ class FreeRADIUS(Daemon):
                 secret = "{secret}"
                 require_message_authenticator = yes
             }}
-            modules {{
-                files {{
-                    filename = {self.directory}/users
-                }}
-                mschap {{
-                    use_mppe = yes
-                    require_encryption = yes
-                    require_strong = yes
-                }}
-                eap {{
-                    default_eap_type = {"tls" if tls else "mschapv2"}
-                    timer_expire = 60
-                    ignore_unknown_eap_types = no
-                    max_sessions = 1024
-                    {tls}
-                    mschapv2 {{ }}
-                }}
-            }}
+            {self._modules(tls)}
             server default {{
                 listen {{
                     type = auth
@@ -90,6 +73,28 @@ class FreeRADIUS(Daemon):
                 }}
             }}
             """)
+
+    def _modules(self, tls):
+        return f"""
+            modules {{
+                files {{
+                    filename = {self.directory}/users
+                }}
+                mschap {{
+                    use_mppe = yes
+                    require_encryption = yes
+                    require_strong = yes
+                }}
+                eap {{
+                    default_eap_type = {"tls" if tls else "mschapv2"}
+                    timer_expire = 60
+                    ignore_unknown_eap_types = no
+                    max_sessions = 1024
+                    {tls}
+                    mschapv2 {{ }}
+                }}
+            }}
+            """
 
     @staticmethod
     def _users(users, replies):

@@ -88,7 +88,8 @@ extension EAPMethodServer.Method {
         Self(.mschapv2) { context in
             let server = MSCHAPv2Server(users: users, name: serverName, crypto: crypto, random: context.random)
             return SteppedServer(
-                refused: { server.refusal }, name: { server.userName ?? context.name }, first: { .send(server.begin()) }, step: { server.receive($0) })
+                refused: { server.refusal }, name: { server.userName ?? context.name }, first: { .send(server.begin()) },
+                step: { server.receive($0) })
         }
     }
 
@@ -99,7 +100,8 @@ extension EAPMethodServer.Method {
             do throws(IKECryptoError) {
                 let conversation = EAPTLSConversation(try maker.makeEngine(isServer: true, peer: peer), isServer: true)
                 return SteppedServer(
-                    refused: { conversation.refusal }, name: { context.name }, first: { .send(conversation.begin()) }, step: { conversation.receive($0) })
+                    refused: { conversation.refusal }, name: { context.name }, first: { .send(conversation.begin()) },
+                    step: { conversation.receive($0) })
             } catch {
                 let reason = "EAP-TLS cannot be begun: \(error.clause)"
                 return SteppedServer(
