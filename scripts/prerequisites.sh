@@ -5,8 +5,8 @@ repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_packages=(libxdp-dev libbpf-dev libelf-dev zlib1g-dev libssl-dev libnuma-dev linux-libc-dev pkg-config git ca-certificates)
 if [ "$(uname -m)" = x86_64 ]; then build_packages+=(libipsec-mb-dev); fi
 lab_packages=(iproute2 iputils-ping iperf3 tcpdump ethtool nftables procps python3)
-test_packages=(python3-venv charon-systemd strongswan-swanctl libcharon-extra-plugins libcharon-extauth-plugins freeradius libstrongswan-standard-plugins
-    libcap2-bin util-linux binutils)
+test_packages=(python3-venv charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins
+    libcharon-extauth-plugins freeradius libcap2-bin util-linux binutils)
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'

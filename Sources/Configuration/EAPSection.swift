@@ -158,7 +158,7 @@ extension Reader {
         if connection.local.method == .eapOnly {
             error(
                 mark,
-                "`auth: eap-only` is for `remote`; for a server that lets peers do without its certificate: `eap: { eap_only: allow }`"
+                "`auth: eap-only` is for `remote`; a server lets peers do without its certificate by `eap: { eap_only: allow }`"
             )
         }
         if connection.local.method.isEAP, connection.remote.method.isEAP, connection.remote.method != .eapOnly {

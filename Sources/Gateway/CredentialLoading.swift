@@ -125,7 +125,8 @@ struct CredentialLoading {
         let mix = { (piece: Secret) in state = (try? crypto.prf(.hmacSHA256, key: piece, data: state)) ?? [] }
         mix(secret(connection.presharedKey))
         mix(secret(Self.eapSecrets(connection)))
-        for server in radius.servers {
+        for server in connection.remote.method == .eapRADIUS ? radius.servers : [] {
+            mix(secret(Array("\(radius.timeout) \(radius.tries)".utf8)))
             mix(secret(Array(server.endpoint.description.utf8)))
             mix(server.secret)
         }
