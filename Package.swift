@@ -76,7 +76,9 @@ let package = Package(
         .testTarget(name: "IPsecTests", dependencies: ["IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "CryptoTests", dependencies: ["Crypto", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "IKETests", dependencies: ["IKE", "IPsec", "Wire", "Crypto", "COpenSSL"], swiftSettings: systems),
-        .testTarget(name: "Simulation", dependencies: ["IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
+        // With Gateway and Dataplane for the SA lifecycle, which is simulated as it is.
+        .testTarget(
+            name: "Simulation", dependencies: ["Gateway", "Dataplane", "IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
         .testTarget(
             name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),

@@ -2,20 +2,25 @@ import Dataplane
 import IPsec
 import Wire
 
-/// The control side of the data plane, as the control thread sees it; a protocol so that SA lifecycle and admin socket are
-/// tested without a NIC.
-protocol DataplaneControlling: AnyObject {
-    func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort
-    func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError)
-    func detach(portIndex: Int)
-    func start() throws(DataplaneError)
-    func stop()
+/// What the lifecycle of SAs asks of the data plane.
+protocol SAControlling: AnyObject {
     func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError)
     func switchOutbound(childIndex: Int, inboundSPI: UInt32)
     func clearOutbound(childIndex: Int)
     func setHolding(childIndex: Int, _ holds: Bool)
     func retire(inboundSPI: UInt32)
     func movePath(inboundSPI: UInt32, path: TunnelPath)
+    func counters(inboundSPI: UInt32) -> SACounters?
+}
+
+/// The control side of the data plane, as the control thread sees it; a protocol so that SA lifecycle and admin socket are
+/// tested without a NIC.
+protocol DataplaneControlling: SAControlling {
+    func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort
+    func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError)
+    func detach(portIndex: Int)
+    func start() throws(DataplaneError)
+    func stop()
     func setPathMTU(remote: IPAddress, mtu: Int)
     func publish(_ plan: ForwardingPlan)
     func steer(_ plan: SteeringPlan) throws(DataplaneError)
@@ -27,7 +32,6 @@ protocol DataplaneControlling: AnyObject {
     func inject(esp: [UInt8], from: IPv6Address)
     func inject(udpEncapsulated payload: [UInt8], from: IPAddress, port: UInt16, to: IPAddress, localPort: UInt16)
     func counters() -> DataplaneCounters
-    func counters(inboundSPI: UInt32) -> SACounters?
 }
 
 extension Dataplane: DataplaneControlling {}

@@ -15,8 +15,9 @@ import Wire
 final class SALifecycle {
     /// How long a replaced SA still takes packets that were on their way. RFC 7296 §2.8.
     static let drain: Duration = .seconds(5)
-    /// A new SA whose peer stays silent on it is used after this all the same: the peer installed it long ago.
-    static let switchPatience: Duration = .seconds(2)
+    /// A new SA whose peer neither sends on it nor deletes the one before is used after this: longer than a response can be
+    /// under way before the exchange has failed. RFC 7296 §2.8.
+    static let switchPatience: Duration = .seconds(30)
 
     struct Pair {
         enum State: Equatable { case installing, ready, draining(until: Instant), retiring }
@@ -29,6 +30,8 @@ final class SALifecycle {
         var selectors: PeerRule
         var state: State
         var readyAt: Instant?
+        /// The peer is known to receive on it.
+        var peerReceives = false
         /// As last read: stays when the data plane has let go of the SA.
         var seen = ChildCounters()
         /// `seen.packetsIn` when the core was last told of traffic.
@@ -44,14 +47,14 @@ final class SALifecycle {
         static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
     }
 
-    private let dataplane: any DataplaneControlling
+    private let dataplane: any SAControlling
     private(set) var pairs: [UInt32: Pair] = [:]
     /// The pair whose outbound SA the child uses.
     private(set) var active: [ChildKey: UInt32] = [:]
     /// What SAs that are gone have carried.
     private var retired: [ChildKey: ChildCounters] = [:]
 
-    init(dataplane: any DataplaneControlling) { self.dataplane = dataplane }
+    init(dataplane: any SAControlling) { self.dataplane = dataplane }
 
     // MARK: What the core asks
 
@@ -85,7 +88,14 @@ final class SALifecycle {
         case .installing, .ready: break
         }
         let others = pairs.values.filter { $0.key == pair.key && $0.inboundSPI != inboundSPI }
-        let successor = others.filter { $0.state == .ready }.max { ($0.readyAt ?? now) < ($1.readyAt ?? now) }
+        // The newest of those that the peer receives on; the newest of all when that is not known of any.
+        let ready = others.filter { $0.state == .ready }
+        let received = ready.filter { pair in
+            pair.peerReceives || dataplane.counters(inboundSPI: pair.inboundSPI).map { $0.packetsIn > 0 } ?? false
+        }
+        let successor = (received.isEmpty ? ready : received).max {
+            ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI)
+        }
         if active[pair.key] == inboundSPI {
             if let successor {
                 switchOutbound(to: successor.inboundSPI)
@@ -123,7 +133,9 @@ final class SALifecycle {
     /// After the core has been told: an SA is used at once when it is the child's first, when the one before is on its way
     /// out, or when the peer is known to receive on it.
     func use(inboundSPI: UInt32, peerReceives: Bool) {
-        guard let pair = pairs[inboundSPI], pair.state == .ready, active[pair.key] != inboundSPI else { return }
+        guard let pair = pairs[inboundSPI], pair.state == .ready else { return }
+        if peerReceives { pairs[inboundSPI]?.peerReceives = true }
+        guard active[pair.key] != inboundSPI else { return }
         if !peerReceives, let current = active[pair.key], pairs[current]?.state == .ready { return }
         switchOutbound(to: inboundSPI)
     }
@@ -185,7 +197,9 @@ final class SALifecycle {
         return used >= soft ? Limit.soft.rawValue : -1
     }
 
-    /// A newer pair than the active one is taken into use by its first inbound packet, or by patience.
+    /// A newer pair than the active one is taken into use by its first inbound packet, or by patience: "When rekeying an SA, the
+    /// responder continues to send traffic on the old SA until one of those events occurs." (RFC 7296 §2.8) The other event is
+    /// the end of the old one.
     private func switchWhenDue(_ pair: Pair, now: Instant) {
         guard let current = active[pair.key], current != pair.inboundSPI, let readyAt = pair.readyAt else { return }
         guard let currentReady = pairs[current]?.readyAt, currentReady < readyAt else { return }
@@ -212,11 +226,15 @@ final class SALifecycle {
         return sum
     }
 
-    /// What the peers of connections that take several have negotiated, the newest first: it wins where two claim the same.
+    /// What the peers of connections that take several have negotiated. Where two claim the same the newest wins, as soon as its
+    /// peer is known to receive: a peer that authenticates anew is a second one until it gives up what it had.
     var peerRules: [PeerRule] {
-        active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
-            .compactMap { pairs[$0.value]?.selectors }
+        let rules = active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
+            .compactMap { pairs[$0.value] }
+        return (rules.filter(isReceived) + rules.filter { !isReceived($0) }).map(\.selectors)
     }
+
+    private func isReceived(_ pair: Pair) -> Bool { pair.peerReceives || pair.seen.packetsIn > 0 }
 
     func hasPairs(_ key: ChildKey) -> Bool { pairs.values.contains { $0.key == key } }
 

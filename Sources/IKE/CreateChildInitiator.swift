@@ -176,7 +176,15 @@ extension IKECore {
             // "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists)
             // and send a request to create a new Child SA from scratch" (§2.25); after a simultaneous rekey it is no news
             // (§2.8.1).
-            if let old, old.replacedBy == nil { remove(old, of: sa, established) }
+            guard let old, old.replacedBy == nil else { return }
+            if !old.weInitiated, !old.wasNotFound, now < old.createdAt + Bounds.crossingTime {
+                // One that the peer asked for, and our request for its successor was there before our answer.
+                old.wasNotFound = true
+                old.rekeyAt = now + temporaryFailureWait(until: old.expiresAt, now: now)
+                touch(sa)
+                return
+            }
+            remove(old, of: sa, established)
             return
         case .noAdditionalSAs where old != nil:
             // The peer rekeys by starting anew, as §2.8 allows: a new IKE SA replaces this one before it ends.
@@ -213,8 +221,16 @@ extension IKECore {
         now: Instant
     ) {
         guard countTemporaryFailure(sa, established, now: now) else { return }
-        let again = now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait)
+        let again = now + temporaryFailureWait(until: old?.expiresAt, now: now)
         if let old { old.rekeyAt = again } else if state.rekeys == nil { connection.slots[state.offer.name]?.nextAttempt = again }
+    }
+
+    /// "must wait so that the sender may complete whatever operation caused the temporary condition" (§2.25), but not into the
+    /// end of what is to be rekeyed.
+    func temporaryFailureWait(until end: Instant?, now: Instant) -> Duration {
+        let room = end.map { max(.zero, $0 - now) / 8 } ?? Bounds.temporaryFailureWait
+        let wait = min(Bounds.temporaryFailureWait, max(Bounds.shortestPause, room))
+        return wait + jitter(wait)
     }
 
     /// "If a peer continues to receive TEMPORARY_FAILURE on the same IKE SA after several minutes, it SHOULD conclude that the

@@ -159,6 +159,8 @@ package final class EstablishedSA {
     let localMethod: String
     /// Set when this one lost against a redundant SA: closed then by us.
     package var closeAt: Instant?
+    /// The IKE SA that both ends are rekeying, as long as it is open which of the two new ones stays: this one is the peer's.
+    var contestedOf: UInt64?
     /// The IKE SA that inherited our children. RFC 7296 §2.8.
     package var supersededBy: UInt64?
     /// The IKE SA to close once our children are installed.
@@ -209,6 +211,10 @@ package final class ChildRecord {
     var replacedBy: UInt32?
     /// The inbound SPI of a child of ours that the peer's request for the same one crossed, and that lost against it.
     var ousts: UInt32?
+    /// Of one that the peer made: it has deleted the one before, so it has this one in place.
+    var isConfirmed = false
+    /// The peer has said once that it does not know this one.
+    var wasNotFound = false
     /// Set when ours is the redundant one of a collision: deleted as soon as it is installed.
     var isRedundant = false
     /// The surroundings have until then to install it.

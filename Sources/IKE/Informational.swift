@@ -75,6 +75,8 @@ extension IKECore {
     private func endChild(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, now: Instant) {
         if sa.withheld?.inboundSPI == record.inboundSPI { return }
         let wasCurrent = established.current(record.name) === record
+        // Whoever deletes the old one has the new one.
+        record.replacedBy.flatMap { established.child(inbound: $0) }?.isConfirmed = true
         retire(record, of: sa, established, now: now)
         guard wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) else { return }
         let reason = "The peer deleted child \(record.name)."

@@ -121,11 +121,11 @@ extension IKECore {
             }
         guard hasSuccessor else { remove(record, of: sa, established); return }
         record.state = .draining(until: now + Bounds.drain)
-        // Whoever deletes the old one has the new one: "it MUST delete the outgoing SAs while processing the request" (§1.4.1).
-        let successor =
-            record.replacedBy.flatMap { established.child(inbound: $0) }
-            ?? established.children.last { $0.name == record.name && $0.isInstalled && !$0.isRedundant }
-        if let successor, successor.isInstalled, !successor.isRedundant { emit(.useChild(inboundSPI: successor.inboundSPI)) }
+        // "it MUST delete the outgoing SAs while processing the request" (§1.4.1): what is sent goes on one that the peer has.
+        let successor = established.children.last {
+            $0.name == record.name && $0.isInstalled && peerReceives(inboundSPI: $0.inboundSPI)
+        }
+        if let successor { emit(.useChild(inboundSPI: successor.inboundSPI)) }
         touch(sa)
     }
 }

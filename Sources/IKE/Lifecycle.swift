@@ -7,8 +7,10 @@ extension IKECore {
 
     /// The established IKE SA that speaks for a connection: the newest that is neither redundant nor replaced.
     func current(_ state: ConnectionState) -> IKESA? {
-        let established = state.sas.compactMap { sas[$0] }.filter { $0.established != nil }
-        return established.last { $0.established?.closeAt == nil && $0.established?.supersededBy == nil } ?? established.last
+        let established = state.sas.compactMap { sas[$0] }.filter {
+            $0.established != nil && $0.established?.supersededBy == nil
+        }
+        return established.last { $0.established?.closeAt == nil } ?? established.last
     }
 
     // MARK: Up
@@ -113,6 +115,8 @@ extension IKECore {
             waitExpired(sa, now: now)
             guard sas[sa.localSPI] != nil else { return }
         }
+        // In every phase: what has a deadline and is not served would be due for ever.
+        expireFragments(sa, now: now)
         switch sa.phase {
         case .halfOpen(let state):
             if state.expires <= now {
@@ -129,7 +133,6 @@ extension IKECore {
             installFailed(token: withheld.token, reason: "the data plane did not answer within 10 s", now: now)
             sa.withheld = nil
         }
-        expireFragments(sa, now: now)
         expireAnswered(sa, now: now)
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
@@ -187,9 +190,14 @@ extension IKECore {
             let reason = established.endReason ?? "The IKE SA reached the end of its lifetime before it was rekeyed."
             close(sa, reason: reason, now: now)
         } else if established.rekeyAt <= now {
-            established.rekeyAt = established.expiresAt
-            if established.supersededBy == nil, established.closeAt == nil, successorUnderWay(sa) == nil {
-                enqueue(.rekeyIKE, on: sa)
+            let isOver = established.supersededBy != nil || established.closeAt != nil
+            if !isOver, successorUnderWay(sa) != nil {
+                // Should that one come to nothing, there is still a rekey.
+                let wait = temporaryFailureWait(until: established.expiresAt, now: now)
+                established.rekeyAt = min(established.expiresAt, now + wait)
+            } else {
+                established.rekeyAt = established.expiresAt
+                if !isOver { enqueue(.rekeyIKE, on: sa) }
             }
         }
         if let closeAt = established.closeAt, closeAt <= now { closeRedundant(sa, established, now: now) }
@@ -217,7 +225,9 @@ extension IKECore {
     }
 
     private func livenessDue(_ sa: IKESA, _ established: EstablishedSA) -> Instant? {
-        guard let plan = plan(of: sa), plan.dpdInterval > .zero, sa.outstanding == nil, sa.tasks.isEmpty else { return nil }
+        guard let plan = plan(of: sa), plan.dpdInterval > .zero, sa.outstanding == nil, sa.tasks.isEmpty,
+            established.supersededBy == nil
+        else { return nil }
         return established.lastHeard + plan.dpdInterval
     }
 
@@ -328,9 +338,9 @@ extension IKECore {
         detach(sa)
         releaseAddresses(of: sa)
         forgetReceived(sa.established?.settled.received, connection)
-        guard let reason, wasUp || wasAttempt else { return }
         for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
         if case .child(let state) = sa.outstanding?.kind.creates { connection.slots[state.offer.name]?.isCreating = false }
+        guard let reason, wasUp || wasAttempt else { return }
         guard current(connection) == nil else {
             if let established = sa.established, connection.plan.remoteAddress == nil {
                 log(.info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)")

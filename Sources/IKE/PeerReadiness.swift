@@ -7,10 +7,6 @@ extension IKECore {
         guard let spi = childIndex[inboundSPI], let record = sas[spi]?.established?.child(inbound: inboundSPI) else {
             return false
         }
-        if record.isRedundant { return false }
-        if record.weInitiated { return true }
-        // The peer has deleted the one before already.
-        guard let old = record.replaces, let established = sas[spi]?.established else { return false }
-        return established.child(inbound: old)?.isLive != true
+        return !record.isRedundant && (record.weInitiated || record.isConfirmed)
     }
 }

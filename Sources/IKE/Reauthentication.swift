@@ -71,7 +71,10 @@ extension IKECore {
     /// in-place rekeying is refused, and §2.8.3 calls reauthentication.
     func replace(_ sa: IKESA, _ connection: ConnectionState, now: Instant) {
         // Should this attempt fail, there is another one before the old SA ends.
-        if let established = sa.established { established.rekeyAt = now + Bounds.longestChildRetry }
+        if let established = sa.established {
+            let room = max(Bounds.shortestPause, (established.expiresAt - now) / 2)
+            established.rekeyAt = now + min(Bounds.longestChildRetry, room)
+        }
         guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
         let pair = AddressPair(local: sa.path.local.address, remote: sa.path.remote.address)
         beginConnect(connection, replaces: sa.localSPI, pair: pair, now: now)

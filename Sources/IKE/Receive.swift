@@ -184,6 +184,7 @@ extension IKECore {
     }
 
     private func answer(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: PayloadList, path: Path, now: Instant) {
+        settleContest(sa, payloads, now: now)
         switch (sa.phase, exchange) {
         case (.halfOpen(let state), .ikeAuth): answerAuth(sa, state, payloads, path: path, now: now)
         case (.halfOpen(let state), .informational):

@@ -74,7 +74,9 @@ extension IKECore {
         do throws(IKEFault) {
             let successor = try succeed(sa, established, state, payloads, shared: shared, additional: additional, now: now)
             let ours = lowerNonce(state.nonce, payloads.nonce ?? [])
-            if let rival, let theirs = rival.established?.lowestNonce, ours.lexicographicallyPrecedes(theirs) {
+            if let rival, let rivalState = rival.established,
+                established.supersededBy == rival.localSPI || ours.lexicographicallyPrecedes(rivalState.lowestNonce)
+            {
                 // "The new IKE SA containing the lowest nonce SHOULD be deleted by the node that created it, and the other
                 // surviving new IKE SA MUST inherit all the Child SAs." (§2.8.2)
                 inherit(from: sa, to: rival, now: now)
@@ -85,6 +87,12 @@ extension IKECore {
             } else {
                 inherit(from: sa, to: successor, now: now)
                 retireIKE(sa)
+                if let rival, let rivalState = rival.established {
+                    // Its creator deletes it, unless our response never reached it: then it is forgotten without a word.
+                    (rivalState.contestedOf, rivalState.supersededBy) = (nil, successor.localSPI)
+                    rivalState.expiresAt = min(rivalState.expiresAt, now + Bounds.closedLinger)
+                    touch(rival)
+                }
             }
         } catch {
             unusableRekeyIKE(sa, state, error, now: now)
@@ -124,7 +132,7 @@ extension IKECore {
         switch error.type {
         case .temporaryFailure:
             guard countTemporaryFailure(sa, established, now: now) else { return }
-            established.rekeyAt = now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait)
+            established.rekeyAt = now + temporaryFailureWait(until: established.expiresAt, now: now)
         case .invalidKEPayload:
             guard error.data.count == 2, let method = KeyExchangeMethod(rawValue: UInt16(error.data.bigEndianValue)),
                 connection.plan.proposals.contains(where: { $0.methods.contains(method) }), method != state.keyExchange.method,
@@ -188,8 +196,9 @@ extension IKECore {
     /// "An IKE SA so created inherits all of the original IKE SA's Child SAs, and the new IKE SA is used for all control messages
     /// needed to maintain those Child SAs." (§2.8)
     func inherit(from old: IKESA, to new: IKESA, now: Instant) {
-        guard let from = old.established, let to = new.established else { return }
+        guard let from = old.established, let to = new.established, from.supersededBy == nil else { return }
         to.children += from.children
+        (to.closeAt, to.contestedOf) = (nil, nil)
         (to.replaces, from.replaces) = (from.replaces, nil)
         follow(old, to: new)
         for record in from.children { childIndex[record.inboundSPI] = new.localSPI }

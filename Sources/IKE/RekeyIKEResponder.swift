@@ -66,9 +66,21 @@ extension IKECore {
             // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and
             // SHOULD prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).
             ours.collision = successor.localSPI
+            // Nothing is done on it before that is known; should nobody decide, it ends.
+            successor.established?.closeAt = now + Bounds.supersededWait
+            successor.established?.contestedOf = sa.localSPI
         } else {
             inherit(from: sa, to: successor, now: now)
         }
+    }
+
+    /// The peer, which made this IKE SA while we were making another one, uses it: whatever it knows of ours, this one stays. Had
+    /// it lost, the peer would delete it.
+    func settleContest(_ sa: IKESA, _ payloads: PayloadList, now: Instant) {
+        guard let old = sa.established?.contestedOf.flatMap({ sas[$0] }),
+            !payloads.deletes.contains(where: { $0.protocolID == ProtocolID.ike })
+        else { return }
+        inherit(from: old, to: sa, now: now)
     }
 
     /// One rekey of the peer's beside ours is a collision; a second one is not answered with a third SA. Once our own additional

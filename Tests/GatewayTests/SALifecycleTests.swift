@@ -93,15 +93,27 @@ struct SALifecycleTests {
         #expect(!lifecycle.awaitsSwitch, "the old one waits for nothing")
     }
 
-    @Test func `a rekeyed SA whose peer is silent is used after a while`() {
+    @Test func `a rekeyed SA whose peer is silent is used when the one before ends, or after a while`() {
         let lifecycle = established()
         _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
         _ = lifecycle.inboundReady(token: 2, now: at(10))
         _ = dataplane.takeCalls()
-        _ = lifecycle.poll(now: at(11.9))
+        _ = lifecycle.poll(now: at(39.9))
         #expect(dataplane.takeCalls().isEmpty)
-        _ = lifecycle.poll(now: at(12))
+        _ = lifecycle.poll(now: at(40))
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
+    }
+
+    @Test func `of several successors the one on which the peer is known to receive is taken`() {
+        let lifecycle = established()
+        for (spi, token) in [(UInt32(0x101), UInt64(2)), (0x102, 3)] {
+            _ = lifecycle.install(childSA(spi, spi + 0x100), childIndex: 0, token: token)
+            _ = lifecycle.inboundReady(token: token, now: at(Double(token)))
+        }
+        dataplane.byInboundSPI[0x101] = carried(1, 0)
+        _ = dataplane.takeCalls()
+        lifecycle.remove(inboundSPI: 0x100, now: at(10))
+        #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)], "not the newest, of which nothing is known")
     }
 
     @Test func `ending the old SA switches first and retires after the drain`() {

@@ -14,6 +14,8 @@ import xml.etree.ElementTree
 from .daemons import REPOSITORY
 from .shell import Paint
 
+# `simulation` is part of `release`; alone it is for many seeds.
+ALONE = ("simulation",)
 PARTS = ("imports", "style", "build", "hot-path", "interop", "demo", "unit", "release")
 SUMMARY = re.compile(r"Test run with (\d+) tests?(?: in \d+ suites?)? (passed|failed)")
 TEST_ENDED = re.compile(r"^\S*\s*Test (?!run with)(?P<name>.+?) (?:with \d+ test cases? )?(?P<how>passed|failed) after ")
@@ -70,8 +72,8 @@ class Suite:
         self.rows, self.passed, self.failed = [], 0, 0
 
     def run(self):
-        for part in PARTS:
-            if self.options.only and part not in self.options.only:
+        for part in PARTS + ALONE:
+            if part not in (self.options.only or PARTS):
                 continue
             print(f"{self.paint.bold('==>')} {part}", flush=True)
             start = time.monotonic()
@@ -108,7 +110,10 @@ class Suite:
         return self.swift_test([])
 
     def release(self):
-        return self.swift_test(["-c", "release"])
+        return self.swift_test(["-c", "release"], self.options.seeds)
+
+    def simulation(self):
+        return self.swift_test(["-c", "release", "--filter", "SeedTests"], self.options.seeds)
 
     def interop(self):
         with tempfile.TemporaryDirectory(prefix="culvert-test-") as directory:
@@ -137,9 +142,10 @@ class Suite:
         """A command that passes or fails as a whole; its output goes through."""
         return (1, 0) if subprocess.run(words, cwd=REPOSITORY).returncode == 0 else (0, 1)
 
-    def swift_test(self, words):
-        """`swift test`, shown as it goes and counted."""
-        process = subprocess.Popen(["swift", "test", *words], cwd=REPOSITORY, stdout=subprocess.PIPE,
+    def swift_test(self, words, seeds=None):
+        """`swift test`, shown as it goes and counted. `seeds` of the simulation: its own number when None."""
+        environment = {**os.environ, "CULVERT_SEEDS": seeds} if seeds else None
+        process = subprocess.Popen(["swift", "test", *words], cwd=REPOSITORY, stdout=subprocess.PIPE, env=environment,
                                    stderr=subprocess.STDOUT, text=True, errors="replace")
         lines = []
         for line in process.stdout:
@@ -155,12 +161,15 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="scripts/test")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--seeds")
     options = parser.parse_args(words)
     options.only = [part for part in options.only.split(",") if part]
     options.pytest = rest
-    unknown = set(options.only) - set(PARTS)
+    unknown = set(options.only) - set(PARTS + ALONE)
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS + ALONE)}")
+    if options.seeds and not re.fullmatch(r"\d+|\d+-\d+|=\d+(,\d+)*", options.seeds):
+        parser.error(f"--seeds {options.seeds}: write a number, a range such as 100-200, or =17 for one seed")
     return options
 
 
