@@ -15,9 +15,11 @@ import Wire
 final class SALifecycle {
     /// How long a replaced SA still takes packets that were on their way. RFC 7296 §2.8.
     static let drain: Duration = .seconds(5)
-    /// A new SA whose peer neither sends on it nor deletes the one before is used after this: longer than a response can be
-    /// under way before the exchange has failed. RFC 7296 §2.8.
-    static let switchPatience: Duration = .seconds(30)
+    /// A new SA whose peer neither sends on it nor deletes the one before is used after this: longer than a peer repeats the
+    /// request for it, so that it has its response or has given up. RFC 7296 §2.8.
+    static let switchPatience: Duration = .seconds(130)
+    /// How long the first packet on a new SA is watched out for with hurry.
+    static let hurry: Duration = .seconds(5)
 
     struct Pair {
         enum State: Equatable { case installing, ready, draining(until: Instant), retiring }
@@ -51,6 +53,7 @@ final class SALifecycle {
     private(set) var pairs: [UInt32: Pair] = [:]
     /// The pair whose outbound SA the child uses.
     private(set) var active: [ChildKey: UInt32] = [:]
+    private var lastPoll: Instant?
     /// What SAs that are gone have carried.
     private var retired: [ChildKey: ChildCounters] = [:]
 
@@ -88,14 +91,14 @@ final class SALifecycle {
         case .installing, .ready: break
         }
         let others = pairs.values.filter { $0.key == pair.key && $0.inboundSPI != inboundSPI }
-        // The newest of those that the peer receives on; the newest of all when that is not known of any.
+        // The newest of those that the peer receives on; when that is not known of any, the one it has had the most time for.
         let ready = others.filter { $0.state == .ready }
         let received = ready.filter { pair in
             pair.peerReceives || dataplane.counters(inboundSPI: pair.inboundSPI).map { $0.packetsIn > 0 } ?? false
         }
-        let successor = (received.isEmpty ? ready : received).max {
-            ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI)
-        }
+        let successor =
+            received.max { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
+            ?? ready.min { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
         if active[pair.key] == inboundSPI {
             if let successor {
                 switchOutbound(to: successor.inboundSPI)
@@ -104,7 +107,11 @@ final class SALifecycle {
                 dataplane.clearOutbound(childIndex: pair.childIndex)
             }
         }
-        if successor != nil || others.contains(where: { $0.state == .installing }) {
+        // Another peer's number may stand for the same peer, authenticated anew.
+        let isContinued = pairs.values.contains {
+            $0.key != pair.key && $0.key.configured == pair.key.configured && $0.state == .ready
+        }
+        if successor != nil || isContinued || others.contains(where: { $0.state == .installing }) {
             pairs[inboundSPI]?.state = .draining(until: now + Self.drain)
         } else {
             retire(inboundSPI)
@@ -152,6 +159,7 @@ final class SALifecycle {
     /// Reads counters, switches to new SAs that carry traffic or have waited long enough, retires what has drained.
     /// Returns the inbound SPIs of SAs on which authenticated packets arrived since the last call.
     func poll(now: Instant) -> Set<UInt32> {
+        lastPoll = now
         var alive: Set<UInt32> = []
         for spi in pairs.keys.sorted() {
             guard var pair = pairs[spi] else { continue }
@@ -209,8 +217,10 @@ final class SALifecycle {
     /// True while a new SA waits for its first packet: poll more often then.
     var awaitsSwitch: Bool {
         pairs.values.contains { pair in
-            guard pair.state == .ready, let current = active[pair.key], current != pair.inboundSPI else { return false }
-            return (pairs[current]?.readyAt ?? Instant(nanoseconds: 0)) < (pair.readyAt ?? Instant(nanoseconds: 0))
+            guard pair.state == .ready, let current = active[pair.key], current != pair.inboundSPI,
+                let readyAt = pair.readyAt, lastPoll.map({ $0 < readyAt + Self.hurry }) ?? true
+            else { return false }
+            return pairs[current]?.readyAt.map { $0 < readyAt } ?? true
         }
     }
 
@@ -231,7 +241,7 @@ final class SALifecycle {
     var peerRules: [PeerRule] {
         let rules = active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
             .compactMap { pairs[$0.value] }
-        return (rules.filter(isReceived) + rules.filter { !isReceived($0) }).map(\.selectors)
+        return (rules.filter(isReceived) + rules.reversed().filter { !isReceived($0) }).map(\.selectors)
     }
 
     private func isReceived(_ pair: Pair) -> Bool { pair.peerReceives || pair.seen.packetsIn > 0 }

@@ -159,10 +159,13 @@ package final class EstablishedSA {
     let localMethod: String
     /// Set when this one lost against a redundant SA: closed then by us.
     package var closeAt: Instant?
+    var redundantSince: Instant?
     /// The IKE SA that both ends are rekeying, as long as it is open which of the two new ones stays: this one is the peer's.
     var contestedOf: UInt64?
     /// The IKE SA that inherited our children. RFC 7296 §2.8.
     package var supersededBy: UInt64?
+    /// When it is asked again whether our children can stand for those of the IKE SA that this one replaces.
+    var coverCheckAt: Instant?
     /// The IKE SA to close once our children are installed.
     var replaces: UInt64?
     /// When to authenticate anew, and when an SA that has not been ends: counted from the last authentication, not from a rekey.
@@ -211,7 +214,7 @@ package final class ChildRecord {
     var replacedBy: UInt32?
     /// The inbound SPI of a child of ours that the peer's request for the same one crossed, and that lost against it.
     var ousts: UInt32?
-    /// Of one that the peer made: it has deleted the one before, so it has this one in place.
+    /// Of one that the peer made: it has sent another request since, or deleted the one before, so it has this one in place.
     var isConfirmed = false
     /// The peer has said once that it does not know this one.
     var wasNotFound = false

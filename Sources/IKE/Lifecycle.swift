@@ -10,7 +10,9 @@ extension IKECore {
         let established = state.sas.compactMap { sas[$0] }.filter {
             $0.established != nil && $0.established?.supersededBy == nil
         }
-        return established.last { $0.established?.closeAt == nil } ?? established.last
+        // One that is being replaced may be newer than the one that replaces it: it was rekeyed meanwhile.
+        let replaced = Set(established.compactMap { $0.established?.replaces })
+        return established.last { $0.established?.closeAt == nil && !replaced.contains($0.localSPI) } ?? established.last
     }
 
     // MARK: Up
@@ -87,6 +89,7 @@ extension IKECore {
             }
             if isBeaten {
                 mine.closeAt = now + Bounds.redundantSAWait
+                mine.redundantSince = now
                 touch(loser)
             }
         }
@@ -96,10 +99,10 @@ extension IKECore {
     private func closeRedundant(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let connection = connection(of: sa), let winner = current(connection), winner !== sa,
             let survivor = winner.established
-        else { established.closeAt = nil; return }
+        else { (established.closeAt, established.redundantSince) = (nil, nil); return }
         let names = Set(established.children.filter(\.isLive).map(\.name))
-        let isCovered = names.allSatisfy { survivor.current($0)?.isInstalled == true }
-        guard isCovered || now >= established.establishedAt + Bounds.redundantSAWait * 10 else {
+        let isCovered = names.allSatisfy { isUsable(survivor.current($0), now: now) }
+        guard isCovered || now >= (established.redundantSince ?? established.establishedAt) + Bounds.redundantSAWait * 10 else {
             established.closeAt = now + Bounds.redundantSAWait
             touch(connection: connection.plan.name)
             return
@@ -117,6 +120,7 @@ extension IKECore {
         }
         // In every phase: what has a deadline and is not served would be due for ever.
         expireFragments(sa, now: now)
+        expireAnswered(sa, now: now)
         switch sa.phase {
         case .halfOpen(let state):
             if state.expires <= now {
@@ -133,7 +137,6 @@ extension IKECore {
             installFailed(token: withheld.token, reason: "the data plane did not answer within 10 s", now: now)
             sa.withheld = nil
         }
-        expireAnswered(sa, now: now)
         retransmit(sa, now: now)
         guard sas[sa.localSPI] != nil, let established = sa.established else { return }
         keepAlive(sa, established, now: now)
@@ -331,7 +334,8 @@ extension IKECore {
         var names: [String] = []
         if let established = sa.established {
             names = established.children.map(\.name)
-            for record in established.children { remove(record, of: sa, established) }
+            // The newest first: what carries the traffic is most often the oldest, and shall not go to one that goes next.
+            for record in established.children.reversed() { remove(record, of: sa, established) }
         }
         guard let connection = connection(of: sa) else { return }
         let wasUp = sa.established != nil

@@ -7,6 +7,34 @@ extension IKECore {
         guard let spi = childIndex[inboundSPI], let record = sas[spi]?.established?.child(inbound: inboundSPI) else {
             return false
         }
-        return !record.isRedundant && (record.weInitiated || record.isConfirmed)
+        return isReceived(record)
+    }
+
+    private func isReceived(_ record: ChildRecord) -> Bool { !record.isRedundant && (record.weInitiated || record.isConfirmed) }
+
+    /// Whether a child can take the traffic of another one that is about to go. One of which nothing is known counts after a
+    /// while: the response that the peer waits for has come through by then, or comes no more.
+    func isUsable(_ record: ChildRecord?, now: Instant) -> Bool {
+        guard let record, record.isInstalled else { return false }
+        return isReceived(record) || record.createdAt + Bounds.redundantSAWait <= now
+    }
+
+    /// The peer sends its next request, so it has our response to the one before, and the child that it brought.
+    /// One that closes the IKE SA says nothing: it may have come too late for the child.
+    func confirmChildren(of sa: IKESA, _ payloads: PayloadList) {
+        guard let established = sa.established, !payloads.deletes.contains(where: { $0.protocolID == ProtocolID.ike }) else {
+            return
+        }
+        for record in established.children where !record.weInitiated && !record.isConfirmed && record.isInstalled {
+            record.isConfirmed = true
+            if established.current(record.name) === record { emit(.useChild(inboundSPI: record.inboundSPI)) }
+        }
+    }
+
+    /// Our next request tells the peer that we have what its last response brought: it waits until that is in place.
+    func isInstallingOwn(_ sa: IKESA) -> Bool {
+        sa.established?.children.contains { record in
+            if case .installing = record.state { record.weInitiated } else { false }
+        } ?? false
     }
 }

@@ -43,7 +43,8 @@ extension IKECore {
     func reauthenticationDeadlines(_ established: EstablishedSA) -> [Instant] {
         let isOver = established.supersededBy != nil || established.closeAt != nil
         let patience = established.replaces == nil ? nil : established.establishedAt + Bounds.replacementWait
-        return [isOver ? nil : established.reauthAt, isOver ? nil : established.authenticationEndsAt, patience].compactMap { $0 }
+        let dues = [isOver ? nil : established.reauthAt, isOver ? nil : established.authenticationEndsAt, patience]
+        return (dues + [established.coverCheckAt]).compactMap { $0 }
     }
 
     /// "The Responder MUST send this information to the Initiator in an AUTH_LIFETIME notification either in the last message of
@@ -107,10 +108,13 @@ extension IKECore {
     /// Closes the old IKE SA once every child that it has is installed on the new one; one that the peer refuses is not waited
     /// for longer than `Bounds.replacementWait`.
     func completeReplacement(_ sa: IKESA, _ established: EstablishedSA, now: Instant) {
+        established.coverCheckAt = nil
         guard let old = established.replaces, let connection = connection(of: sa) else { return }
         if let predecessor = sas[old], predecessor.established != nil {
-            let isCovered = childrenToReplace(connection, old).allSatisfy { established.current($0.name)?.isInstalled == true }
-            guard isCovered || established.establishedAt + Bounds.replacementWait <= now else {
+            let children = childrenToReplace(connection, old).map { established.current($0.name) }
+            guard children.allSatisfy({ isUsable($0, now: now) }) || established.establishedAt + Bounds.replacementWait <= now
+            else {
+                if children.allSatisfy({ $0?.isInstalled == true }) { established.coverCheckAt = now + Bounds.redundantSAWait }
                 touch(connection: connection.plan.name)
                 return
             }

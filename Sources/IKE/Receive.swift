@@ -185,6 +185,7 @@ extension IKECore {
 
     private func answer(_ sa: IKESA, _ exchange: ExchangeType, _ payloads: PayloadList, path: Path, now: Instant) {
         settleContest(sa, payloads, now: now)
+        confirmChildren(of: sa, payloads)
         switch (sa.phase, exchange) {
         case (.halfOpen(let state), .ikeAuth): answerAuth(sa, state, payloads, path: path, now: now)
         case (.halfOpen(let state), .informational):

@@ -111,7 +111,9 @@ extension IKECore {
     /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages
     /// before sending a subsequent message" (§2.3).
     func pump(_ sa: IKESA, now: Instant) {
-        while sa.outstanding == nil, sas[sa.localSPI] != nil, let task = sa.tasks.first, !mustWait(sa, for: task) {
+        while sa.outstanding == nil, sas[sa.localSPI] != nil, let task = sa.tasks.first, !mustWait(sa, for: task),
+            !isInstallingOwn(sa)
+        {
             sa.tasks.removeFirst()
             guard sa.nextRequestID < UInt32.max else {
                 // "In the unlikely event that Message IDs grow too large to fit in 32 bits, the IKE SA MUST be closed or

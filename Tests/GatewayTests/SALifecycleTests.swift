@@ -98,9 +98,11 @@ struct SALifecycleTests {
         _ = lifecycle.install(childSA(0x101, 0x201), childIndex: 0, token: 2)
         _ = lifecycle.inboundReady(token: 2, now: at(10))
         _ = dataplane.takeCalls()
-        _ = lifecycle.poll(now: at(39.9))
-        #expect(dataplane.takeCalls().isEmpty)
-        _ = lifecycle.poll(now: at(40))
+        _ = lifecycle.poll(now: at(10.1))
+        #expect(lifecycle.awaitsSwitch)
+        _ = lifecycle.poll(now: at(139.9))
+        #expect(dataplane.takeCalls().isEmpty && !lifecycle.awaitsSwitch)
+        _ = lifecycle.poll(now: at(140))
         #expect(dataplane.takeCalls() == [.switchOutbound(childIndex: 0, 0x101)])
     }
 

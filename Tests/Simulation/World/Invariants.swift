@@ -62,6 +62,14 @@ extension SimulatedGateway {
         return nil
     }
 
+    /// What is due and was not served.
+    var overdue: String {
+        let connections = core.connections.values.filter { state in core.deadline(of: state, now: now).map { $0 <= now } ?? false }
+        let sas = core.allSAs.filter { sa in core.deadline(of: sa).map { $0 <= now } ?? false }
+        return (connections.map { "connection \($0.plan.name)" } + sas.map { "IKE SA \(hex($0.localSPI)), \($0.phase)" })
+            .joined(separator: ", ")
+    }
+
     /// Anything but a liveness check.
     private func isBusy(_ sa: IKESA) -> Bool {
         switch sa.outstanding?.kind {

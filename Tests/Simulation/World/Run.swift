@@ -158,8 +158,7 @@ final class Run {
 
     /// The operator wants the tunnel and looks after it: what is configured to wait is asked for again.
     private func raise() {
-        guard world.quietFault != nil else { return }
-        east.command("up") { _ = $0.initiate(connection: "c", child: nil, now: east.now) }
+        if world.quietFault != nil { east.command("up") { _ = $0.initiate(connection: "c", child: nil, now: east.now) } }
         world.schedule(.act { [self] in raise() }, after: .seconds(40))
     }
 

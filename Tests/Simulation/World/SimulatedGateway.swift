@@ -177,7 +177,7 @@ final class SimulatedGateway {
         guard let deadline = core.pollTimeout() else { return }
         if deadline <= now {
             servings = servings.at == world.now ? (world.now, servings.count + 1) : (world.now, 1)
-            if servings.count > Self.servingsAtOnce { world.fail("\(name) has a deadline that stays in the past") }
+            if servings.count > Self.servingsAtOnce { world.fail("\(name) has a deadline that stays in the past: \(overdue)") }
             core.handleTimeout(now: now)
         }
         settle()
@@ -256,6 +256,7 @@ final class SimulatedGateway {
     func settle() {
         pump()
         arm()
+        checkSwitches()
         inspect()
     }
 
@@ -329,11 +330,18 @@ final class SimulatedGateway {
 
     /// "switch the outbound only when the peer is known to have its inbound ready": nobody sends on a pair that the other end has
     /// not in place while there is another that it has.
-    func noteSwitch(_ entry: SimulatedPlane.Entry) {
+    private func checkSwitches() {
+        let switched = plane.takeSwitched()
+        for spi in switched where plane.outbound.values.contains(spi) {
+            if let entry = plane.entries[spi] { checkSwitch(to: entry) }
+        }
+    }
+
+    private func checkSwitch(to entry: SimulatedPlane.Entry) {
         for other in plane.entries.values where other.childIndex == entry.childIndex && other.isReady {
             let spi = other.sa.inboundSPI
             guard spi != entry.sa.inboundSPI, known.contains(spi), let peer = peer(of: other.sa), peer.isReceiving(other),
-                !peer.hasReceived(entry)
+                peer.known.contains(other.sa.outboundSPI), !peer.hasReceived(entry)
             else { continue }
             world.fail(
                 "\(name) sends on \(hex(entry.sa.outboundSPI)), which \(peer.name) has not in place, while it has "

@@ -23,6 +23,7 @@ final class SimulatedPlane: SAControlling {
     private(set) var entries: [UInt32: Entry] = [:]
     /// The inbound SPI of the pair on which a child's packets leave.
     private(set) var outbound: [Int: UInt32] = [:]
+    private var switched: [UInt32] = []
     unowned let gateway: SimulatedGateway
 
     init(_ gateway: SimulatedGateway) { self.gateway = gateway }
@@ -46,7 +47,7 @@ final class SimulatedPlane: SAControlling {
         }
         outbound[childIndex] = inboundSPI
         gateway.world.trace("\(gateway.name) sends child \(childIndex) on \(hex(entry.sa.outboundSPI))")
-        gateway.noteSwitch(entry)
+        switched.append(inboundSPI)
     }
 
     func clearOutbound(childIndex: Int) {
@@ -67,6 +68,12 @@ final class SimulatedPlane: SAControlling {
     func setHolding(childIndex: Int, _ holds: Bool) {}
     func movePath(inboundSPI: UInt32, path: TunnelPath) { entries[inboundSPI]?.sa.path = path }
     func counters(inboundSPI: UInt32) -> SACounters? { entries[inboundSPI]?.counters }
+
+    /// The pairs that were taken into use since the last call.
+    func takeSwitched() -> [UInt32] {
+        defer { switched = [] }
+        return switched
+    }
 
     // MARK: Packets
 
