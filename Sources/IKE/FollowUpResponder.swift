@@ -60,7 +60,8 @@ extension IKECore {
     func answerFollowUp(_ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList, path: Path, now: Instant) {
         expireAnswered(sa, now: now)
         // "If the responder receives an IKE_FOLLOWUP_KE message for which it does not have a key exchange state, it MUST send
-        // back a new error type notification called STATE_NOT_FOUND. This is an error notification that is not fatal to the IKE SA."
+        // back a new error type notification called STATE_NOT_FOUND. This is an error notification that is not fatal to the IKE
+        // SA."
         guard let link = payloads.notify(.additionalKeyExchange)?.data,
             let index = sa.answered.firstIndex(where: { $0.link == link }), let connection = connection(of: sa),
             established.supersededBy == nil
