@@ -17,6 +17,7 @@ let package = Package(
         .library(name: "FuzzEAP", type: .static, targets: ["FuzzEAP"]),
         .library(name: "FuzzCertificate", type: .static, targets: ["FuzzCertificate"]),
         .library(name: "FuzzIKEMessage", type: .static, targets: ["FuzzIKEMessage"]),
+        .library(name: "FuzzIKESession", type: .static, targets: ["FuzzIKESession"]),
         .library(name: "FuzzPacket", type: .static, targets: ["FuzzPacket"]),
     ],
     dependencies: [
@@ -37,6 +38,7 @@ let package = Package(
             ] + engineDependencies),
         .target(name: "FuzzCertificate", dependencies: ["Crypto", "IKE", "IPsec"]),
         .target(name: "FuzzIKEMessage", dependencies: ["IKE", "IPsec", "Wire"]),
+        .target(name: "FuzzIKESession", dependencies: ["IKE", "IPsec", "Wire"]),
         .target(name: "FuzzPacket", dependencies: ["Wire"]),
     ] + engineTargets
 )

@@ -169,6 +169,9 @@ def test_a_tunnel_moves_from_ipv4_to_ipv6_and_back_under_traffic(lab):
         lab.ip("gw-east", "address", "delete", old, "dev", "wan0")
         eventually(lambda: east.connection("west")["local"]["address"] == new, timeout=20,
                    what=lambda: f"{east.connection('west')}: {east.log()[-600:]}")
+        # Until it has heard of the move, west answers where east was.
+        eventually(lambda: west.connection("east")["remote"]["address"] == new, timeout=20,
+                   what=lambda: f"{west.connection('east')}: {west.log()[-600:]}")
         with Wire(lab) as wire:
             assert_pings_both_ways(lab)
         wire.assert_nothing_clear()

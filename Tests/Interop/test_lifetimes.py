@@ -91,7 +91,7 @@ def loaded(lab, seconds, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_packet_is_lost_to_a_rekey_under_full_load(labs, workers):
-    loaded(labs(queues=workers), 15 if workers == 2 else 8, workers)
+    loaded(labs(queues=workers), 15 if workers == 2 else 12, workers)
 
 
 @pytest.mark.full
