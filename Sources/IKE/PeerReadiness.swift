@@ -25,8 +25,11 @@ extension IKECore {
         guard let established = sa.established, !payloads.deletes.contains(where: { $0.protocolID == ProtocolID.ike }) else {
             return
         }
-        for record in established.children where !record.weInitiated && !record.isConfirmed && record.isInstalled {
+        let ending = Set(payloads.deletes.filter { $0.protocolID == ProtocolID.esp }.flatMap(\.spis))
+        for record in established.children
+        where !record.weInitiated && !record.isConfirmed && record.isInstalled && !ending.contains(record.outboundSPI) {
             record.isConfirmed = true
+            guard connection(of: sa).map({ current($0) === sa }) ?? false else { continue }
             if established.current(record.name) === record { emit(.useChild(inboundSPI: record.inboundSPI)) }
         }
     }

@@ -24,6 +24,7 @@ final class Run {
         world = World(seed: scenario.seed, usesToyCrypto: scenario.usesToyCrypto)
         world.tracer = tracer
         world.weather = scenario.weather
+        world.forgivesGuesses = scenario.profile != .gentle
         east = SimulatedGateway("east", ["192.0.2.1"], seed: scenario.seed &* 2 &+ 11, world: world, settings: scenario.settings)
         west = SimulatedGateway("west", ["192.0.2.2"], seed: scenario.seed &* 2 &+ 12, world: world, settings: scenario.settings)
         if scenario.isBehindNAT { east.nat = IPAddress("203.0.113.7").map(NATBox.init) }

@@ -64,6 +64,8 @@ final class World {
     private(set) var datagramsSent = 0
     private(set) var packetsSent = 0
     private(set) var packetsArrived = 0
+    /// When responses get lost, an end that has to choose between pairs of which it knows nothing may choose wrong.
+    var forgivesGuesses = false
     /// Takes datagrams off the wire before anything happens to them; false leaves one alone.
     var interceptor: ((Datagram, Int) -> Bool)?
     /// Hears datagrams to addresses that no gateway has.
