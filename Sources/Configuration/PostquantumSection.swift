@@ -55,7 +55,8 @@ extension Reader {
         if let octets, octets.count < Self.shortPostquantumKeyBytes {
             warning(
                 entry.mark,
-                "the secret of `ppk` is shorter than \(Self.shortPostquantumKeyBytes) characters and holds less than 256 bits, which "
+                "the secret of `ppk` is shorter than \(Self.shortPostquantumKeyBytes) characters and holds less than "
+                    + "256 bits, which "
                     + "it needs against quantum computers; `openssl rand -base64 48` makes a good one")
         }
         return octets

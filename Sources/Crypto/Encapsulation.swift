@@ -41,7 +41,8 @@ package struct Encapsulation: Sendable {
         EncapsulationKeyExchange(self, seed: seed, publicValue: try publicValue(seed: seed))
     }
 
-    /// "Responders MUST perform the checks on the initiator public key specified in section 7.2 of [FIPS203] before the Encaps(pk)
+    /// "Responders MUST perform the checks on the initiator public key specified in section 7.2 of [FIPS203] before the
+    /// Encaps(pk)
     /// operation": the length here, the coefficients' range in the libraries, which refuse a key that is not in canonical form.
     package func answer(_ peerPublicValue: [UInt8]) throws(IKECryptoError) -> any KeyExchangeAnswer {
         guard peerPublicValue.count == method.publicValueBytes else { throw .invalidPublicValue }

@@ -125,5 +125,7 @@ extension KeyExchangeMethod {
     }
 
     /// RFC 7296 §2.14 (the modulus), RFC 5903 §7 (the X coordinate), RFC 8031 §2, FIPS 203 §3.3.
-    var sharedSecretBytes: Int { isEncapsulation ? Encapsulation.sharedSecretBytes : isElliptic ? publicValueBytes / 2 : publicValueBytes }
+    var sharedSecretBytes: Int {
+        isEncapsulation ? Encapsulation.sharedSecretBytes : isElliptic ? publicValueBytes / 2 : publicValueBytes
+    }
 }

@@ -430,8 +430,8 @@ final class ControlThread {
         publishForNewPeer()
     }
 
-    /// The peers' addresses, when nobody can rightly come from another one: neither is a peer's address unknown, nor may it change
-    /// (MOBIKE, NAT).
+    /// The peers' addresses, when nobody can rightly come from another one: neither is a peer's address unknown, nor may it
+    /// change (MOBIKE, NAT).
     private var onlyPeers: [IPAddress]? {
         let areFixed = configuration.connections.allSatisfy { connection in
             connection.remoteAddress != nil && connection.natTraversal == .off && !connection.paths.mobike

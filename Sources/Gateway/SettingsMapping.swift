@@ -80,7 +80,8 @@ enum SettingsMapping {
         plan.allowsSHA1Signatures = connection.allowsSHA1Signatures
         plan.paths = connection.paths
         plan.postquantumKey = connection.postquantumKey.map {
-            PostquantumKey(identifier: Array($0.identifier.utf8), secret: credentials.secret($0.secret), isRequired: $0.isRequired)
+            PostquantumKey(
+                identifier: Array($0.identifier.utf8), secret: credentials.secret($0.secret), isRequired: $0.isRequired)
         }
         address(&plan, as: connection)
         (plan.dpdAction, plan.reauthTime) = (connection.dpdAction, connection.reauthTime)

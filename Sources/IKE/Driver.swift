@@ -57,8 +57,9 @@ extension IKECore {
             }
         }
         let earliest: Instant
+        var spread = settings.reconnectInterval / 5
         if !wasUp, takeNextTurn(state) {
-            earliest = now + Bounds.shortestPause
+            (earliest, spread) = (now + Bounds.shortestPause, Bounds.shortestPause)
         } else if wasUp, !failed {
             // The peer closed it, so it is there and meant it: a pause before it is asked again.
             earliest = now + settings.reconnectInterval
@@ -67,7 +68,7 @@ extension IKECore {
             earliest = max(soonest, (state.attemptStarted.map { $0 + pause(after: state.failedAttempts) }) ?? soonest)
             if !wasUp { state.failedAttempts += 1 }
         }
-        state.nextAttempt = earliest + jitter(settings.reconnectInterval / 5)
+        state.nextAttempt = earliest + jitter(spread)
         log(.warning, state.plan.name, reason)
         emit(.connectionDown(connection: state.plan.name, reason: reason))
         touch(connection: state.plan.name)

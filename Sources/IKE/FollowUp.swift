@@ -108,8 +108,8 @@ extension IKECore {
         }
     }
 
-    /// "If the error occurs in the CREATE_CHILD_SA or IKE_FOLLOWUP_KE exchanges, the initiator MUST delete the existing IKE SA and
-    /// send a Delete payload" (draft-ietf-ipsecme-ikev2-mlkem §2.3).
+    /// "If the error occurs in the CREATE_CHILD_SA or IKE_FOLLOWUP_KE exchanges, the initiator MUST delete the existing IKE
+    /// SA and send a Delete payload" (draft-ietf-ipsecme-ikev2-mlkem §2.3).
     private func unusableFollowUp(_ sa: IKESA, _ series: FollowUpSeries, _ fault: IKEFault, now: Instant) {
         if case .child(let state) = series.purpose { connection(of: sa)?.slots[state.offer.name]?.isCreating = false }
         close(sa, reason: "The peer's answer to an additional key exchange is unusable: \(fault.sentence).", now: now)

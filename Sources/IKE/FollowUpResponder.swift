@@ -59,7 +59,8 @@ extension IKECore {
 
     func answerFollowUp(_ sa: IKESA, _ established: EstablishedSA, _ payloads: PayloadList, path: Path, now: Instant) {
         expireAnswered(sa, now: now)
-        // "If the responder receives an IKE_FOLLOWUP_KE message for which it does not have a key exchange state, it MUST send back
+        // "If the responder receives an IKE_FOLLOWUP_KE message for which it does not have a key exchange state, it MUST send
+        // back
         // a new error type notification called STATE_NOT_FOUND. This is an error notification that is not fatal to the IKE SA."
         guard let link = payloads.notify(.additionalKeyExchange)?.data,
             let index = sa.answered.firstIndex(where: { $0.link == link }), let connection = connection(of: sa),
@@ -140,8 +141,8 @@ extension IKECore {
         if sa.answered.count < before { counters.followUpsExpired &+= before - sa.answered.count }
     }
 
-    /// Whether the next thing we want to ask for has to wait: while the peer's rekey of the IKE SA is under way, children are left
-    /// as they are (RFC 7296 §2.25.2).
+    /// Whether the next thing we want to ask for has to wait: while the peer's rekey of the IKE SA is under way, children are
+    /// left as they are (RFC 7296 §2.25.2).
     func mustWait(_ sa: IKESA, for task: SATask) -> Bool {
         guard sa.answered.contains(where: \.isForIKE) else { return false }
         switch task {

@@ -229,8 +229,8 @@ public enum Event: Sendable {
     /// The peer gave us addresses to use inside the tunnel, or (nil) they are ours no more.
     case virtualAddresses(connection: String, VirtualConfiguration?)
     case connectionEstablished(connection: String)
-    /// An IKE SA that is not a stranger's began or ended, by the SPI that we chose, with the address that it began with: its messages
-    /// deserve their own share of what the surroundings let through.
+    /// An IKE SA that is not a stranger's began or ended, by the SPI that we chose, with the address that it began with: its
+    /// messages deserve their own share of what the surroundings let through.
     case ikeSA(spi: UInt64, remote: IPAddress, isLive: Bool)
     /// The connection is down or could not come up; the sentence names cause and remedy.
     case connectionDown(connection: String, reason: String)

@@ -35,9 +35,12 @@ extension IKECore {
     }
 
     /// Our next request tells the peer that we have what its last response brought: it waits until that is in place.
-    func isInstallingOwn(_ sa: IKESA) -> Bool {
-        sa.established?.children.contains { record in
-            if case .installing = record.state { record.weInitiated } else { false }
+    /// The end of that child, or of the IKE SA, does not wait.
+    func isInstallingOwn(_ sa: IKESA, before task: SATask) -> Bool {
+        if case .deleteIKE = task { return false }
+        return sa.established?.children.contains { record in
+            guard case .installing = record.state, record.weInitiated else { return false }
+            return task != .deleteChild(inboundSPI: record.inboundSPI)
         } ?? false
     }
 }

@@ -125,7 +125,8 @@ extension Reasons {
     }
 
     static func ppkNotOffered(plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) offers no postquantum key, and connection \(plan.name) has ppk: required: true: configure the same ppk "
+        "The peer \(remote) offers no postquantum key, and connection \(plan.name) has ppk: required: true: configure "
+            + "the same ppk "
             + "on the peer, or set required: false here."
     }
 
@@ -134,7 +135,8 @@ extension Reasons {
         let theirs = Identity.keyID(Array(identity.dropFirst())).description
         let ours = plan.postquantumKey.map { "ppk id \($0.shownIdentifier)" } ?? "no ppk"
         return
-            "The peer \(remote) uses the postquantum key \(theirs), but connection \(plan.name) has \(ours): make id and secret of "
+            "The peer \(remote) uses the postquantum key \(theirs), but connection \(plan.name) has \(ours): make id "
+                + "and secret of "
             + "ppk equal on both ends."
     }
 
@@ -142,6 +144,7 @@ extension Reasons {
     static func ppkDoubt(_ plan: ConnectionPlan, _ sa: IKESA) -> String {
         guard let ppk = plan.postquantumKey, sa.postquantum.isNegotiated else { return "" }
         return
-            " The postquantum key \(ppk.shownIdentifier) may be another cause: id and secret of ppk have to be equal on both ends."
+            " The postquantum key \(ppk.shownIdentifier) may be another cause: id and secret of ppk have to be equal "
+                + "on both ends."
     }
 }

@@ -197,15 +197,18 @@ extension IKECore {
         return .notify(Notify(.redirect, data: RedirectData(gateway: target).encoded))
     }
 
-    /// Sends the peer of a live connection elsewhere. RFC 5685 §5. Returns a sentence when that cannot be.
+    /// Sends the peers of a live connection elsewhere. RFC 5685 §5. Returns a sentence when that cannot be.
     public func redirect(connection name: String, to target: PathPlan.Gateway, now: Instant) -> String? {
         guard let state = connections[name] else { return "There is no connection \(name)." }
-        guard let sa = current(state), sa.established != nil else { return "Connection \(name) is not established." }
-        guard !sa.isOriginalInitiator else {
+        let peers = state.sas.compactMap { sas[$0] }.filter { $0.established?.supersededBy == nil && $0.established != nil }
+        guard let first = peers.first else { return "Connection \(name) is not established." }
+        let answered = peers.filter { !$0.isOriginalInitiator }
+        guard !answered.isEmpty else {
             return "Connection \(name) was begun by this gateway; only the end that answered can redirect (RFC 5685)."
         }
-        guard sa.peerFollowsRedirects else { return "The peer \(sa.path.remote) does not support being redirected." }
-        enqueue(.redirect(RedirectData(gateway: target).encoded), on: sa)
+        let willing = answered.filter(\.peerFollowsRedirects)
+        guard !willing.isEmpty else { return "The peer \(first.path.remote) does not support being redirected." }
+        for sa in willing { enqueue(.redirect(RedirectData(gateway: target).encoded), on: sa) }
         settle(now)
         return nil
     }

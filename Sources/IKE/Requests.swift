@@ -112,7 +112,7 @@ extension IKECore {
     /// before sending a subsequent message" (§2.3).
     func pump(_ sa: IKESA, now: Instant) {
         while sa.outstanding == nil, sas[sa.localSPI] != nil, let task = sa.tasks.first, !mustWait(sa, for: task),
-            !isInstallingOwn(sa)
+            !isInstallingOwn(sa, before: task)
         {
             sa.tasks.removeFirst()
             guard sa.nextRequestID < UInt32.max else {

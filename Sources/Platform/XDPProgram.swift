@@ -288,7 +288,8 @@ public final class XDPProgram: @unchecked Sendable {
 
     /// What passes of IKE.
     /// - Parameters:
-    ///   - packetsPerSecond: from one source address (of IPv6: one network of 64 bits), or for one IKE SA of ours, on average; 0 is
+    ///   - packetsPerSecond: from one source address (of IPv6: one network of 64 bits), or for one IKE SA of ours, on
+    ///   average; 0 is
     ///     no limit.
     ///   - burst: at once, after a silence.
     ///   - onlyPeers: IKE and ESP from any other address is dropped; nil: everybody may come.

@@ -79,12 +79,12 @@ private let host = """
         ("10.8.0.10-10.8.0.12", "10.9.0.10-10.9.0.12", "6:29", "overlaps pool `road`"),
         ("dns: [10.1.0.53]", "dns: [ns.example]", "5:49", "not the IP address of a name server"),
         ("[road, few]", "[raod]", "15:13", "did you mean `road`?"),
-        ("    pools: [road, few]\n", "", "17:15", "name it in `pools`"),
+        ("    pools: [road, few]\n", "", "16:15", "name it in `pools`"),
         ("auth: eap-mschapv2", "auth: eap-mschap", "12:44", "did you mean `eap-mschapv2`?"),
         ("    eap: { users: [{ name: alice, password: \"open sesame\" }] }\n", "", "10:5", "`users` is missing"),
         (", password: \"open sesame\"", "", "14:20", "`password_file` is missing"),
-        ("alice, password: \"open sesame\" }", "alice, password: a }, { name: alice, password: b }", "14:60", "given again"),
-        ("address: 10.1.0.5,", "address: radius.example,", "8:25", "not an IP address"),
+        ("alice, password: \"open sesame\" }", "alice, password: a }, { name: alice, password: b }", "14:58", "given again"),
+        ("address: 10.1.0.5,", "address: radius.example,", "8:24", "not an IP address"),
         ("servers: [{ address: 10.1.0.5, secret: \"sixteen characters\" }]", "servers: []", "8:12", "`servers` is empty"),
     ]
 

@@ -67,9 +67,46 @@ import Wire
         #expect(pair.east.core.rekey(connection: "c", child: nil, ike: false, now: pair.now))
         pair.run(1)
         #expect(pair.west.installed.count == 2, "the old one still takes what is under way")
-        #expect(pair.west.used == [pair.west.installed[1].inboundSPI])
+        #expect(pair.west.used.last == pair.west.installed[1].inboundSPI)
         pair.run(5)
         #expect(pair.west.installed.count == 1)
+    }
+
+    // MARK: Parallel children
+
+    /// RFC 7296 §2.8: "a node MUST accept incoming packets through either SA".
+    @Test func `a peer may have two children with the same selectors; when one goes the other carries on, and none is left over`()
+        throws
+    {
+        let pair = Pair()
+        (pair.eastSide.dpd, pair.westSide.dpd) = (.zero, .zero)
+        #expect(try pair.establish())
+        pair.run(100)
+        let forge = try #require(Forge(pair.east))
+        let offer = Offer.esp([try ESPProposal(keywords: "aes256gcm16")], spi: 0xABCD, withMethods: true)
+        func ask(_ exchange: ExchangeType, _ payloads: [Payload], id: UInt32) throws {
+            let path = Path(local: Endpoint(pair.west.address, 500), remote: Endpoint(pair.east.address, 500))
+            pair.west.core.handleDatagram(try forge.request(exchange, payloads, id: id), path: path, now: pair.now)
+            pair.west.takeEvents(now: pair.now)
+            while pair.west.core.pollTransmit() != nil {}
+        }
+        let first = pair.west.installed[0]
+        try ask(
+            .createChildSA,
+            [
+                .securityAssociation(offer), .nonce(forge.random.bytes(32)),
+                .trafficSelectorsInitiator(WireSelectors([TrafficSelector(IPPrefix("10.1.0.0/24")!)])),
+                .trafficSelectorsResponder(WireSelectors([TrafficSelector(IPPrefix("10.2.0.0/24")!)])),
+            ], id: 2)
+        #expect(pair.west.installed.map(\.child) == ["net", "net"])
+        #expect(pair.west.status(now: pair.now)?.children[0].inboundSPI == pair.west.installed[1].inboundSPI, "the newest")
+        pair.west.used = []
+        try ask(.informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [0xABCD]))], id: 3)
+        #expect(pair.west.used == [first.inboundSPI])
+        pair.network.run(for: .seconds(10))
+        #expect(pair.west.installed.map(\.inboundSPI) == [first.inboundSPI])
+        try ask(.informational, [.delete(.ikeSA)], id: 4)
+        #expect(pair.west.installed.isEmpty && pair.west.core.tableSizes["children"] == 0)
     }
 
     // MARK: Installation

@@ -123,6 +123,7 @@ def udp(lab, seconds):
     return sent, sent - arrived
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.full)])
 def test_udp_at_half_of_the_rate_loses_nothing_at_all(labs, seconds):
     lab = labs(queues=2)
@@ -130,6 +131,7 @@ def test_udp_at_half_of_the_rate_loses_nothing_at_all(labs, seconds):
     outcomes = []
     while len(outcomes) < UDP_TRIES and (not outcomes or outcomes[-1][1]):
         outcomes.append(udp(lab, seconds))
+        print({side: {name: count for name, count in pair.side(side).drops().items() if count} for side in ("east", "west")})
         assert not sa_losses(pair)
     assert pair.east.connection("west")["children"][0]["rekeys"] >= seconds // 5
     assert outcomes[-1][0] > 1000 and outcomes[-1][1] == 0, outcomes

@@ -206,8 +206,8 @@ def double_nat(lab, east="snat to 198.51.100.1"):
 
 @pytest.mark.parametrize("mobike", ["auto", "off"])
 def test_both_ends_are_behind_nats_and_a_mapping_changes(labs, mobike):
-    """East's NAT forgets everything and maps to other ports, under traffic. With MOBIKE east notices and says so; without, west asks
-    whether the peer is where its packets come from, as it is itself behind a NAT and may not just follow (RFC 7296 §2.23)."""
+    """East's NAT forgets everything and maps to other ports, under traffic. With MOBIKE east notices and says so; without, west
+    asks whether the peer is where its packets come from: behind a NAT itself, it may not just follow (RFC 7296 §2.23)."""
     lab = labs("routed")
     double_nat(lab)
     there = {"east": "198.51.100.2", "west": "198.51.100.1"}

@@ -65,6 +65,6 @@ import Testing
         #expect(XDPCounter.droppedClearInbound.rawValue == CULVERT_COUNT_DROPPED_CLEAR_INBOUND.rawValue)
         #expect(XDPCounter.redirectedProtected.rawValue == CULVERT_COUNT_REDIRECTED_PROTECTED.rawValue)
         #expect(XDPCounter.droppedNoSocket.rawValue == CULVERT_COUNT_DROPPED_NO_SOCKET.rawValue)
-        #expect(XDPCounter.allCases.filter(\.isDrop).count == 5)
+        #expect(XDPCounter.allCases.filter(\.isDrop).count == 6)
     }
 }

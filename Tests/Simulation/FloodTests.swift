@@ -85,7 +85,8 @@ import Wire
         /// The reachable part of it answers cookies, with the message as it was.
         private func hear(_ datagram: Datagram) {
             receivedBytes += datagram.bytes.count
-            guard let bytes = remembered.removeValue(forKey: datagram.destination), let answer = try? WireMessage(parsing: datagram.bytes),
+            guard let bytes = remembered.removeValue(forKey: datagram.destination),
+                let answer = try? WireMessage(parsing: datagram.bytes),
                 let cookie = answer.payloads.notify(.cookie), let message = try? WireMessage(parsing: bytes)
             else { return }
             cookiesReturned += 1

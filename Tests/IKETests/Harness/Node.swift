@@ -83,7 +83,11 @@ final class Node {
             case .movePath(_, _, let path): moves.append(path)
             case .connectionEstablished: ups += 1
             case .ikeSA(let spi, _, let isLive):
-                if isLive { liveSPIs.insert(spi) } else if liveSPIs.remove(spi) == nil { faults.append("an IKE SA ended that never began") }
+                if isLive {
+                    liveSPIs.insert(spi)
+                } else if liveSPIs.remove(spi) == nil {
+                    faults.append("an IKE SA ended that never began")
+                }
             case .connectionDown(_, let reason): downs.append(reason)
             case .checkRevocation(let check, let token):
                 revocationChecks.append(check)

@@ -4,8 +4,8 @@ import Wire
 
 /// Two gateways whose messages are delivered in every order that a network can make of them.
 ///
-/// Messages wait on the wire until the order under test picks one; no time passes meanwhile. Cores cannot be copied, so each order
-/// is a run of its own from the start: `Orders` counts through the choices as an odometer does.
+/// Messages wait on the wire until the order under test picks one; no time passes meanwhile. Cores cannot be copied, so each
+/// order is a run of its own from the start: `Orders` counts through the choices as an odometer does.
 final class Choreography {
     /// Messages on the wire at once, and deliveries in one run: beyond lies an exchange that does not end.
     static let mostWaiting = 12

@@ -51,7 +51,9 @@ extension SimulatedGateway {
 
     /// What the core has installed is in place, and nothing else but what drains.
     private var childFault: String? {
-        if known.count != core.childIndex.count { return "\(known.count) children installed, the core knows \(core.childIndex.count)" }
+        if known.count != core.childIndex.count {
+            return "\(known.count) children installed, the core knows \(core.childIndex.count)"
+        }
         for spi in known where core.childIndex[spi] == nil { return "child \(hex(spi)) was never removed" }
         for (spi, pair) in lifecycle.pairs where !known.contains(spi) {
             switch pair.state {
@@ -64,7 +66,8 @@ extension SimulatedGateway {
 
     /// What is due and was not served.
     var overdue: String {
-        let connections = core.connections.values.filter { state in core.deadline(of: state, now: now).map { $0 <= now } ?? false }
+        let connections = core.connections.values.filter { state in core.deadline(of: state, now: now).map { $0 <= now } ?? false
+        }
         let sas = core.allSAs.filter { sa in core.deadline(of: sa).map { $0 <= now } ?? false }
         return (connections.map { "connection \($0.plan.name)" } + sas.map { "IKE SA \(hex($0.localSPI)), \($0.phase)" })
             .joined(separator: ", ")
@@ -96,14 +99,18 @@ extension SimulatedGateway {
             }
             for child in plan.children {
                 let records = established.children.filter { $0.name == child.name }
-                guard records.count == 1, let record = records.first else { return "\(name) has \(child.name) \(records.count) times" }
+                guard records.count == 1, let record = records.first else {
+                    return "\(name) has \(child.name) \(records.count) times"
+                }
                 if !record.isInstalled || record.replacedBy != nil { return "\(name) has \(child.name) in passing" }
                 let active = lifecycle.active.filter { $0.key.configured == ChildKey(plan.name, child.name) }
                 if active.map(\.value) != [record.inboundSPI] { return "\(name) does not use \(child.name)" }
             }
         }
         if core.sas.count != plans.count { return "\(name) holds \(core.sas.count) IKE SAs" }
-        if core.halfOpenCount != 0 || !core.initIndex.isEmpty && core.initIndex.count > plans.count { return "\(name) has half-open IKE SAs" }
+        if core.halfOpenCount != 0 || !core.initIndex.isEmpty && core.initIndex.count > plans.count {
+            return "\(name) has half-open IKE SAs"
+        }
         if !core.installs.isEmpty { return "\(name) has installations under way" }
         if core.childIndex.count != children.count { return "\(name) has \(core.childIndex.count) children" }
         let pairs = lifecycle.pairs.values.filter { $0.state == .ready || $0.state == .installing }

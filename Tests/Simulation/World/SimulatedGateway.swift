@@ -342,7 +342,8 @@ final class SimulatedGateway {
     private func checkSwitch(to entry: SimulatedPlane.Entry) {
         for other in plane.entries.values where other.childIndex == entry.childIndex && other.isReady {
             let spi = other.sa.inboundSPI
-            guard spi != entry.sa.inboundSPI, known.contains(spi), !world.forgivesGuesses || isKnownToArrive(spi), let peer = peer(of: other.sa), peer.isReceiving(other),
+            guard spi != entry.sa.inboundSPI, known.contains(spi), !world.forgivesGuesses || isKnownToArrive(spi),
+                let peer = peer(of: other.sa), peer.isReceiving(other),
                 peer.known.contains(other.sa.outboundSPI), !peer.hasReceived(entry)
             else { continue }
             world.fail(

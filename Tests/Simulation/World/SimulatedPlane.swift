@@ -65,6 +65,7 @@ final class SimulatedPlane: SAControlling {
         gateway.answerLater(.retired(inboundSPI), after: .milliseconds(1))
     }
 
+    func setHolding(childIndex: Int, _ holds: Bool) {}
     func movePath(inboundSPI: UInt32, path: TunnelPath) { entries[inboundSPI]?.sa.path = path }
     func counters(inboundSPI: UInt32) -> SACounters? { entries[inboundSPI]?.counters }
 

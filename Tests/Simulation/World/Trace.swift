@@ -10,7 +10,9 @@ enum Trace {
         if bytes.prefix(4) == [0, 0, 0, 0] { bytes.removeFirst(4) }
         guard let header = try? IKEHeader(parsing: bytes[...]) else { return "\(bytes.count) octets" }
         let kind = header.isResponse ? "response" : "request"
-        return "\(header.exchange) \(kind) \(header.messageID) of \(hex(header.initiatorSPI >> 48))-\(hex(header.responderSPI >> 48))"
+        return
+            "\(header.exchange) \(kind) \(header.messageID) of "
+                + "\(hex(header.initiatorSPI >> 48))-\(hex(header.responderSPI >> 48))"
             + " (\(bytes.count) octets, \(datagram.source) to \(datagram.destination))"
     }
 }

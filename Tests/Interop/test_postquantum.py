@@ -1,0 +1,168 @@
+"""ML-KEM beside the classical key exchange (RFC 9370), postquantum preshared keys (RFC 8784), and what happens without them.
+
+strongSwan knows ML-KEM from 6.0 on; those tests run when STRONGSWAN names such a build. PPKs it has since 5.7.
+"""
+
+import pytest
+
+from checks import assert_pings_both_ways
+from culvert_lab.daemons import STRONGSWAN, Culvert
+from culvert_lab.shell import eventually
+from gateways import configuration, gateway, peer
+
+HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
+PPK = "a-postquantum-secret-of-more-than-32-characters"
+
+with_mlkem = pytest.mark.skipif(STRONGSWAN == "/usr", reason="Debian's strongSwan has no ML-KEM; set STRONGSWAN to a 6.x build")
+
+
+def default_gateway(lab, side, **changes):
+    """A Culvert whose file does not mention proposals."""
+    whole = configuration(lab, side, **changes)
+    del whole["connections"][0]["ike_proposals"]
+    del whole["connections"][0]["children"][0]["esp_proposals"]
+    return Culvert(lab, f"gw-{side}", whole)
+
+
+def ppk_peer(lab, ppk_id, secret, required="yes"):
+    """strongSwan in the west with a PPK; without one when `ppk_id` is None."""
+    extra = f"ppk_id = {ppk_id}\nppk_required = {required}" if ppk_id else ""
+    theirs = peer(lab, "west", extra=extra)
+    if ppk_id:
+        with open(theirs.swanctl_path, "a") as file:
+            file.write(f'secrets {{\n ppk-1 {{\n id-1 = {ppk_id}\n secret = "{secret}"\n }}\n}}\n')
+    return theirs.start()
+
+
+def renewals(entry):
+    return entry["children"][0]["rekeys"]
+
+
+def rekey_everything(ours, name):
+    """The IKE SA and the child, by Culvert; both have to come back."""
+    before = ours.connection(name)
+    ours.client("rekey", name, "--ike")
+    eventually(lambda: ours.connection(name)["ike"]["spi_initiator"] != before["ike"]["spi_initiator"], timeout=15,
+               what=lambda: f"the IKE SA was not rekeyed: {ours.tail()}")
+    ours.client("rekey", f"{name}/net")
+    eventually(lambda: renewals(ours.connection(name)) > renewals(before), timeout=15,
+               what=lambda: f"the child was not rekeyed: {ours.tail()}")
+    return ours.wait_installed(name)
+
+
+def test_two_culverts_use_mlkem_unless_told_otherwise(shared_lab):
+    """Nothing about proposals in either file; with a PPK besides, and rekeys of both kinds."""
+    ppk = {"ppk": {"id": "link-1", "secret": PPK, "required": True}}
+    west = default_gateway(shared_lab, "west", connection=ppk).start()
+    east = default_gateway(shared_lab, "east", connection=ppk).start()
+    try:
+        entry = east.wait_installed("west")
+        assert entry["ike"]["proposal"] == HYBRID and entry["ike"]["ppk"] is True
+        assert_pings_both_ways(shared_lab)
+        assert rekey_everything(east, "west")["ike"]["proposal"] == HYBRID
+        assert rekey_everything(west, "east")["ike"]["ppk"] is True
+        assert_pings_both_ways(shared_lab)
+        assert "ke1_mlkem768" in east.client("status").stdout
+    finally:
+        east.end()
+        west.end()
+
+
+@pytest.mark.parametrize("starter", ["culvert", "strongswan"])
+def test_the_defaults_fall_back_where_the_peer_is_classical(shared_lab, starter):
+    ours = default_gateway(shared_lab, "east", child={"start": "immediately" if starter == "culvert" else "manual"})
+    theirs = peer(shared_lab, "west", ike="aes256gcm16-prfsha384-x25519", esp="aes256gcm16-noesn").start()
+    ours.start()
+    try:
+        if starter == "strongswan":
+            theirs.initiate()
+        assert ours.wait_installed("west")["ike"]["proposal"] == "aes256gcm16-prfsha384-x25519"
+        assert_pings_both_ways(shared_lab)
+    finally:
+        ours.end()
+        theirs.end()
+
+
+@pytest.mark.parametrize("starter", ["culvert", "strongswan"])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_ppk_is_used_when_both_have_it(shared_lab, starter, required):
+    theirs = ppk_peer(shared_lab, "link-1", PPK, "yes" if required else "no")
+    ours = gateway(shared_lab, "east", connection={"ppk": {"id": "link-1", "secret": PPK, "required": required}},
+                   child={"start": "immediately" if starter == "culvert" else "manual"}).start()
+    try:
+        if starter == "strongswan":
+            theirs.initiate()
+        assert ours.wait_installed("west")["ike"]["ppk"] is True
+        assert "ppk" in theirs.log().lower()
+        assert_pings_both_ways(shared_lab)
+        assert rekey_everything(ours, "west")["ike"]["ppk"] is True
+    finally:
+        ours.end()
+        theirs.end()
+
+
+def test_an_optional_ppk_that_the_peer_knows_otherwise_is_gone_without(shared_lab):
+    """strongSwan asks, and sends NO_PPK_AUTH along."""
+    theirs = ppk_peer(shared_lab, "link-2", PPK, "no")
+    ours = gateway(shared_lab, "east", connection={"ppk": {"id": "link-1", "secret": PPK}}, child={"start": "manual"}).start()
+    try:
+        theirs.initiate()
+        assert ours.wait_installed("west")["ike"]["ppk"] is False
+        assert "uses the postquantum key key-id:link-2" in ours.log()
+        assert_pings_both_ways(shared_lab)
+    finally:
+        ours.end()
+        theirs.end()
+
+
+def test_a_peer_that_insists_on_another_ppk_refuses_and_the_reason_says_where_to_look(shared_lab):
+    """strongSwan takes no other than the one that its connection names, required or not."""
+    theirs = ppk_peer(shared_lab, "link-2", PPK, "no")
+    ours = gateway(shared_lab, "east", connection={"ppk": {"id": "link-1", "secret": PPK}}).start()
+    try:
+        assert "key-id:link-1" in ours.wait_reason("west", "postquantum key")
+    finally:
+        ours.end()
+        theirs.end()
+
+
+def test_a_required_ppk_keeps_the_tunnel_down_where_the_peer_has_none(shared_lab):
+    theirs = ppk_peer(shared_lab, None, None)
+    ours = gateway(shared_lab, "east", connection={"ppk": {"id": "link-1", "secret": PPK, "required": True}}).start()
+    try:
+        assert "ppk: required: true" in ours.wait_reason("west", "postquantum")
+    finally:
+        ours.end()
+        theirs.end()
+
+
+@with_mlkem
+@pytest.mark.parametrize("starter", ["culvert", "strongswan"])
+@pytest.mark.parametrize("suite, esp", [
+    (HYBRID, "aes256gcm16-x25519-ke1_mlkem768-noesn"),
+    ("aes256-sha256-ecp256-ke1_mlkem1024-ke2_x25519", "aes128gcm16-ecp256-ke1_mlkem768-ke2_mlkem1024-noesn"),
+    ("aes128gcm16-prfsha256-mlkem768", "aes256gcm16-mlkem768-noesn"),
+])
+def test_mlkem_with_strongswan_also_when_rekeying(shared_lab, starter, suite, esp):
+    """Rekeys of both kinds by both ends: IKE_FOLLOWUP_KE as initiator and responder."""
+    theirs = peer(shared_lab, "west", ike=suite, esp=esp).start()
+    ours = gateway(shared_lab, "east", connection={"ike_proposals": [suite]},
+                   child={"esp_proposals": [esp], "start": "immediately" if starter == "culvert" else "manual"}).start()
+    try:
+        if starter == "strongswan":
+            theirs.initiate()
+        assert set(suite.split("-")) <= set(ours.wait_installed("west")["ike"]["proposal"].split("-"))
+        assert_pings_both_ways(shared_lab)
+        rekey_everything(ours, "west")
+        assert_pings_both_ways(shared_lab)
+        before = ours.connection("west")
+        theirs.swanctl("--rekey", "--ike", "gw")
+        eventually(lambda: ours.connection("west")["ike"]["spi_initiator"] != before["ike"]["spi_initiator"], timeout=15,
+                   what=lambda: f"strongSwan's rekey of the IKE SA did not succeed: {theirs.log()[-600:]}")
+        theirs.swanctl("--rekey", "--child", "net")
+        eventually(lambda: renewals(ours.connection("west")) > renewals(before), timeout=15,
+                   what=lambda: f"strongSwan's rekey of the child did not succeed: {theirs.log()[-600:]}")
+        assert_pings_both_ways(shared_lab)
+    finally:
+        ours.end()
+        theirs.end()
