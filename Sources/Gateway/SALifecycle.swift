@@ -143,6 +143,12 @@ final class SALifecycle {
         guard let pair = pairs[inboundSPI], pair.state == .ready else { return }
         if peerReceives { pairs[inboundSPI]?.peerReceives = true }
         guard active[pair.key] != inboundSPI else { return }
+        if peerReceives, let current = active[pair.key].flatMap({ pairs[$0] }), current.state == .ready, current.peerReceives,
+            let since = current.readyAt, let readyAt = pair.readyAt, readyAt < since
+        {
+            // News of an older one: the newer one that carries the traffic is received too.
+            return
+        }
         if !peerReceives, let current = active[pair.key], pairs[current]?.state == .ready { return }
         // News of an older pair, on an IKE SA that is on its way out, say: never back from one that the peer receives on.
         if let current = active[pair.key], let used = pairs[current], used.state == .ready, used.peerReceives,

@@ -97,6 +97,8 @@ extension Bounds {
     static let crossingTime: Duration = .seconds(60)
     /// How long a replaced child still receives what was under way when it was deleted.
     static let drain: Duration = .seconds(2)
+    /// SPIs in DELETE payloads that are remembered while a child is being created.
+    static let earlyDeletes = 16
     /// Between the end of one attempt and the beginning of the next, whatever the settings say.
     static let shortestPause: Duration = .milliseconds(100)
     /// The longest pause between the beginnings of two attempts.

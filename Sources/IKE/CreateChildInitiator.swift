@@ -116,6 +116,10 @@ extension IKECore {
             unusableChild(sa, connection, state, error, now: now)
             return
         }
+        guard !state.endedByPeer.contains(made.record.outboundSPI) else {
+            endedBeforeItBegan(established, connection, state, now: now)
+            return
+        }
         if let rekeys = state.rekeys {
             replaceChild(rekeys, by: made.record, sa, established, connection, now: now)
         } else {
@@ -130,6 +134,21 @@ extension IKECore {
             }
         }
         install(made, on: sa, established, now: now)
+    }
+
+    /// The peer's DELETE for the child overtook the response that tells us of it.
+    private func endedBeforeItBegan(
+        _ established: EstablishedSA, _ connection: ConnectionState, _ state: CreatingChild, now: Instant
+    ) {
+        let name = state.offer.name
+        connection.slots[name]?.isCreating = false
+        if let old = state.rekeys.flatMap({ established.child(inbound: $0) }), old.isLive {
+            old.rekeyAt = now + temporaryFailureWait(until: old.expiresAt, now: now)
+        } else if established.current(name) == nil {
+            let again = now + settings.reconnectInterval + jitter(.seconds(1))
+            childWentDown(connection, name, reason: "The peer deleted child \(name).", retryAt: again)
+        }
+        log(.info, connection.plan.name, "The peer deleted child \(name) as soon as it was made.")
     }
 
     private func replaceChild(

@@ -60,7 +60,7 @@ extension IKECore {
         var ours: [UInt32] = []
         for delete in payloads.deletes where delete.protocolID == ProtocolID.esp {
             for spi in delete.spis {
-                guard let record = established.child(outbound: spi) else { continue }
+                guard let record = established.child(outbound: spi) else { noteEarlyDelete(spi, on: sa); continue }
                 switch record.state {
                 case .draining: continue
                 case .deleting: break
@@ -70,6 +70,12 @@ extension IKECore {
             }
         }
         return ours.isEmpty ? [] : [.delete(Delete(protocolID: ProtocolID.esp, spis: ours))]
+    }
+
+    /// The response that would tell us of the child may still be under way.
+    private func noteEarlyDelete(_ spi: UInt32, on sa: IKESA) {
+        guard case .child(let state) = sa.outstanding?.kind.creates, state.endedByPeer.count < Bounds.earlyDeletes else { return }
+        state.endedByPeer.append(spi)
     }
 
     private func endChild(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, now: Instant) {

@@ -29,6 +29,7 @@ extension IKECore {
         for record in established.children
         where !record.weInitiated && !record.isConfirmed && record.isInstalled && !ending.contains(record.outboundSPI) {
             record.isConfirmed = true
+            guard connection(of: sa).map({ current($0) === sa }) ?? false else { continue }
             if established.current(record.name) === record { emit(.useChild(inboundSPI: record.inboundSPI)) }
         }
     }

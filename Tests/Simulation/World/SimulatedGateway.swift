@@ -294,7 +294,9 @@ final class SimulatedGateway {
             world.trace("\(name) removes \(child) in \(hex(inboundSPI))")
             if known.remove(inboundSPI) == nil { world.fail("\(name) is told to remove \(hex(inboundSPI)), which it has not") }
             lifecycle.remove(inboundSPI: inboundSPI, now: now)
-        case .useChild(let inboundSPI): lifecycle.use(inboundSPI: inboundSPI, peerReceives: true)
+        case .useChild(let inboundSPI):
+            world.trace("\(name) knows that the peer receives on the pair of \(hex(inboundSPI))")
+            lifecycle.use(inboundSPI: inboundSPI, peerReceives: true)
         case .movePath(_, let inboundSPIs, let path):
             world.trace("\(name) moves to \(path)")
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
