@@ -72,7 +72,6 @@ extension Reader {
     static var maxUsers: Int { 65_536 }
     static var maxRADIUSServers: Int { 8 }
     /// RFC 2759 §4: "0-to-256-unicode-char Password".
-    static var maxPasswordBytes: Int { 1024 }
     static var shortRADIUSSecretBytes: Int { 16 }
 
     // MARK: radius
@@ -233,7 +232,7 @@ extension Reader {
 
     // MARK: Secrets
 
-    /// The octets of one of two keys, of which the second names a file. Nothing here puts a value into a diagnostic.
+    /// The octets of one of two keys, of which the second names a file.
     func secretText(
         _ mapping: Mapping, inline: String, file: String, isRequired: Bool, owner: String
     ) -> (bytes: [UInt8], mark: Mark)? {
@@ -244,41 +243,8 @@ extension Reader {
         case (let one?, let other?):
             error(max(one.keyMark, other.keyMark), "`\(inline)` and `\(file)` are both given; keep one")
             return nil
-        case (let entry?, nil):
-            guard case .scalar(let text, _) = entry.value.content, !text.isEmpty else {
-                error(entry.mark, "`\(inline)` must be text, in quotes")
-                return nil
-            }
-            if readableByOthers {
-                warning(
-                    entry.keyMark,
-                    "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a `\(file)`")
-            }
-            return bounded(Array(text.utf8), entry)
-        case (nil, let entry?):
-            guard let text = text(entry) else { return nil }
-            let contents: FileContents
-            do {
-                contents = try FileContents(path: absolutePath(text), maxBytes: Self.maxPasswordBytes + 2)
-            } catch {
-                self.error(entry.mark, "`\(file)` \(error.clause)")
-                return nil
-            }
-            if contents.isReadableByOthers {
-                warning(entry.mark, "\(quoted(text)) holds a secret and others can read it; `chmod 600` it")
-            }
-            var bytes = contents.bytes
-            if bytes.last == UInt8(ascii: "\n") { bytes.removeLast() }
-            if bytes.last == UInt8(ascii: "\r") { bytes.removeLast() }
-            return bounded(bytes, entry)
+        case (let entry?, nil): return inlineSecret(entry).map { ($0, entry.mark) }
+        case (nil, let entry?): return secretFile(entry).map { ($0, entry.mark) }
         }
-    }
-
-    private func bounded(_ bytes: [UInt8], _ entry: Entry) -> (bytes: [UInt8], mark: Mark)? {
-        guard !bytes.isEmpty, bytes.count <= Self.maxPasswordBytes else {
-            error(entry.mark, "`\(entry.key)` must give 1 to \(Self.maxPasswordBytes) bytes")
-            return nil
-        }
-        return (bytes, entry.mark)
     }
 }

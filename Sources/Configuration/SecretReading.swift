@@ -1,4 +1,4 @@
-/// Pre-shared keys. Nothing in this file puts a value into a diagnostic.
+/// Pre-shared keys and passwords. Nothing in this file puts a value into a diagnostic.
 extension Reader {
     static var maxKeyBytes: Int { 1024 }
     /// RFC 7296 §2.15: a key from a password is only as strong as the password.

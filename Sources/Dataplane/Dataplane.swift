@@ -72,8 +72,9 @@ public final class Dataplane {
         sleeping.initialize(repeating: 0, count: count)
         wakeups = .allocate(capacity: count)
         for worker in workers { (wakeups + worker.index).initialize(to: worker.wakeup.descriptor.number) }
+        let handoffSlots = Worker.handoffSlots(framesPerWorker: settings.framesPerWorker)
         handoffs = (0..<count).map { _ in
-            (0..<count).map { _ in SPSC.Storage(slots: Worker.handoffSlots, slotBytes: Worker.handoffSlotBytes) }
+            (0..<count).map { _ in SPSC.Storage(slots: handoffSlots, slotBytes: Worker.handoffSlotBytes) }
         }
         let returnSlots = Self.powerOfTwo(atLeast: settings.framesPerWorker)
         returns = (0..<count).map { _ in (0..<count).map { _ in SPSC.Storage(slots: returnSlots, slotBytes: 8) } }

@@ -15,7 +15,14 @@ extension Worker {
         case transmit
     }
 
-    static let handoffSlots = 1024
+    /// As many as a pool has beside its fill rings, to a power of two: while the scheduler keeps the receiver from its core for
+    /// some milliseconds, frames wait instead of being dropped, and a receiver that is too slow takes none from the fill rings.
+    static func handoffSlots(framesPerWorker: Int) -> Int {
+        var slots = 1024
+        while slots * 2 <= framesPerWorker / 2 { slots *= 2 }
+        return slots
+    }
+
     static let handoffSlotBytes = 16
 
     /// Passes a frame on. `pointer` and `length` are what the other side starts from.

@@ -422,21 +422,28 @@ final class ControlThread {
         return known.compactMap(\.v4).sorted().map { .v4($0) } + known.compactMap(\.v6).sorted().map { .v6($0) }
     }
 
-    /// A redirect may lead to an address that no connection names.
+    /// A redirect may lead to an address that no connection names: where strangers are dropped, it is none.
     private func followRedirect(spi: UInt64, remote: IPAddress, isLive: Bool) {
-        let isKnown = configuration.connections.contains { $0.remoteAddresses.contains(remote) }
-        guard !isKnown, isLive || redirectedTo[spi] != nil else { return }
-        redirectedTo[spi] = isLive ? remote : nil
+        if isLive {
+            guard hasFixedPeers, !configuration.connections.contains(where: { $0.remoteAddresses.contains(remote) }) else {
+                return
+            }
+            redirectedTo[spi] = remote
+        } else {
+            guard redirectedTo.removeValue(forKey: spi) != nil else { return }
+        }
         publishForNewPeer()
     }
 
     /// The peers' addresses, when nobody can rightly come from another one: neither is a peer's address unknown, nor may it
     /// change (MOBIKE, NAT).
-    private var onlyPeers: [IPAddress]? {
-        let areFixed = configuration.connections.allSatisfy { connection in
-            connection.remoteAddress != nil && connection.natTraversal == .off && !connection.paths.mobike
-        }
-        return areFixed && !configuration.connections.isEmpty ? peers : nil
+    private var onlyPeers: [IPAddress]? { hasFixedPeers ? peers : nil }
+
+    private var hasFixedPeers: Bool {
+        !configuration.connections.isEmpty
+            && configuration.connections.allSatisfy { connection in
+                connection.remoteAddress != nil && connection.natTraversal == .off && !connection.paths.mobike
+            }
     }
 
     private func publishForNewPeer() {

@@ -150,12 +150,6 @@ final class SALifecycle {
             return
         }
         if !peerReceives, let current = active[pair.key], pairs[current]?.state == .ready { return }
-        // News of an older pair, on an IKE SA that is on its way out, say: never back from one that the peer receives on.
-        if let current = active[pair.key], let used = pairs[current], used.state == .ready, used.peerReceives,
-            let its = used.readyAt, let ours = pair.readyAt, ours < its
-        {
-            return
-        }
         switchOutbound(to: inboundSPI)
     }
 
