@@ -2,6 +2,7 @@
 
 import copy
 
+from checks import Wire, assert_pings_both_ways
 from culvert_lab.daemons import Culvert, StrongSwan, swanctl_conf
 
 SECRET = "interop-secret-of-more-than-20-characters"
@@ -95,3 +96,22 @@ def peer(lab, side, *, remote=None, ike="aes256gcm16-prfsha256-x25519", esp="aes
     return StrongSwan(lab, f"gw-{side}", swanctl_conf(
         local=here.underlay, remote=remote or there.reachable_at, local_id=IDENTITY[side], remote_id=IDENTITY[OTHER[side]],
         local_ts=here.subnet, remote_ts=there.subnet, psk=psk, ike=ike, esp=esp, **more), settings=settings)
+
+
+def carry_with_strongswan(lab, starter):
+    """Culvert is east, strongSwan west. `starter` brings the tunnel up, pings go both ways and never in the clear; the
+    status entry that Culvert had then."""
+    ours = gateway(lab, "east", child={"start": "immediately" if starter == "culvert" else "manual"})
+    theirs = peer(lab, "west").start()
+    with Wire(lab) as wire:
+        ours.start()
+        if starter == "strongswan":
+            theirs.initiate()
+        entry = ours.wait_installed("west")
+        theirs.wait_installed()
+        assert_pings_both_ways(lab)
+    wire.assert_nothing_clear()
+    assert wire.kinds["esp-in-udp"] >= 12 and not wire.kinds["esp"]
+    assert entry["ike"]["initiator"] is (starter == "culvert")
+    assert entry["remote"]["id"] == IDENTITY["west"]
+    return entry
