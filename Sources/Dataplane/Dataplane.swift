@@ -23,13 +23,7 @@ public final class Dataplane {
     var outboundOfChild: [Int: UInt32] = [:]
     var nextOwner = 0
     var program: XDPProgram
-    private let controlEvent: EventSignal
-    private let owners: UnsafeMutablePointer<UInt8>
-    private let sleeping: UnsafeMutablePointer<UInt32>
-    private let wakeups: UnsafeMutablePointer<Int32>
-    private let handoffs: [[SPSC.Storage]]
-    private let returns: [[SPSC.Storage]]
-    private var endMemory: [() -> Void] = []
+    private let mesh: WorkerMesh
 
     private struct Pending {
         var remaining: Int
@@ -55,38 +49,21 @@ public final class Dataplane {
         guard (1...64).contains(count) else { throw DataplaneError("there must be between 1 and 64 workers, not \(count)") }
         do {
             umem = try Self.makeUMEM(settings, log: log)
-            controlEvent = try EventSignal()
             program = try XDPProgram()
             for (index, cpu) in settings.workerCPUs.enumerated() {
                 workers.append(
                     try WorkerThread(
                         index: index, cpu: cpu, frameBytes: settings.frameBytes, dropReasons: DropReason.allCases.count))
             }
+            mesh = try WorkerMesh(workers, framesPerWorker: settings.framesPerWorker)
         } catch {
             throw DataplaneError(
                 "the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
         }
-        owners = .allocate(capacity: count * settings.framesPerWorker)
-        owners.initialize(repeating: FrameOwner.pool, count: count * settings.framesPerWorker)
-        sleeping = .allocate(capacity: count)
-        sleeping.initialize(repeating: 0, count: count)
-        wakeups = .allocate(capacity: count)
-        for worker in workers { (wakeups + worker.index).initialize(to: worker.wakeup.descriptor.number) }
-        let handoffSlots = Worker.handoffSlots(framesPerWorker: settings.framesPerWorker)
-        handoffs = (0..<count).map { _ in
-            (0..<count).map { _ in SPSC.Storage(slots: handoffSlots, slotBytes: Worker.handoffSlotBytes) }
-        }
-        let returnSlots = Self.powerOfTwo(atLeast: settings.framesPerWorker)
-        returns = (0..<count).map { _ in (0..<count).map { _ in SPSC.Storage(slots: returnSlots, slotBytes: 8) } }
         tables = Tables(ForwardingPlan(), ports: [], generation: 1)
     }
 
-    deinit {
-        stop()
-        owners.deallocate()
-        sleeping.deallocate()
-        wakeups.deallocate()
-    }
+    deinit { stop() }
 
     private static func makeUMEM(_ settings: DataplaneSettings, log: (String) -> Void) throws(SystemError) -> Arena {
         let bytes = settings.workerCPUs.count * settings.framesPerWorker * settings.frameBytes
@@ -101,12 +78,6 @@ public final class Dataplane {
         return arena
     }
 
-    private static func powerOfTwo(atLeast count: Int) -> Int {
-        var result = 1
-        while result < count { result *= 2 }
-        return result
-    }
-
     // MARK: Threads
 
     public func start() throws(DataplaneError) {
@@ -118,34 +89,10 @@ public final class Dataplane {
     }
 
     private func parts(_ worker: WorkerThread) -> WorkerParts {
-        let count = workers.count
-        let (me, handoffs, returns) = (worker.index, handoffs, returns)
-        let handoffIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
-        let handoffOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
-        let returnsIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
-        let returnsOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
-        for other in 0..<count {
-            (handoffIn + other).initialize(to: SPSC.Consumer(handoffs[other][me]))
-            (handoffOut + other).initialize(to: SPSC.Producer(handoffs[me][other]))
-            (returnsIn + other).initialize(to: SPSC.Consumer(returns[other][me]))
-            (returnsOut + other).initialize(to: SPSC.Producer(returns[me][other]))
-        }
-        endMemory.append {
-            handoffIn.deallocate()
-            handoffOut.deallocate()
-            returnsIn.deallocate()
-            returnsOut.deallocate()
-        }
-        let links = WorkerLinks(
-            handoffIn: handoffIn, handoffOut: handoffOut, returnsIn: returnsIn, returnsOut: returnsOut,
-            commands: SPSC.Consumer(worker.shared.commands), answers: SPSC.Producer(worker.shared.answers),
-            punts: SPSC.Producer(worker.shared.punts), injections: SPSC.Consumer(worker.shared.injections),
-            controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
-        return WorkerParts(
-            index: me, workerCount: count, umem: umem.base, frameBytes: settings.frameBytes,
-            framesPerWorker: settings.framesPerWorker,
-            owners: owners, engineManager: nil, busyPoll: settings.busyPoll, links: links, counters: worker.counters,
-            drops: worker.drops, tables: tables.view)
+        WorkerParts(
+            index: worker.index, workerCount: workers.count, umem: umem.base, frameBytes: settings.frameBytes,
+            framesPerWorker: settings.framesPerWorker, owners: mesh.owners, engineManager: nil, busyPoll: settings.busyPoll,
+            links: mesh.links(of: worker), counters: worker.counters, drops: worker.drops, tables: tables.view)
     }
 
     /// Ends the threads, detaches XDP, closes the sockets. Kernel routes and filters are not ours to touch.
@@ -155,8 +102,6 @@ public final class Dataplane {
         for worker in workers where worker.isRunning { send(.stop, to: worker, identifier: 0) }
         for worker in workers { worker.join() }
         for index in ports.indices { closePort(index) }
-        for release in endMemory { release() }
-        endMemory = []
         pairs = [:]
     }
 
@@ -204,15 +149,15 @@ public final class Dataplane {
     /// The fence pairs with the one in `Worker.sleep`.
     func rouse(_ worker: WorkerThread) {
         culvert_fence_seq_cst()
-        if culvert_load_relaxed_u32(sleeping + worker.index) != 0 { worker.wakeup.raise() }
+        if culvert_load_relaxed_u32(mesh.sleeping + worker.index) != 0 { worker.wakeup.raise() }
     }
 
     /// Readable when there are events.
-    public var eventFileDescriptor: Int32 { controlEvent.descriptor.number }
+    public var eventFileDescriptor: Int32 { mesh.controlEvent.descriptor.number }
 
     /// Hands over everything the workers told us since the last call.
     public func drainEvents(_ body: (DataplaneEvent) -> Void) {
-        controlEvent.clear()
+        mesh.controlEvent.clear()
         let earlier = backlog
         backlog = []
         for event in earlier { body(event) }
@@ -234,7 +179,7 @@ public final class Dataplane {
                 worker.punts.release()
                 body(.punt(packet: packet))
             }
-            if left == 0 { controlEvent.raise() }
+            if left == 0 { mesh.controlEvent.raise() }
         }
     }
 
@@ -271,7 +216,7 @@ public final class Dataplane {
     /// An event found on the way; told with the next `drainEvents`.
     func tellLater(_ event: DataplaneEvent) {
         backlog.append(event)
-        controlEvent.raise()
+        mesh.controlEvent.raise()
     }
 
     // MARK: Tables

@@ -47,17 +47,12 @@ final class MemoryRig {
     let frameBytes: Int
     let framesPerWorker: Int
     let umem: UnsafeMutableRawPointer
-    let owners: UnsafeMutablePointer<UInt8>
     let threads: [WorkerThread]
     /// `queues[port][worker]`.
     var queues: [[MemoryQueue]]
     private(set) var tables: Tables
-    private let handoffs: [[SPSC.Storage]]
-    private let returns: [[SPSC.Storage]]
-    private let controlEvent: EventSignal
-    private let sleeping: UnsafeMutablePointer<UInt32>
-    private let wakeups: UnsafeMutablePointer<Int32>
-    private var release: [() -> Void] = []
+    private let mesh: WorkerMesh
+    var owners: UnsafeMutablePointer<UInt8> { mesh.owners }
 
     init(workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024, plan: ForwardingPlan)
         throws
@@ -67,31 +62,17 @@ final class MemoryRig {
         self.framesPerWorker = framesPerWorker
         umem = .allocate(byteCount: workers * framesPerWorker * frameBytes, alignment: 4096)
         umem.initializeMemory(as: UInt8.self, repeating: 0, count: workers * framesPerWorker * frameBytes)
-        owners = .allocate(capacity: workers * framesPerWorker)
-        owners.initialize(repeating: FrameOwner.pool, count: workers * framesPerWorker)
-        controlEvent = try EventSignal()
         let threads = try (0..<workers).map {
             try WorkerThread(index: $0, cpu: $0, frameBytes: frameBytes, dropReasons: DropReason.allCases.count)
         }
         self.threads = threads
         queues = (0..<2).map { _ in (0..<workers).map { _ in MemoryQueue(entries: ringEntries) } }
-        handoffs = (0..<workers).map { _ in (0..<workers).map { _ in SPSC.Storage(slots: 1024, slotBytes: 16) } }
-        var slots = 1
-        while slots < framesPerWorker { slots *= 2 }
-        returns = (0..<workers).map { _ in (0..<workers).map { _ in SPSC.Storage(slots: slots, slotBytes: 8) } }
-        sleeping = .allocate(capacity: workers)
-        sleeping.initialize(repeating: 0, count: workers)
-        wakeups = .allocate(capacity: workers)
-        for thread in threads { (wakeups + thread.index).initialize(to: thread.wakeup.descriptor.number) }
+        mesh = try WorkerMesh(threads, framesPerWorker: framesPerWorker)
         tables = Tables(plan, ports: Self.ports, generation: 1)
     }
 
     deinit {
         umem.deallocate()
-        owners.deallocate()
-        sleeping.deallocate()
-        wakeups.deallocate()
-        for body in release { body() }
     }
 
     private static var ports: [TablesView.Port] {
@@ -132,34 +113,12 @@ final class MemoryRig {
 
     /// A worker of this rig. Its queues are attached; the caller runs it.
     func makeWorker(_ index: Int, manager: UnsafeMutableRawPointer?, fillTarget: Int = 0) -> Worker {
-        let count = workerCount
-        let handoffIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
-        let handoffOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
-        let returnsIn = UnsafeMutablePointer<SPSC.Consumer>.allocate(capacity: count)
-        let returnsOut = UnsafeMutablePointer<SPSC.Producer>.allocate(capacity: count)
-        for other in 0..<count {
-            (handoffIn + other).initialize(to: SPSC.Consumer(handoffs[other][index]))
-            (handoffOut + other).initialize(to: SPSC.Producer(handoffs[index][other]))
-            (returnsIn + other).initialize(to: SPSC.Consumer(returns[other][index]))
-            (returnsOut + other).initialize(to: SPSC.Producer(returns[index][other]))
-        }
-        release.append {
-            handoffIn.deallocate()
-            handoffOut.deallocate()
-            returnsIn.deallocate()
-            returnsOut.deallocate()
-        }
         let thread = threads[index]
-        let links = WorkerLinks(
-            handoffIn: handoffIn, handoffOut: handoffOut, returnsIn: returnsIn, returnsOut: returnsOut,
-            commands: SPSC.Consumer(thread.shared.commands), answers: SPSC.Producer(thread.shared.answers),
-            punts: SPSC.Producer(thread.shared.punts), injections: SPSC.Consumer(thread.shared.injections),
-            controlEvent: controlEvent.descriptor.number, wakeups: wakeups, sleeping: sleeping)
         var worker = Worker(
             WorkerParts(
-                index: index, workerCount: count, umem: umem, frameBytes: frameBytes, framesPerWorker: framesPerWorker,
-                owners: owners, engineManager: manager, busyPoll: false, links: links, counters: thread.counters,
-                drops: thread.drops, tables: tables.view))
+                index: index, workerCount: workerCount, umem: umem, frameBytes: frameBytes, framesPerWorker: framesPerWorker,
+                owners: mesh.owners, engineManager: manager, busyPoll: false, links: mesh.links(of: thread),
+                counters: thread.counters, drops: thread.drops, tables: tables.view))
         for (port, role) in [(Self.protectedPort, PortRole.protected), (Self.underlayPort, .underlay)] {
             worker.attach(queues[port][index].queue(port: port, role: role, fillTarget: fillTarget))
         }
