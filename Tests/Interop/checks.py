@@ -13,7 +13,7 @@ UDP_TRIES = 3  # a receiver that gets no processor for a while loses packets to 
 def assert_ping(lab, side, *, target=None, count=3, **options):
     """Every ping from a site's host to the other's (or to `target`) is answered; returns the outcome."""
     other = {"east": lab.west, "west": lab.east}[side]
-    outcome = ping(lab, f"host-{side}", target or other.host, count=count, **options)
+    outcome = ping(lab, f"host-{side}", target or other.host, count=count, patient=True, **options)
     assert outcome.received == outcome.sent, f"{outcome.received} of {outcome.sent} answered:\n{outcome.text}"
     return outcome
 

@@ -22,7 +22,7 @@ def virtual_address(text):
 
 
 def assert_reaches(lab, role, target, source=None, count=3):
-    outcome = ping(lab, role, target, count=count, extra=("-I", source) if source else ())
+    outcome = ping(lab, role, target, count=count, patient=True, extra=("-I", source) if source else ())
     assert outcome.received == outcome.sent, outcome.text
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import subprocess
@@ -25,15 +26,25 @@ class Ping:
     text: str
 
 
-def ping(lab, role, destination, *, count=3, interval=0.05, wait_seconds=2, size=56, extra=()):
-    """Pings from a role's namespace; never raises for lost packets."""
+def ping(lab, role, destination, *, count=3, interval=0.05, wait_seconds=2, size=56, extra=(), patient=False):
+    """Pings from a role's namespace; never raises for lost packets.
+
+    ping leaves `interval` after the last request once anything was answered, whatever `-W` says: an answer that a busy machine
+    delays counts as lost. `patient` waits for the answers to the first `count` (and sends more meanwhile)."""
+    patient = patient and count > 1
     words = ["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(wait_seconds), "-s", str(size), *extra, destination]
+    if patient:
+        words[1:1] = ["-w", str(math.ceil(count * interval + wait_seconds))]
     done = lab.execute(role, words, check=False, timeout=count * (interval + wait_seconds) + 10)
     counts = re.search(r"(\d+) packets transmitted, (\d+) received", done.stdout)
     times = re.search(r"= [\d.]+/([\d.]+)/", done.stdout)
     if not counts:
         raise LabError(f"ping from {role} said: {done.stderr.strip() or done.stdout.strip()}")
-    return Ping(int(counts[1]), int(counts[2]), float(times[1]) if times else None, done.stdout)
+    sent, received = int(counts[1]), int(counts[2])
+    if patient:
+        sent, received = count, len({number for number in map(int, re.findall(r"bytes from .* icmp_seq=(\d+)", done.stdout))
+                                     if number <= count})
+    return Ping(sent, received, float(times[1]) if times else None, done.stdout)
 
 
 @dataclasses.dataclass(frozen=True)
