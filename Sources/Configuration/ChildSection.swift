@@ -8,6 +8,8 @@ struct CheckedChild {
     var nameMark: Mark
     /// One per remote subnet.
     var remoteMarks: [Mark]
+    /// Where each of its keys stands.
+    var lines: [String: Int]
 }
 
 /// `children` of a connection.
@@ -69,7 +71,9 @@ extension Reader {
             espProposals: settings.espProposals, lifetime: settings.lifetime, lifetimeBytes: settings.lifetimeBytes,
             lifetimePackets: settings.lifetimePackets, replayWindowPackets: settings.replayWindow, start: settings.start)
         (child.localIsDynamic, child.remoteIsDynamic) = (isDynamic[0], isDynamic[1])
-        return CheckedChild(child: child, nameMark: name.mark, remoteMarks: remote.map(\.mark))
+        return CheckedChild(
+            child: child, nameMark: name.mark, remoteMarks: remote.map(\.mark),
+            lines: Dictionary(mapping.entries.map { ($0.key, $0.keyMark.line) }, uniquingKeysWith: { first, _ in first }))
     }
 
     /// What this version does not serve and what would carry traffic differently from what the file says.

@@ -108,7 +108,22 @@ extension Reader {
             server: EAPSettings.Method(rawValue: connection.remote.method.rawValue),
             serverIsEAPOnly: connection.remote.method == .eapOnly)
         checkEAPSides(connection, mapping)
+        connection.places = places(nameEntry.mark.line, mapping, children)
         return CheckedConnection(connection: connection, nameMark: nameEntry.mark, children: children)
+    }
+
+    /// The keys of the connection, of its two sides and of its children, in lines.
+    private func places(_ line: Int, _ mapping: Mapping, _ children: [CheckedChild]) -> ConfigurationPlaces {
+        var places = ConfigurationPlaces(line: line)
+        for entry in mapping.entries {
+            places.lines[entry.key] = entry.keyMark.line
+            guard entry.key == "local" || entry.key == "remote", case .mapping(let side) = entry.value.content else { continue }
+            for inner in side.entries { places.lines["\(entry.key).\(inner.key)"] = inner.keyMark.line }
+        }
+        for child in children {
+            for (key, line) in child.lines { places.lines["\(child.child.name)/\(key)"] = line }
+        }
+        return places
     }
 
     func uniqueName(_ entry: Entry, of what: String, lines: inout [String: Int]) -> String? {

@@ -91,6 +91,8 @@ public struct Connection: Sendable {
     /// Nil: neither side uses EAP.
     public var eap: EAPSettings?
     public var postquantumKey: PostquantumSecret?
+    /// Which lines of the file say it.
+    public var places: ConfigurationPlaces?
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity, remoteIdentity: Identity?,

@@ -26,6 +26,7 @@ extension ControlThread {
             let connection = new.connections[index]
             guard let before = old[connection.name], isSame(connection, before) else { continue }
             kept.insert(connection.name)
+            core.setPlaces(connection.places, ofConnection: connection.name)
             new.connections[index].wipeSecrets()
         }
         let removed = configuration.connections.filter { !kept.contains($0.name) }

@@ -79,6 +79,7 @@ enum SettingsMapping {
         (plan.rsaPadding, plan.childless) = (connection.rsaPadding, connection.childless)
         plan.allowsSHA1Signatures = connection.allowsSHA1Signatures
         plan.paths = connection.paths
+        plan.places = connection.places
         plan.postquantumKey = connection.postquantumKey.map {
             PostquantumKey(
                 identifier: Array($0.identifier.utf8), secret: credentials.secret($0.secret), isRequired: $0.isRequired)

@@ -195,7 +195,8 @@ extension IKECore {
         guard payloads.proposals != nil else {
             let error = payloads.firstError ?? Notify(.noProposalChosen)
             childFailed(
-                connection, child.name, reason: Reasons.childRefused(error, offer: child, plan: connection.plan), now: now)
+                connection, child.name,
+                reason: Reasons.childRefused(error, offer: child, isRekey: false, plan: connection.plan), now: now)
             return
         }
         do throws(IKEFault) {

@@ -128,8 +128,8 @@ extension IKECore {
             counters.proposalsRefused &+= 1
             let reason = NegotiationReport.esp(
                 ours: plan.proposals, offer: offer, withMethods: request.withMethods, connection: connection.plan.name,
-                child: plan.name)
-            childRefused(connection, plan.name, reason: reason)
+                child: plan.name, line: connection.plan.line("\(plan.name)/esp_proposals"))
+            childRefused(connection, plan.name, isRekey: request.rekeyed != nil, reason: reason)
             throw .incompatible(.noProposalChosen, data: [], reason)
         }
         let exchange = try exchangeForChild(choice.suite.method, request)
@@ -194,9 +194,9 @@ extension IKECore {
             counters.selectorsRefused &+= 1
             let reason = Reasons.selectorsRefused(
                 offeredInitiator: initiator.selectors, offeredResponder: responder.selectors, plans: plans,
-                connection: connection.plan.name)
+                connection: connection.plan)
             if let name = (plans.first { established.current($0.name) == nil } ?? plans.first)?.name {
-                childRefused(connection, name, reason: reason)
+                childRefused(connection, name, isRekey: request.rekeyed != nil, reason: reason)
             }
             throw .incompatible(.tsUnacceptable, data: [], reason)
         }

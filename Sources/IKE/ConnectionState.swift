@@ -8,6 +8,8 @@ package final class ConnectionState {
         var isWanted: Bool
         /// Why it is down; nil when it is up or was never tried.
         var reason: String?
+        /// Why the last rekey failed, while the child that was to be replaced goes on.
+        var rekeyProblem: String?
         var rekeys = 0
         var nextAttempt: Instant?
         var retryWait: Duration?
@@ -17,7 +19,7 @@ package final class ConnectionState {
         var waitsForTraffic = false
     }
 
-    let plan: ConnectionPlan
+    var plan: ConnectionPlan
     var slots: [String: Slot]
     /// The IKE SAs that belong to it, oldest first, whatever their phase.
     var sas: [UInt64] = []

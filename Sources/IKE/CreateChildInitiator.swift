@@ -211,11 +211,11 @@ extension IKECore {
             return
         default: break
         }
-        let reason = Reasons.childRefused(error, offer: state.offer, plan: connection.plan)
+        let reason = Reasons.childRefused(error, offer: state.offer, isRekey: old != nil, plan: connection.plan)
         if old != nil {
             log(.warning, connection.plan.name, "Rekeying child \(state.offer.name) failed. \(reason)")
             old?.rekeyAt = now + Bounds.longestChildRetry
-            connection.slots[state.offer.name]?.reason = reason
+            connection.slots[state.offer.name]?.rekeyProblem = reason
         } else {
             childFailed(connection, state.offer.name, reason: reason, now: now)
         }

@@ -117,8 +117,9 @@ extension IKECore {
     }
 
     /// We refused the peer's request for a child.
-    func childRefused(_ state: ConnectionState, _ name: String, reason: String) {
-        state.slots[name]?.reason = reason
+    /// - Parameter isRekey: the child that it was to replace goes on.
+    func childRefused(_ state: ConnectionState, _ name: String, isRekey: Bool, reason: String) {
+        if isRekey { state.slots[name]?.rekeyProblem = reason } else { state.slots[name]?.reason = reason }
         log(.warning, state.plan.name, reason)
     }
 

@@ -134,8 +134,8 @@ extension IKECore {
             connection.slots[state.offer.name]?.isCreating = false
             guard let rekeys = state.rekeys else {
                 childFailed(
-                    connection, state.offer.name, reason: Reasons.childRefused(error, offer: state.offer, plan: connection.plan),
-                    now: now)
+                    connection, state.offer.name,
+                    reason: Reasons.childRefused(error, offer: state.offer, isRekey: false, plan: connection.plan), now: now)
                 return
             }
             established.child(inbound: rekeys)?.rekeyAt = again

@@ -37,7 +37,8 @@ extension IKECore {
             counters.proposalsRefused &+= 1
             guard refuseInit(header, Notify(.noProposalChosen), path: path, now: now) else { return }
             let plan = candidates[0].plan
-            let reason = NegotiationReport.ike(ours: plan.proposals, offer: offer, connection: plan.name)
+            let reason = NegotiationReport.ike(
+                ours: plan.proposals, offer: offer, connection: plan.name, line: plan.line("ike_proposals"))
             refused(candidates[0], reason: "Refused \(path.remote): \(reason)", now: now)
             return
         }

@@ -49,6 +49,7 @@ extension IKECore {
     private func childIsUp(_ record: ChildRecord, _ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let name = sa.connection, let connection = connections[name] else { return }
         connection.slots[record.name]?.reason = nil
+        connection.slots[record.name]?.rekeyProblem = nil
         connection.slots[record.name]?.retryWait = nil
         connection.slots[record.name]?.nextAttempt = nil
         connection.slots[record.name]?.isCreating = false

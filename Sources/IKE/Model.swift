@@ -145,6 +145,8 @@ public struct ConnectionPlan: Sendable {
     public var paths = PathPlan()
     /// RFC 8784.
     public var postquantumKey: PostquantumKey?
+    /// Nil: it was not read from a file.
+    public var places: ConfigurationPlaces?
 
     public init(
         name: String, localAddress: IPAddress, remoteAddress: IPAddress?, localIdentity: Identity,

@@ -3,22 +3,23 @@ import IPsec
 /// Why an offer was refused, for the responder's operator: what we accept, what they offered, the first thing that differs, and
 /// the configuration line to change.
 package enum NegotiationReport {
-    package static func ike(ours: [IKEProposal], offer: [WireProposal], connection: String?) -> String {
+    /// - Parameter line: where the configuration says it, to go after the key's name.
+    package static func ike(ours: [IKEProposal], offer: [WireProposal], connection: String?, line: String = "") -> String {
         let accepted = ours.map(\.keywords).joined(separator: ", ")
         let theirs = describe(offer)
         let difference = firstIKEDifference(ours, offer)
-        let place = "ike_proposals" + (connection.map { " of connection \($0)" } ?? "")
+        let place = "ike_proposals" + (connection.map { " of connection \($0)" } ?? "") + line
         return "No common IKE proposal: we accept \(accepted); the peer offered \(theirs); \(difference.sentence). "
             + remedy(difference, place)
     }
 
     package static func esp(
-        ours: [ESPProposal], offer: [WireProposal], withMethods: Bool, connection: String, child: String
+        ours: [ESPProposal], offer: [WireProposal], withMethods: Bool, connection: String, child: String, line: String = ""
     ) -> String {
         let accepted = ours.map(\.keywords).joined(separator: ", ")
         let difference = firstESPDifference(ours, offer, withMethods: withMethods)
         return "No common ESP proposal: we accept \(accepted); the peer offered \(describe(offer)); \(difference.sentence). "
-            + remedy(difference, "esp_proposals of child \(connection)/\(child)")
+            + remedy(difference, "esp_proposals of child \(connection)/\(child)\(line)")
     }
 
     private static func remedy(_ difference: Difference, _ place: String) -> String {
@@ -67,7 +68,10 @@ package enum NegotiationReport {
         let methods = offer.flatMap { $0.transforms(TransformType.keyExchange) }
         if withMethods, methods.isEmpty != best.methods.isEmpty || !methods.isEmpty {
             if methods.isEmpty {
-                return ("the first difference is perfect forward secrecy: we ask for it and the peer does not offer it", nil)
+                return (
+                    "the first difference is perfect forward secrecy: we ask for it and the peer does not offer it",
+                    "a proposal without a key exchange group"
+                )
             }
             if !best.methods.contains(where: { mine in methods.contains { $0.id == mine.rawValue } }) {
                 return difference("key exchange group (perfect forward secrecy)", methods)
@@ -85,7 +89,8 @@ package enum NegotiationReport {
             if let mine, offered.isEmpty, !mine.isOptional {
                 let wanted = mine.keywordList.joined(separator: " or ")
                 return (
-                    "the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none", nil
+                    "the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none",
+                    "ke\(slot)_none"
                 )
             }
             let accepted = Set(mine?.methods.map(\.rawValue) ?? []).union(mine?.isOptional ?? true ? [0] : [])

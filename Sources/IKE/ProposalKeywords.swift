@@ -326,8 +326,11 @@ extension ESPProposal {
         return parts.joined(separator: "-")
     }
 
-    /// What is offered and accepted when the configuration says nothing.
-    public static let defaults: [ESPProposal] = [ESPProposal(keyBits: [256, 128], extendedSequenceNumbers: [true, false])]
+    /// What is offered and accepted when the configuration says nothing: rekeys with a key exchange of their own (perfect forward
+    /// secrecy), of whatever group the peer has, then without, for peers that do none.
+    public static let defaults: [ESPProposal] = [
+        [.x25519, .ecp384, .ecp256, .ecp521, .modp3072, .modp4096, .modp2048], [],
+    ].map { ESPProposal(keyBits: [256, 128], methods: $0, extendedSequenceNumbers: [true, false]) }
 }
 
 extension IKECipher {

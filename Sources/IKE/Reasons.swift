@@ -7,8 +7,9 @@ enum Reasons {
     static func initRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
         switch notify.type {
         case .noProposalChosen:
-            "The peer \(remote) answered NO_PROPOSAL_CHOSEN to our ike_proposals \(plan.proposals.sentence). Candidate causes: "
-                + "the peer accepts none of them (make ike_proposals of both ends share one); the peer has no connection for our "
+            "The peer \(remote) answered NO_PROPOSAL_CHOSEN to our ike_proposals\(plan.line("ike_proposals")) "
+                + "\(plan.proposals.sentence). Candidate causes: the peer accepts none of them (make "
+                + "ike_proposals of both ends share one); the peer has no connection for our "
                 + "address \(plan.localAddress) (set remote.address there). The peer's status says which."
         case .invalidMajorVersion:
             "The peer \(remote) answered INVALID_MAJOR_VERSION: it does not speak IKEv2; enable IKEv2 there."
@@ -23,7 +24,7 @@ enum Reasons {
             wanted = "group " + (KeyExchangeMethod(rawValue: number)?.keyword ?? "\(number)")
         }
         return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our "
-            + "ike_proposals \(plan.proposals.sentence): add it there, or change the peer's."
+            + "ike_proposals\(plan.line("ike_proposals")) \(plan.proposals.sentence): add it there, or change the peer's."
     }
 
     static func authRefused(_ notify: Notify, plan: ConnectionPlan, sa: IKESA) -> String {
@@ -31,18 +32,37 @@ enum Reasons {
         let remote = sa.path.remote
         guard notify.type == .authenticationFailed else {
             return "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
-                + "The peer's log and status say why."
+                + otherCauses(notify, plan, sa.suite)
         }
         return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
             + "causes: \(doubtsAboutUs(plan, sa.wishes)); the peer does not expect local.id "
-            + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here). The peer's "
-            + "status says which." + ppkDoubt(plan, sa)
+            + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here"
+            + "\(plan.line("remote.id"))). The peer's status says which." + ppkDoubt(plan, sa)
+    }
+
+    /// Of a refusal of IKE_AUTH that is not about who we are.
+    private static func otherCauses(_ notify: Notify, _ plan: ConnectionPlan, _ suite: IKESuite?) -> String {
+        switch notify.type {
+        case .noProposalChosen:
+            "Candidate causes: the connection that the peer has for our local.id does not accept "
+                + "\(suite?.keywords ?? "the suite"), "
+                + "which it settled on before we named ourselves (compare ike_proposals\(plan.line("ike_proposals")) with that "
+                + "connection's there). The peer's status says so."
+        case .unexpectedNATDetected:
+            "There is a NAT on the way, which nat_traversal: off\(plan.line("nat_traversal")) here or there forbids: set it "
+                + "to auto on both ends."
+        case .invalidSyntax:
+            "Candidate causes: the peer does not understand something that we asked for (with childless: prefer"
+                + "\(plan.line("childless")), set allow); a fault in one of the programs. The peer's log says which."
+        default: "The peer's log and status say why."
+        }
     }
 
     /// Why the peer may not accept our proof, the likeliest first.
     private static func doubtsAboutUs(_ plan: ConnectionPlan, _ wishes: PeerWishes) -> String {
         switch plan.localAuthentication {
-        case .presharedKey: return "the pre-shared keys differ (compare psk_file of both ends)"
+        case .presharedKey:
+            return "the pre-shared keys differ (compare psk_file\(plan.line("psk_file", "psk", "secrets")) of both ends)"
         case .signature(let identity) where identity.certificates.isEmpty:
             return "the peer does not know our public key (see remote.public_key there)"
         case .signature(let identity):
@@ -51,7 +71,9 @@ enum Reasons {
             return wishes.distrusts(identity)
                 ? "\(untrusted): it asked for certificates of \(wishes.authorities?.count ?? 0) other authorities; \(known)"
                 : "\(known); \(untrusted)"
-        case .eap: return "the peer does not use EAP for us (see remote.auth there)"
+        case .eap:
+            return "the peer does not use EAP for us (see remote.auth there); user name or secret are not right (see eap"
+                + "\(plan.line("eap")) here)"
         }
     }
 
@@ -72,22 +94,52 @@ enum Reasons {
             + "say why."
     }
 
-    static func childRefused(_ notify: Notify, offer: ChildOffer, plan: ConnectionPlan) -> String {
+    /// - Parameter isRekey: the child is there already and was to be replaced.
+    static func childRefused(_ notify: Notify, offer: ChildOffer, isRekey: Bool, plan: ConnectionPlan) -> String {
         let name = offer.name
+        let proposals = plan.children.first { $0.name == name }?.proposals ?? []
+        let ours = "esp_proposals\(plan.line("\(name)/esp_proposals")) \(proposals.map(\.keywords).joined(separator: ", "))"
         switch notify.type {
         case .tsUnacceptable:
             return "The peer answered TS_UNACCEPTABLE for child \(name): we proposed local \(offer.localSelectors.sentence) and "
-                + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here do not overlap remote_subnets "
-                + "there; remote_subnets here do not overlap local_subnets there. The peer's status shows both sides."
+                + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here"
+                + "\(plan.line("\(name)/local_subnets")) do not overlap remote_subnets there; remote_subnets here"
+                + "\(plan.line("\(name)/remote_subnets")) do not overlap local_subnets there. The peer's status shows both sides."
         case .noProposalChosen:
-            let ours = plan.children.first { $0.name == name }?.proposals.map(\.keywords).joined(separator: ", ")
-            return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered esp_proposals \(ours ?? "none"). Make "
-                + "esp_proposals of both ends share one (cipher, key exchange group and extended sequence numbers). The peer's "
-                + "status shows both sides."
+            return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered \(ours). "
+                + proposalCauses(proposals, isRekey: isRekey) + " The peer's status shows both sides."
+        case .invalidKEPayload:
+            let number = notify.data.count == 2 ? UInt16(notify.data.bigEndianValue) : 0
+            let wanted = KeyExchangeMethod(rawValue: number)?.keyword ?? "number \(number)"
+            return
+                "The peer answered INVALID_KE_PAYLOAD for child \(name) and wants key exchange group \(wanted), which is not in "
+                + "our \(ours): add it there, or change esp_proposals of the peer."
+        case .failedCPRequired:
+            return "The peer answered FAILED_CP_REQUIRED for child \(name): it wants us to ask for an address; set "
+                + "virtual_address: auto\(plan.line("virtual_address")) here."
+        case .internalAddressFailure:
+            return
+                "The peer answered INTERNAL_ADDRESS_FAILURE for child \(name): it has no address for us. Candidate causes: its "
+                + "pool is full; it has no pool for the kind of address that we ask for (see pools there)."
         case .noAdditionalSAs:
             return "The peer answered NO_ADDITIONAL_SAS: it allows no further child such as \(name) on this IKE SA."
         default: return "The peer refused child \(name) with \(notify.type). The peer's log and status say why."
         }
+    }
+
+    /// Why an offer for a child was refused, the likeliest first. In IKE_AUTH no groups are offered; in a rekey the cipher was
+    /// accepted before.
+    private static func proposalCauses(_ ours: [ESPProposal], isRekey: Bool) -> String {
+        let hasGroup = ours.contains { !$0.methods.isEmpty }
+        let hasAdditional = ours.contains { !$0.additional.isEmpty }
+        let group =
+            hasGroup
+            ? "the peer wants another key exchange group than ours for perfect forward secrecy, or none"
+            : "the peer wants perfect forward secrecy, a key exchange group such as x25519 in esp_proposals"
+        let additional = hasAdditional ? ["the peer does not do our additional key exchanges (ke1_... in esp_proposals)"] : []
+        let cipher = ["the peer accepts another cipher or key length", "extended sequence numbers (esn, noesn) differ"]
+        let causes = isRekey ? [group] + additional + ["the peer's configuration has changed"] : cipher + [group] + additional
+        return "Candidate causes: \(causes.joined(separator: "; ")). Make esp_proposals of both ends share one."
     }
 
     /// - Parameter waited: since the first transmission.
@@ -115,7 +167,8 @@ enum Reasons {
 
     static func wrongSecret(plan: ConnectionPlan, remote: Endpoint, identity: WireIdentity) -> String {
         "The peer \(remote) identifies as \(identity.sentence), which is right, but its proof does not fit our pre-shared key of "
-            + "connection \(plan.name): the pre-shared keys of the two ends differ; put the same secret into psk_file on both."
+            + "connection \(plan.name): the pre-shared keys of the two ends differ; put the same secret into psk_file"
+            + "\(plan.line("psk_file", "psk", "secrets")) on both."
     }
 
     static func wrongMethod(_ method: UInt8, plan: ConnectionPlan, remote: Endpoint) -> String {
@@ -125,13 +178,14 @@ enum Reasons {
         ]
         return "The peer \(remote) authenticates by \(names[method] ?? "method \(method)"), but connection \(plan.name) expects "
             + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer, or change "
-            + "remote.auth here."
+            + "remote.auth\(plan.line("remote.auth")) here."
     }
 
     /// An initiator left out AUTH, and no connection that it may mean uses EAP.
     static func unwantedEAP(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
         "The peer \(remote) (\(identity.sentence)) wants to authenticate with EAP, but connection \(plan.name) expects "
-            + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer."
+            + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer, or an EAP "
+            + "method in remote.auth\(plan.line("remote.auth")) here."
     }
 
     static func noCertificate(_ proof: PeerProof, plan: ConnectionPlan, remote: Endpoint) -> String {
@@ -144,10 +198,22 @@ enum Reasons {
         _ refusal: CertificateRefusal, _ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint
     ) -> String {
         "The certificate of \(remote) (\(identity.sentence)) is not accepted on connection \(plan.name): \(refusal.sentence)"
+            + place(of: refusal.kind, plan)
+    }
+
+    /// Which line here has to do with it, where one has.
+    private static func place(of kind: CertificateRefusal.Kind, _ plan: ConnectionPlan) -> String {
+        guard plan.places != nil else { return "" }
+        return switch kind {
+        case .untrusted: " See `ca`\(plan.line("remote.ca", "ca", "remote.certificate")) here."
+        case .nameMismatch: " See remote.id\(plan.line("remote.id")) here."
+        case .revocationUnknown: " See `revocation`\(plan.line("remote.revocation", "revocation", "remote.ocsp", "ocsp")) here."
+        case .malformed, .expired, .notYetValid, .revoked, .keyUsage, .weak: ""
+        }
     }
 
     static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
-        let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remotePattern)" }
+        let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remotePattern)\($0.line("remote.id"))" }
         return "The peer \(remote) identifies as \(identity.sentence), but connection "
             + "\(expected.joined(separator: "; connection ")): change remote.id here or local.id there."
     }
@@ -155,7 +221,7 @@ enum Reasons {
     /// The responder named itself otherwise than we expect.
     static func wrongResponder(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
         "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id "
-            + "\(plan.remotePattern): change remote.id here or local.id there."
+            + "\(plan.remotePattern)\(plan.line("remote.id")): change remote.id here or local.id there."
     }
 
     /// The initiator refused us after our IKE_AUTH response.
@@ -164,7 +230,8 @@ enum Reasons {
     ) -> String {
         if let wanted, wanted.identity != plan.localIdentity {
             return "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
-                + "\(plan.localIdentity), so it answered \(notify.type): change local.id here or remote.id there."
+                + "\(plan.localIdentity)\(plan.line("local.id")), so it answered \(notify.type): change "
+                + "local.id here or remote.id there."
         }
         return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with "
             + "\(plan.localAuthentication.sentence) of connection \(plan.name). Candidate causes: the peer expects another "
@@ -174,16 +241,17 @@ enum Reasons {
     /// The peer settled on a suite before it named itself, and the connection that it means does not accept it.
     static func wrongSuite(_ suite: IKESuite?, identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
         "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but "
-            + "connection \(plan.name) accepts only \(plan.proposals.sentence): make ike_proposals of the connections with "
-            + "this address equal."
+            + "connection \(plan.name) accepts only \(plan.proposals.sentence)\(plan.line("ike_proposals")): make "
+            + "ike_proposals of the connections with this address equal."
     }
 
     static func selectorsRefused(
-        offeredInitiator: [TrafficSelector], offeredResponder: [TrafficSelector], plans: [ChildPlan], connection: String
+        offeredInitiator: [TrafficSelector], offeredResponder: [TrafficSelector], plans: [ChildPlan], connection: ConnectionPlan
     ) -> String {
         let ours = plans.prefix(4).map {
-            "child \(connection)/\($0.name) has remote_subnets \($0.remoteSelectors.sentence) and local_subnets "
-                + $0.localSelectors.sentence
+            "child \(connection.name)/\($0.name) has remote_subnets \($0.remoteSelectors.sentence)"
+                + "\(connection.line("\($0.name)/remote_subnets")) and local_subnets \($0.localSelectors.sentence)"
+                + connection.line("\($0.name)/local_subnets")
         }.joined(separator: "; ")
         return "Traffic selectors do not overlap: the peer proposed \(offeredInitiator.sentence) on its side and "
             + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets "
@@ -220,7 +288,7 @@ extension RemoteAuthentication {
         case .presharedKey: "psk"
         case .certificate: "certificate"
         case .rawPublicKeys: "public-key"
-        case .eap: "eap"
+        case .eap: "eap-mschapv2 or eap-tls"
         case .eapOnly: "eap-only"
         }
     }

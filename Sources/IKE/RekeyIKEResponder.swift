@@ -23,7 +23,8 @@ extension IKECore {
             else {
                 counters.proposalsRefused &+= 1
                 let reason = NegotiationReport.ike(
-                    ours: connection.plan.proposals, offer: offer, connection: connection.plan.name)
+                    ours: connection.plan.proposals, offer: offer, connection: connection.plan.name,
+                    line: connection.plan.line("ike_proposals"))
                 log(.warning, connection.plan.name, "Refused to rekey the IKE SA. \(reason)")
                 throw .incompatible(.noProposalChosen, data: [], reason)
             }

@@ -69,7 +69,7 @@ extension IKECore {
         if let (sa, record) = pairs.last(where: { $0.1.isInstalled }) ?? pairs.last(where: { $0.1.isLive }) {
             return ConnectionStatus.Child(
                 name: plan.name, state: record.isInstalled ? .installed : .connecting,
-                reason: record.isInstalled ? nil : slot?.reason,
+                reason: record.isInstalled ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" } : slot?.reason,
                 inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
                 path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)

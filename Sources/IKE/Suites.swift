@@ -96,7 +96,7 @@ package enum Offer {
 
     /// - Parameter withMethods: false in IKE_AUTH, whose child takes its keys from the IKE SA's own exchange (§1.2).
     package static func esp(_ plans: [ESPProposal], spi: UInt32, withMethods: Bool) -> [WireProposal] {
-        let proposals = plans.prefix(Bounds.proposalsPerSA).enumerated().map { index, plan in
+        let offers = plans.prefix(Bounds.proposalsPerSA).map { plan in
             var transforms = plan.keyBits.uniqued.map {
                 Transform(TransformType.encryption, EncryptionID.aesGCM16, keyLength: UInt16(clamping: $0))
             }
@@ -105,9 +105,12 @@ package enum Offer {
                 transforms += plan.additional.flatMap(\.transforms)
             }
             transforms += plan.extendedSequenceNumbers.uniqued.map { Transform(TransformType.sequenceNumbers, $0 ? 1 : 0) }
-            return WireProposal(
+            return transforms
+        }
+        // Without their groups two may be the same.
+        return offers.uniqued.enumerated().map { index, transforms in
+            WireProposal(
                 number: UInt8(clamping: index + 1), protocolID: ProtocolID.esp, spi: [UInt8](u32: spi), transforms: transforms)
         }
-        return proposals
     }
 }

@@ -35,6 +35,16 @@ import Testing
             "filled in key by key")
     }
 
+    @Test func `The line of a key is known, also where a profile says it`() throws {
+        let places = try #require(try accepted(profiles + rest).connections.first?.places)
+        let lines = places.lines
+        #expect(places.line == 6 && lines["psk"] == 10 && lines["ike_lifetime"] == 3 && lines["dpd_interval"] == 2)
+        #expect(
+            lines["local.id"] == 8 && lines["local.address"] == 2 && lines["remote.address"] == 9 && lines["remote.id"] == nil)
+        #expect(lines["a/esp_proposals"] == 3 && lines["a/remote_subnets"] == 12)
+        #expect(lines["a/lifetime"] == 3 && lines["b/lifetime"] == 13 && lines["lifetime"] == nil)
+    }
+
     @Test func `An unknown profile is told with the nearest one`() {
         let all = told(parse(profiles + rest.replacing("profile: strong", with: "profile: stronk")))
         #expect(all == ["7:14 error there is no profile `stronk`; did you mean `strong`?"])

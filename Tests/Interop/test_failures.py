@@ -1,5 +1,7 @@
 """Negotiations that must fail: status names the cause, on both ends, in a sentence that says what to change."""
 
+import re
+
 import pytest
 
 from gateways import SECRET, gateway, peer
@@ -40,6 +42,7 @@ def test_no_common_ike_proposal(lab):
     assert "NO_PROPOSAL_CHOSEN" in sentence and "aes256gcm16-prfsha384-ecp384" in sentence
     sentence = told(west, "east", r"proposal")
     assert "aes128gcm16-prfsha256-x25519" in sentence and "aes256gcm16-prfsha384-ecp384" in sentence
+    assert re.search(r"ike_proposals of connection east \(line \d+\)", sentence), sentence
 
 
 def test_no_common_esp_proposal(lab):

@@ -12,10 +12,10 @@ import pytest
 from checks import assert_ping, pings_again
 from conftest import make, remove
 from culvert_lab.capture import Capture
-from culvert_lab.daemons import culvert_binary
+from culvert_lab.daemons import Culvert, culvert_binary
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import Server, iperf, ping
-from gateways import Pair, gateway, peer
+from gateways import Pair, configuration, gateway, peer
 
 # What an SA can lose: no SA, a wrong one, one at its end. Rings and sockets that overflow are a matter of load.
 SA_REASONS = ("no-sa", "unknown-spi", "replay", "authentication-failed", "selector-mismatch", "sequence-exhausted",
@@ -321,6 +321,26 @@ def test_strongswans_guess_is_corrected_too(lab):
     theirs.swanctl("--rekey", "--child", "net")
     eventually(lambda: ours.connection("west")["children"][0]["spi_in"] != before, timeout=10, what="no rekey came through")
     assert "INVAL_KE" in theirs.log()
+    assert_ping(lab, "east")
+
+
+@pytest.mark.parametrize("esp, group", [
+    ("aes256gcm16-noesn", None), ("aes256gcm16-x25519-noesn", "CURVE_25519"), ("aes256gcm16-modp2048-noesn", "MODP_2048"),
+], ids=["without", "x25519", "modp2048"])
+def test_the_default_proposals_rekey_with_the_peers_group_or_without(lab, esp, group):
+    """Whoever asks: perfect forward secrecy where strongSwan has it, of its group, and none where it has none."""
+    theirs = peer(lab, "west", esp=esp).start()
+    whole = configuration(lab, "east")
+    del whole["connections"][0]["children"][0]["esp_proposals"]
+    ours = Culvert(lab, "gw-east", whole).start()
+    before = ours.wait_installed("west")["children"][0]["spi_in"]
+    for rekey in (lambda: ours.client("rekey", "west"), lambda: theirs.swanctl("--rekey", "--child", "net")):
+        rekey()
+        eventually(lambda: ours.connection("west")["children"][0]["spi_in"] != before and children_of(theirs) == 1, timeout=10,
+                   what="no rekey came through")
+        before = ours.connection("west")["children"][0]["spi_in"]
+        suite = re.search(r"INSTALLED.*ESP(?:-in-UDP)?:(\S+)", theirs.sas(), re.S).group(1)
+        assert suite.partition("/")[2] == (group or ""), suite
     assert_ping(lab, "east")
 
 
