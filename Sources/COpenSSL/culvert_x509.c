@@ -185,7 +185,7 @@ OCSP_REQUEST *culvert_ocsp_request(X509 *certificate, X509 *issuer, const uint8_
         OCSP_REQUEST_free(request);
         return NULL;
     }
-    if (OCSP_request_add1_nonce(request, (unsigned char *)nonce, nonceBytes) != 1) {
+    if (nonceBytes > 0 && OCSP_request_add1_nonce(request, (unsigned char *)nonce, nonceBytes) != 1) {
         OCSP_REQUEST_free(request);
         return NULL;
     }

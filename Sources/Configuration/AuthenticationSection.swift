@@ -14,7 +14,7 @@ extension Reader {
     static var maxCredentialFiles: Int { 64 }
     static var maxSecrets: Int { 4096 }
     /// What only the one side's proof needs.
-    private static var localKeys: [String] { ["private_key"] }
+    private static var localKeys: [String] { ["private_key", "ocsp_response"] }
     private static var remoteKeys: [String] { ["ca", "crl", "public_key", "ocsp", "revocation"] }
 
     /// - Returns: nil when something that is needed is missing; an error says so.
@@ -92,10 +92,24 @@ extension Reader {
                 missing("certificate", of: own, "`certificate` is missing; `auth: \(word)` needs the PEM file of ours")
             }
         }
+        if needsCertificate, let entry = own["ocsp_response"] ?? shared["ocsp_response"] {
+            readOCSPResponse(entry, into: &local, &marks)
+        }
         local.privateKey = file(own["private_key"] ?? shared["private_key"], in: .local, &marks)
         if own["private_key"] == nil, shared["private_key"] == nil {
             missing(
                 "private_key", of: own, "`private_key` is missing; `auth: \(word)` needs the PEM file of ours")
+        }
+    }
+
+    /// `auto`, `off`, or a file.
+    private func readOCSPResponse(_ entry: Entry, into local: inout LocalCredentials, _ marks: inout CredentialMarks) {
+        if isWord("auto", entry.value) {
+            local.ocspResponse = .auto
+        } else if isWord("off", entry.value) {
+            local.ocspResponse = .off
+        } else if let path = file(entry, in: .local, &marks) {
+            local.ocspResponse = .file(path)
         }
     }
 
@@ -140,7 +154,7 @@ extension Reader {
         _ mapping: Mapping, _ local: Mapping, _ remote: Mapping, _ read: Authentication, needsKey: Bool
     ) {
         let usesSignature = ![.psk, .eapMSCHAPv2].contains(read.local.method) || read.remote.method == .eapTLS
-        for key in ["certificate", "private_key"] where !usesSignature {
+        for key in ["certificate", "private_key", "ocsp_response"] where !usesSignature {
             if let entry = local[key] ?? mapping[key] {
                 let word = read.local.method.rawValue
                 warning(entry.keyMark, "`\(key)` is not used: `local` says `auth: \(word)`; write `auth: certificate` there")

@@ -29,6 +29,15 @@ public struct LocalCredentials: Hashable, Sendable {
     public var certificate: String?
     /// PEM.
     public var privateKey: String?
+    /// `ocsp_response`: what goes along with our certificate to peers that ask whether it is revoked (RFC 4806).
+    public enum OCSPResponse: Hashable, Sendable {
+        /// The responders that the certificate names are asked.
+        case auto
+        case off
+        /// A response in DER that something else keeps up to date.
+        case file(String)
+    }
+    public var ocspResponse = OCSPResponse.auto
     public init(method: AuthenticationMethod = .psk, certificate: String? = nil, privateKey: String? = nil) {
         (self.method, self.certificate, self.privateKey) = (method, certificate, privateKey)
     }

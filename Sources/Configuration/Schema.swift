@@ -33,7 +33,9 @@ struct Scope {
 
     /// What a connection does with the paths to its peer.
     static let pathKeys = ["fragmentation", "fragment_size", "mobike", "nat_keepalive", "redirects", "redirect_to"]
-    static let certificateKeys = ["certificate", "private_key", "ca", "crl", "public_key", "ocsp", "revocation"]
+    static let certificateKeys = [
+        "certificate", "private_key", "ca", "crl", "public_key", "ocsp", "ocsp_response", "revocation",
+    ]
     static let secret = Scope(name: "an entry of `secrets`", keys: ["id", "psk", "psk_file"])
     /// What a profile may set for a connection.
     static let profileConnectionKeys = connection.keys.filter { !["name", "profile", "children"].contains($0) }

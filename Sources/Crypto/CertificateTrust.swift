@@ -61,6 +61,9 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
 
     deinit { X509_STORE_free(store) }
 
+    /// Asking costs the peer nothing that it does not want to give. RFC 4806 §4.1.
+    public var wantsOCSP: Bool { policy.ocsp != .off }
+
     public func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)? {
         try? OpenSSLVerifyingKey(subjectPublicKeyInfo: subjectPublicKeyInfo)
     }

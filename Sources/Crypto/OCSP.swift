@@ -25,8 +25,9 @@ struct OCSP: Sendable {
     init() { nonceKey = SecureBytes(SystemRandom().bytes(32)) }
 
     /// OCSPRequest in DER; nil when libcrypto fails.
-    func request(_ certificate: Certificate, issuer: Certificate, now: Int64) -> [UInt8]? {
-        guard let nonce = nonce(certificate, window: now / Self.nonceWindow),
+    /// - Parameter hasNonce: false for an answer that others shall believe too.
+    func request(_ certificate: Certificate, issuer: Certificate, now: Int64, hasNonce: Bool = true) -> [UInt8]? {
+        guard let nonce = hasNonce ? nonce(certificate, window: now / Self.nonceWindow) : [],
             let request = culvert_ocsp_request(certificate.handle, issuer.handle, nonce, Int32(nonce.count))
         else { ERR_clear_error(); return nil }
         defer { OCSP_REQUEST_free(request) }
@@ -35,50 +36,61 @@ struct OCSP: Sendable {
 
     /// What `response` (DER) says about `certificate`.
     func judge(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, now: Int64) -> Verdict {
-        guard response.count <= Self.maxResponseBytes else { return .unusable("the OCSP response is too long") }
+        inspect(response, certificate, issuer: issuer, now: now).verdict
+    }
+
+    /// The same, with the time of the next update when the response names one. Seconds since 1970.
+    func inspect(
+        _ response: [UInt8], _ certificate: Certificate, issuer: Certificate, now: Int64
+    ) -> (verdict: Verdict, nextUpdate: Int64?) {
+        func unusable(_ reason: String) -> (Verdict, Int64?) { (.unusable(reason), nil) }
+        guard response.count <= Self.maxResponseBytes else { return unusable("the OCSP response is too long") }
         let outer = decoded(response) {
             d2i_OCSP_RESPONSE(nil, $0, $1)
         } free: {
             OCSP_RESPONSE_free($0)
         }
-        guard let outer else { return .unusable("the OCSP response cannot be read") }
+        guard let outer else { return unusable("the OCSP response cannot be read") }
         defer { OCSP_RESPONSE_free(outer) }
         let status = OCSP_response_status(outer)
         guard status == OCSP_RESPONSE_STATUS_SUCCESSFUL else {
-            return .unusable("the OCSP responder answered \(Self.statusNames[status] ?? "status \(status)")")
+            return unusable("the OCSP responder answered \(Self.statusNames[status] ?? "status \(status)")")
         }
         guard let basic = OCSP_response_get1_basic(outer) else {
             ERR_clear_error()
-            return .unusable("the OCSP response is of an unknown type")
+            return unusable("the OCSP response is of an unknown type")
         }
         defer { OCSP_BASICRESP_free(basic) }
         guard culvert_ocsp_is_authorized(basic, issuer.handle, now) == 1 else {
-            return .unusable("the OCSP response is not signed by the CA or by a responder that the CA authorised")
+            return unusable("the OCSP response is not signed by the CA or by a responder that the CA authorised")
         }
         guard culvert_ocsp_signature_is_weak(basic) == 0 else {
-            return .unusable("the OCSP response is signed with a hash that is too weak")
+            return unusable("the OCSP response is signed with a hash that is too weak")
         }
         guard isNonceOurs(basic, certificate, now: now) else {
-            return .unusable("the OCSP response answers another question (its nonce is not ours)")
+            return unusable("the OCSP response answers another question (its nonce is not ours)")
         }
-        return judge(basic, certificate, issuer, now)
+        return inspect(basic, certificate, issuer, now)
     }
 
-    private func judge(_ basic: OpaquePointer, _ certificate: Certificate, _ issuer: Certificate, _ now: Int64) -> Verdict {
+    private func inspect(
+        _ basic: OpaquePointer, _ certificate: Certificate, _ issuer: Certificate, _ now: Int64
+    ) -> (verdict: Verdict, nextUpdate: Int64?) {
+        func unusable(_ reason: String) -> (Verdict, Int64?) { (.unusable(reason), nil) }
         var reason: Int32 = -1
         var (revokedAt, thisUpdate, nextUpdate) = (Int64.min, Int64.min, Int64.min)
         let status = culvert_ocsp_status(
             basic, certificate.handle, issuer.handle, &reason, &revokedAt, &thisUpdate, &nextUpdate)
-        guard status >= 0 else { return .unusable("the OCSP response is about another certificate") }
+        guard status >= 0 else { return unusable("the OCSP response is about another certificate") }
         guard thisUpdate != Int64.min, thisUpdate <= now + Self.clockSkew else {
-            return .unusable("the OCSP response is from the future; compare the clocks")
+            return unusable("the OCSP response is from the future; compare the clocks")
         }
         let isFresh = nextUpdate == Int64.min ? thisUpdate >= now - Self.maxAge : nextUpdate >= now - Self.clockSkew
-        guard isFresh else { return .unusable("the OCSP response is of \(CalendarTime.text(thisUpdate)), which is too old") }
+        guard isFresh else { return unusable("the OCSP response is of \(CalendarTime.text(thisUpdate)), which is too old") }
         switch status {
-        case V_OCSP_CERTSTATUS_GOOD: return .good
-        case V_OCSP_CERTSTATUS_REVOKED: return .revoked(at: revokedAt, reason: reason)
-        default: return .unusable("the OCSP responder does not know the certificate")
+        case V_OCSP_CERTSTATUS_GOOD: return (.good, nextUpdate == Int64.min ? nil : nextUpdate)
+        case V_OCSP_CERTSTATUS_REVOKED: return (.revoked(at: revokedAt, reason: reason), nil)
+        default: return unusable("the OCSP responder does not know the certificate")
         }
     }
 

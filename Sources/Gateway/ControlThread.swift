@@ -52,6 +52,7 @@ final class ControlThread {
     var watched: [String: [CredentialLoading.Watched]] = [:]
     var nextExpiryCheck: Instant?
     lazy var ocsp = OCSPClient(loop: loop, mark: SocketOptionValue(RoutingPlan.socketMark))
+    let ownStatuses = OwnStatusKeeper()
     var waiting: [UpRequest] = []
     var localProblems: [String: String] = [:]
     /// What peers gave to us, by connection.
@@ -247,6 +248,7 @@ final class ControlThread {
             }
         case .virtualAddresses(let connection, let given): take(given, of: connection)
         case .checkRevocation(let check, let token): checkRevocation(check, token: token)
+        case .awaitOwnStatus(let status, let token): awaitOwnStatus(status, token: token)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
@@ -506,6 +508,7 @@ final class ControlThread {
         surroundings.kernel.forgetLostNeighbours(now: now)
         keepFilter()
         tellExpiry()
+        keepOwnStatuses()
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()
     }

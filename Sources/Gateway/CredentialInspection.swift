@@ -30,6 +30,14 @@ public struct CredentialInspection: CredentialInspector {
             }
             if let leaf = chain.first { findings += own(leaf, path, key, identity) }
         }
+        // Something else writes it, perhaps later: peers are served without it until then.
+        if case .file(let path) = credentials.ocspResponse {
+            do throws(CredentialError) {
+                _ = try CredentialFile.contents(path: path, maxBytes: OwnCertificateStatus.maxBytes)
+            } catch {
+                findings.append(.init(key: "ocsp_response", path: path, severity: .warning, text: error.clause))
+            }
+        }
         return findings
     }
 

@@ -10,6 +10,8 @@ struct CredentialLoading {
     /// Seconds since 1970.
     var now: @Sendable () -> Int64
     var radius = RADIUSServers(gatewayName: "")
+    /// Nil: peers get no OCSP response along with our certificate.
+    var ownStatuses: OwnStatusKeeper?
 
     /// Why a connection cannot be used: a sentence.
     struct Problem: Error { var sentence: String }
@@ -52,7 +54,20 @@ struct CredentialLoading {
         for authority in known where sent.contains(where: { $0.isIssued(by: authority) }) {
             hashes.append(OpenSSLCrypto().sha1(authority.subjectPublicKeyInfo))
         }
-        return SigningIdentity(key: key, certificates: sent.map(\.der), issuerKeyHashes: hashes)
+        return SigningIdentity(
+            key: key, certificates: sent.map(\.der), issuerKeyHashes: hashes,
+            revocationStatus: ownStatus(connection, leaf, issuers: Array(chain.dropFirst()) + known))
+    }
+
+    /// What peers get along with the certificate that ask for it (RFC 4806); nil where nobody could say anything.
+    private func ownStatus(_ connection: Connection, _ leaf: Certificate, issuers: [Certificate]) -> OwnCertificateStatus? {
+        guard let issuer = issuers.first(where: { leaf.isIssued(by: $0) }) else { return nil }
+        switch connection.local.ocspResponse {
+        case .off: return nil
+        case .auto where leaf.ocspResponders.isEmpty: return nil
+        case .auto: return ownStatuses?.status(of: leaf, issuer: issuer, file: nil, now: now)
+        case .file(let path): return ownStatuses?.status(of: leaf, issuer: issuer, file: path, now: now)
+        }
     }
 
     func remoteAuthentication(_ connection: Connection) throws(Problem) -> RemoteAuthentication {

@@ -9,7 +9,9 @@ extension ControlThread {
     static let expiryInterval: Duration = .seconds(86_400)
 
     var credentials: CredentialLoading {
-        CredentialLoading(secret: surroundings.crypto.secret, now: surroundings.wallClock, radius: radius)
+        CredentialLoading(
+            secret: surroundings.crypto.secret, now: surroundings.wallClock, radius: radius,
+            ownStatuses: ownStatuses)
     }
 
     /// Gives a connection to the core. Its secrets move into secret memory; the octets here are wiped.
@@ -25,6 +27,7 @@ extension ControlThread {
                 guard let index = children.index(of: ChildKey(plan.name, child.name)) else { continue }
                 surroundings.dataplane.setHolding(childIndex: index, plan.mayOpenOnTraffic(child))
             }
+            keepOwnStatuses()
             core.addConnection(plan, now: now)
         } catch {
             credentialProblems[connection.name] = error.sentence

@@ -16,9 +16,13 @@ extension IKECore {
             initiatorMessage: initiation.message, responderMessage: responderMessage, initiatorNonce: initiation.nonce,
             responderNonce: responderNonce)
         let state = AuthenticatingSA(transcript, child: firstChild(sa, connection), replaces: initiation.replaces)
+        sa.phase = .authenticating(state)
+        if waitsForOwnStatus(sa, [plan], now: now) { state.isPutOff = true } else { sendAuth(sa, state, plan, now: now) }
+    }
+
+    func sendAuth(_ sa: IKESA, _ state: AuthenticatingSA, _ plan: ConnectionPlan, now: Instant) {
         do throws(IKEFault) {
             let payloads = try authRequest(sa, state, plan)
-            sa.phase = .authenticating(state)
             send(.authenticate, .ikeAuth, payloads, on: sa, now: now)
             guard sa.outstanding != nil else {
                 throw .ours("the message would be longer than \(Bounds.messageBytes) octets: send fewer or smaller certificates")

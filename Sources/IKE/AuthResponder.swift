@@ -17,6 +17,10 @@ extension IKECore {
             return
         }
         sa.wishes.add(payloads)
+        if waitsForOwnStatus(sa, candidates.map(\.plan), now: now) {
+            state.putOff = (payloads, path)
+            return
+        }
         do throws(Refusal) {
             let connections = try known(identity, candidates, wanted: payloads.identityResponder, path: path)
             guard let claimed = identity.identity else { return }

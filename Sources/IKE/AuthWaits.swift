@@ -5,6 +5,8 @@
 package struct OutsideWait {
     package var token: UInt64
     package var expires: Instant
+    /// For news of our own certificate.
+    package var isForOwnStatus = false
 }
 
 extension IKECore {
@@ -21,10 +23,18 @@ extension IKECore {
         settle(now)
     }
 
-    func wait(_ sa: IKESA, now: Instant, _ question: (_ token: UInt64) -> Event) {
+    /// News of our own certificate have come, or will not: see `Event.awaitOwnStatus`.
+    public func ownStatusSettled(token: UInt64, now: Instant) {
+        if let sa = endWait(token) { resumeAuth(sa, now: now) }
+        settle(now)
+    }
+
+    func wait(
+        _ sa: IKESA, atMost limit: Duration = Bounds.outsideWait, now: Instant, _ question: (_ token: UInt64) -> Event
+    ) {
         let token = nextToken
         nextToken &+= 1
-        sa.waiting = OutsideWait(token: token, expires: now + Bounds.outsideWait)
+        sa.waiting = OutsideWait(token: token, expires: now + limit)
         authenticationWaits[token] = sa.localSPI
         emit(question(token))
         touch(sa)
@@ -50,9 +60,12 @@ extension IKECore {
 
     /// The surroundings did not answer in time.
     func waitExpired(_ sa: IKESA, now: Instant) {
+        let isForOwnStatus = sa.waiting?.isForOwnStatus == true
         cancelWait(sa)
         counters.outsideWaitsExpired &+= 1
-        if case .halfOpen(let state) = sa.phase, case .backend = state.auth?.step {
+        if isForOwnStatus {
+            resumeAuth(sa, now: now)
+        } else if case .halfOpen(let state) = sa.phase, case .backend = state.auth?.step {
             resumeBackend(sa, nil, now: now)
         } else {
             resumeRevocation(sa, nil, now: now)
@@ -69,6 +82,41 @@ extension IKECore {
         case .halfOpen(let state):
             guard let auth = state.auth, case .revocation(let proof) = auth.step else { return }
             resumeProof(sa, state, auth, proof.with(response), now: now)
+        case .initiating, .intermediate, .established, .closing, .closed: break
+        }
+    }
+
+    // MARK: Our own certificate
+
+    /// Whether IKE_AUTH is put off, once and for a moment: the responder that we ask has not answered yet. "Upon receipt of
+    /// an OCSP request CERTREQ payload, the recipient SHOULD acquire the related OCSP-based assertion and produce and transmit an
+    /// OCSP response CERT payload". RFC 4806 §4.2.
+    func waitsForOwnStatus(_ sa: IKESA, _ plans: [ConnectionPlan], now: Instant) -> Bool {
+        guard sa.wishes.wantsOCSP, !sa.hasWaitedForOwnStatus else { return false }
+        let pending = plans.lazy.compactMap { plan -> (any OwnRevocationStatus)? in
+            guard case .signature(let identity) = plan.localAuthentication, let status = identity.revocationStatus,
+                status.isPending
+            else { return nil }
+            return status
+        }.first
+        guard let pending else { return false }
+        sa.hasWaitedForOwnStatus = true
+        wait(sa, atMost: Bounds.ownStatusWait, now: now) { .awaitOwnStatus(pending, token: $0) }
+        sa.waiting?.isForOwnStatus = true
+        return true
+    }
+
+    /// With or without the response.
+    private func resumeAuth(_ sa: IKESA, now: Instant) {
+        switch sa.phase {
+        case .authenticating(let state):
+            guard state.isPutOff, let plan = plan(of: sa) else { return }
+            state.isPutOff = false
+            sendAuth(sa, state, plan, now: now)
+        case .halfOpen(let state):
+            guard let (request, path) = state.putOff else { return }
+            state.putOff = nil
+            answerAuth(sa, state, request, path: path, now: now)
         case .initiating, .intermediate, .established, .closing, .closed: break
         }
     }

@@ -34,6 +34,8 @@ package enum Bounds {
     package static let authenticationLifetime: Duration = .seconds(120)
     /// How long the surroundings may take to ask an OCSP responder or an authentication backend.
     package static let outsideWait: Duration = .seconds(20)
+    /// How long IKE_AUTH is put off while a responder is asked about our own certificate.
+    package static let ownStatusWait: Duration = .seconds(1)
     /// Retries of IKE_SA_INIT with a cookie or another group, together. RFC 7296 §2.6: "should limit the number of cookie
     /// exchanges".
     package static let initRetries = 8

@@ -121,8 +121,8 @@ extension SigningIdentity {
         var result = certificates.prefix(Bounds.certificatesPerMessage).map {
             Payload.certificate(CertificatePayload(encoding: CertificateEncoding.x509, data: $0))
         }
-        if wishes.wantsOCSP, let ocspResponse {
-            result.append(.certificate(CertificatePayload(encoding: CertificateEncoding.ocsp, data: ocspResponse)))
+        if wishes.wantsOCSP, let response = revocationStatus?.current() {
+            result.append(.certificate(CertificatePayload(encoding: CertificateEncoding.ocsp, data: response)))
         }
         return result
     }

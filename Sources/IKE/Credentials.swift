@@ -117,6 +117,14 @@ extension PeerTrust {
     public var wantsOCSP: Bool { false }
 }
 
+/// What an OCSP responder says about our own certificate, for peers that ask for it along with the certificate. RFC 4806.
+public protocol OwnRevocationStatus: AnyObject, Sendable {
+    /// OCSPResponse, DER; nil: there is none that is worth sending.
+    func current() -> [UInt8]?
+    /// A responder is being asked and nothing has come yet: worth a moment's wait.
+    var isPending: Bool { get }
+}
+
 /// What proves our own identity by signature.
 public struct SigningIdentity: Sendable {
     public var key: any SigningKey
@@ -124,12 +132,13 @@ public struct SigningIdentity: Sendable {
     public var certificates: [[UInt8]]
     /// SHA-1 of the SubjectPublicKeyInfo of every issuer in the chain: which CERTREQs this identity answers.
     public var issuerKeyHashes: [[UInt8]]
-    /// A stapled OCSPResponse (RFC 4806), DER.
-    public var ocspResponse: [UInt8]?
+    /// Nil: nobody is asked.
+    public var revocationStatus: (any OwnRevocationStatus)?
     public init(
-        key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [], ocspResponse: [UInt8]? = nil
+        key: any SigningKey, certificates: [[UInt8]], issuerKeyHashes: [[UInt8]] = [],
+        revocationStatus: (any OwnRevocationStatus)? = nil
     ) {
         (self.key, self.certificates) = (key, certificates)
-        (self.issuerKeyHashes, self.ocspResponse) = (issuerKeyHashes, ocspResponse)
+        (self.issuerKeyHashes, self.revocationStatus) = (issuerKeyHashes, revocationStatus)
     }
 }

@@ -46,6 +46,8 @@ package final class IKESA {
     package var peerAllowsChildless = false
     /// Authentication waits for somebody outside.
     package var waiting: OutsideWait?
+    /// It has waited for news of our own certificate, and will not again.
+    package var hasWaitedForOwnStatus = false
     /// Message id of the last IKE_AUTH request of the peer.
     package var lastAuthID: UInt32?
 

@@ -54,6 +54,8 @@ package final class HalfOpenSA {
     var expires: Instant
     /// Authentication under way, from the first IKE_AUTH request on that could not be settled at once.
     var auth: ResponderAuth?
+    /// The first IKE_AUTH request, while its answer waits for news of our own certificate.
+    var putOff: (request: PayloadList, path: Path)?
 
     init(
         initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchangeAnswer, initiatorMessage: [UInt8],
@@ -131,6 +133,8 @@ package final class AuthenticatingSA {
     var responder: ProvenPeer?
     /// What is judged again when a revocation check has been answered.
     var waiting: (proof: PeerProof, payloads: PayloadList)?
+    /// Our first request is not out: it waits for news of our own certificate.
+    var isPutOff = false
     /// Nobody wants it any more: it is deleted as soon as the peer answers.
     var isAbandoned = false
 

@@ -276,6 +276,10 @@ extension IKECore {
         case .authenticating(let state):
             leave(sa, reason: reason, failed: false, now: now)
             state.isAbandoned = true
+            if state.isPutOff {
+                drop(sa, reason: reason, failed: false, now: now)
+                return
+            }
             // The peer has answered already, and counts the SA as established: it is told.
             if sa.waiting != nil {
                 cancelWait(sa)

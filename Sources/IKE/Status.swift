@@ -45,7 +45,8 @@ extension IKECore {
     /// first while it is fresh; then the silence of the attempt under way; then the last failure.
     private func reason(_ state: ConnectionState, now: Instant) -> String {
         if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
-        if let sa = state.attempt.flatMap({ sas[$0] }), sa.waiting != nil {
+        if let sa = state.attempt.flatMap({ sas[$0] }), let waiting = sa.waiting {
+            guard !waiting.isForOwnStatus else { return "Waiting for an OCSP responder's word about our own certificate." }
             return "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
         }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {

@@ -123,7 +123,7 @@ import Testing
     // MARK: OCSP, answered by the openssl command
 
     /// Runs `openssl ocsp` as a responder that answers one request from a file.
-    private struct Responder {
+    struct Responder {
         let folder: Folder
         let authority: Authority
         let leaf: Certificate

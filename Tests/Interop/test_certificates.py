@@ -7,7 +7,7 @@ import pytest
 
 from checks import assert_ping
 from conftest import make, remove
-from culvert_lab.daemons import REPOSITORY, Culvert, Daemon, culvert_binary
+from culvert_lab.daemons import REPOSITORY, STRONGSWAN, Culvert, Daemon, StrongSwan, culvert_binary
 from culvert_lab.shell import eventually
 
 EXAMPLE = REPOSITORY / "examples" / "certificates"
@@ -92,6 +92,13 @@ def test_the_example_works_and_a_revoked_peer_is_shut_out(lab, directory):
         stop(east, west)
 
 
+def responder_arguments(directory):
+    """Of an `openssl ocsp` that answers from `index.txt`."""
+    words = ["openssl", "ocsp", "-index", directory / "index.txt", "-port", RESPONDER_PORT, "-CA", directory / "ca.pem",
+             "-rsigner", directory / "ca.pem", "-rkey", directory / "ca.key", "-ndays", "1"]
+    return [str(word) for word in words]
+
+
 def test_an_ocsp_responder_is_asked_and_its_answer_counts(lab, tmp_path):
     files_of_the_example(tmp_path)
     responder_url = f"http://{lab.west.underlay}:{RESPONDER_PORT}/"
@@ -101,10 +108,9 @@ def test_an_ocsp_responder_is_asked_and_its_answer_counts(lab, tmp_path):
     index = tmp_path / "index.txt"
     index.write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=west\n")
     responder = Daemon(lab, "gw-west", "ocsp")
-    arguments = ["openssl", "ocsp", "-index", index, "-port", RESPONDER_PORT, "-CA", tmp_path / "ca.pem", "-rsigner",
-                 tmp_path / "ca.pem", "-rkey", tmp_path / "ca.key", "-ndays", "1"]
-    responder.launch([str(word) for word in arguments])
-    require = lambda text: text.replace("crl: [", "ocsp: auto\n    crl: [")  # noqa: E731
+    arguments = responder_arguments(tmp_path)
+    responder.launch(arguments)
+    require = lambda text: text.replace("crl: [", "ocsp: auto\n    ocsp_response: off\n    crl: [")  # noqa: E731
     strict = lambda text: re.sub(r"    crl: \[.*", "    ocsp: require", text)  # noqa: E731
     west = Culvert(lab, "gw-west", require(text_of_the_example("west", tmp_path))).start()
     east = Culvert(lab, "gw-east", strict(text_of_the_example("east", tmp_path))).start()
@@ -115,11 +121,96 @@ def test_an_ocsp_responder_is_asked_and_its_answer_counts(lab, tmp_path):
         done = east.client("up", "west", "--timeout", "15s", check=False)
         assert done.returncode == 1 and "OCSP" in done.stderr and "no responder answered" in done.stderr, done.stderr
         index.write_text(f"R\t491231235959Z\t260101000000Z,superseded\t{serial}\tunknown\t/CN=west\n")
-        responder.launch([str(word) for word in arguments])
+        responder.launch(arguments)
         eventually(lambda: lab.execute("gw-west", ["ss", "-Hltn", f"sport = :{RESPONDER_PORT}"]).stdout.strip(), timeout=10,
                    what="the responder does not listen")
         done = east.client("up", "west", "--timeout", "15s", check=False)
         assert done.returncode == 1 and "revoked" in done.stderr and "superseded" in done.stderr, done.stderr
     finally:
         stop(east, west)
+        responder.kill()
+
+
+def test_a_certificate_brings_its_ocsp_response_along(lab, tmp_path):
+    """RFC 4806. The responder listens on west's loopback, so that east can only hear of it through IKE; both roles."""
+    files_of_the_example(tmp_path)
+    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=west", "--san", "west.example", "--ocsp",
+                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "west", "--force")
+    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
+    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=west\n")
+    responder = Daemon(lab, "gw-west", "ocsp")
+    responder.launch(responder_arguments(tmp_path))
+    text = text_of_the_example("west", tmp_path)
+    west = Culvert(lab, "gw-west", text).start()
+    strict = re.sub(r"    crl: \[.*", "    ocsp: require", text_of_the_example("east", tmp_path))
+    east = Culvert(lab, "gw-east", strict).start()
+    try:
+        east.wait_installed("west", timeout=8)  # the first attempt: a second one comes after 10 s
+        responder.kill()
+        east.client("down", "west")
+        west.client("up", "east", "--timeout", "10s")  # it has kept the response
+        stop(west)
+        west = Culvert(lab, "gw-west", text.replace("private_key:", "ocsp_response: off\n    private_key:")).start()
+        done = east.client("up", "west", "--timeout", "10s", check=False)
+        assert done.returncode == 1 and "OCSP" in done.stderr and "no responder answered" in done.stderr, done.stderr
+    finally:
+        stop(east, west)
+        responder.kill()
+
+
+STRICT_PEER = """
+    connections {
+        gw {
+            version = 2
+            local_addrs = %(west)s
+            remote_addrs = %(east)s
+            ocsp = request
+            local {
+                auth = pubkey
+                certs = west.pem
+                id = west.example
+            }
+            remote {
+                auth = pubkey
+                id = east.example
+                revocation = strict
+            }
+            children {
+                net {
+                    local_ts = 10.2.0.0/24
+                    remote_ts = 10.1.0.0/24
+                    esp_proposals = aes256gcm16
+                }
+            }
+        }
+    }
+"""
+
+
+@pytest.mark.skipif(STRONGSWAN == "/usr", reason="Debian's strongSwan has no RFC 4806; set STRONGSWAN to 5.9.14 or later")
+@pytest.mark.parametrize("starter", ["culvert", "strongswan"])
+def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
+    """It wants to know for certain, has no revocation list, and cannot reach the responder."""
+    files_of_the_example(tmp_path)
+    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=east", "--san", "east.example", "--ocsp",
+                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "east", "--force")
+    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
+    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=east\n")
+    responder = Daemon(lab, "gw-east", "ocsp")
+    responder.launch(responder_arguments(tmp_path))
+    theirs = StrongSwan(lab, "gw-west", STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay})
+    theirs.give("x509ca", tmp_path / "ca.pem").give("x509", tmp_path / "west.pem").give("private", tmp_path / "west.key").start()
+    text = text_of_the_example("east", tmp_path)
+    ours = Culvert(lab, "gw-east", text if starter == "culvert" else text.replace("start: immediately", "start: manual")).start()
+    try:
+        if starter == "strongswan":
+            theirs.initiate()
+        ours.wait_installed("west", timeout=8)
+        assert "received OCSP response issued by" in theirs.log() and "certificate status is good" in theirs.log()
+        stop(ours, theirs)
+        theirs.start()  # it would remember the response
+        ours = Culvert(lab, "gw-east", text.replace("private_key:", "ocsp_response: off\n    private_key:")).start()
+        assert ours.client("up", "west", "--timeout", "6s", check=False).returncode == 1
+    finally:
+        stop(ours, theirs)
         responder.kill()

@@ -51,7 +51,7 @@ import Wire
             change?(&plan)
             guard case .signature(var identity) = plan.localAuthentication else { return }
             identity.certificates += [[1, 2, 3], [4, 5, 6]]
-            identity.ocspResponse = Array("good".utf8)
+            identity.revocationStatus = TestStatus(Array("good".utf8))
             plan.localAuthentication = .signature(identity)
         }
         #expect(try pair.establish())

@@ -36,6 +36,8 @@ final class Node {
     var answersRevocation: ((RevocationCheck) -> [UInt8]?)?
     var answersBackend: ((EAPBackendRequest) -> EAPBackendAnswer?)?
     var revocationChecks: [RevocationCheck] = []
+    /// Waits for news of our own certificate; a test says when they have come.
+    var ownStatusTokens: [UInt64] = []
     /// False: the machine is off, nothing is sent or received.
     var isAlive = true
 
@@ -93,6 +95,8 @@ final class Node {
                 revocationChecks.append(check)
                 guard let answer = answersRevocation else { heldTokens.append(token); continue }
                 core.revocationAnswered(token: token, response: answer(check), now: now)
+            case .awaitOwnStatus(_, let token):
+                ownStatusTokens.append(token)
             case .askBackend(let request, let token):
                 guard let answer = answersBackend else { heldTokens.append(token); continue }
                 core.backendAnswered(token: token, answer: answer(request), now: now)
