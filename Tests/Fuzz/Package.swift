@@ -9,36 +9,20 @@ import PackageDescription
     let engineDependencies: [Target.Dependency] = []
 #endif
 
-/// The fuzzing harnesses: each is one target `Fuzz…` with `LLVMFuzzerTestOneInput`, built by scripts/fuzz with libFuzzer's
-/// instrumentation. The package has the house's own name, so that its `package` declarations are seen; the sources are links.
+/// The harnesses of Tests/FuzzTests under libFuzzer: one library, which scripts/fuzz builds with instrumentation and links with
+/// libFuzzer's `main`. The sources of the gateway are links.
 let package = Package(
     name: "culvert",
-    products: [
-        .library(name: "FuzzEAP", type: .static, targets: ["FuzzEAP"]),
-        .library(name: "FuzzCertificate", type: .static, targets: ["FuzzCertificate"]),
-        .library(name: "FuzzIKEMessage", type: .static, targets: ["FuzzIKEMessage"]),
-        .library(name: "FuzzIKESession", type: .static, targets: ["FuzzIKESession"]),
-        .library(name: "FuzzPacket", type: .static, targets: ["FuzzPacket"]),
-    ],
-    dependencies: [
-        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
-        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.0"),
-    ],
+    products: [.library(name: "Fuzz", type: .static, targets: ["Fuzz"])],
+    dependencies: [.package(url: "https://github.com/apple/swift-collections", from: "1.6.0")],
     targets: [
         .target(name: "Wire"),
         .target(name: "IPsec", dependencies: ["Wire"]),
         .target(name: "IKE", dependencies: ["Wire", "IPsec", .product(name: "DequeModule", package: "swift-collections")]),
-        .target(name: "FuzzEAP", dependencies: ["IKE"]),
-        .target(name: "COpenSSL", linkerSettings: [.linkedLibrary("ssl"), .linkedLibrary("crypto")]),
+        .target(name: "COpenSSL"),
         .target(
-            name: "Crypto",
-            dependencies: [
-                "COpenSSL", "IPsec", "IKE", "Wire",
-                .product(name: "Crypto", package: "swift-crypto", moduleAliases: ["Crypto": "SwiftCrypto"]),
-            ] + engineDependencies),
-        .target(name: "FuzzCertificate", dependencies: ["Crypto", "IKE", "IPsec"]),
-        .target(name: "FuzzIKEMessage", dependencies: ["IKE", "IPsec", "Wire"]),
-        .target(name: "FuzzIKESession", dependencies: ["IKE", "IPsec", "Wire"]),
-        .target(name: "FuzzPacket", dependencies: ["Wire"]),
+            name: "Crypto", dependencies: ["COpenSSL", "IPsec", "IKE", "Wire"] + engineDependencies, path: "Sources",
+            exclude: ["Crypto/SwiftEncapsulation.swift"], sources: ["Crypto", "WithoutSwiftCrypto"]),
+        .target(name: "Fuzz", dependencies: ["Crypto", "IKE", "IPsec", "Wire"]),
     ] + engineTargets
 )

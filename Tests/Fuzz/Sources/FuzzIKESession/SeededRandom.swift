@@ -1,1 +1,0 @@
-../../../IKETests/Harness/SeededRandom.swift

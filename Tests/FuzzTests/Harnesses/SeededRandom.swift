@@ -1,0 +1,1 @@
+../../IKETests/Harness/SeededRandom.swift

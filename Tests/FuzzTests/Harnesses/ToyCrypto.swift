@@ -1,0 +1,1 @@
+../../Simulation/World/ToyCrypto.swift
