@@ -169,8 +169,10 @@ def scaled(octets, scale=8):
 def eap_conversations():
     for name, selector in (("server-mschapv2", 7), ("server-tls", 8), ("client-mschapv2", 9), ("client-tls", 10)):
         write("EAP", f"{name}-honest", bytes([selector]), b"\4" * 40)
-        # The third answer is falsified; its header stays right.
-        write("EAP", f"{name}-falsified", bytes([selector]), b"\4\4", bytes([6, 9, 4]), b"\xff\0\xff\0", b"\4" * 8)
+        # One of the answers is falsified; its header stays right.
+        for number in range(1, 6):
+            write("EAP", f"{name}-falsified-{number}", bytes([selector]), b"\4" * number, bytes([6, 6, 4]), b"\xff\0\xff\0",
+                  b"\4" * 30)
     write("EAP", "server-nak", b"\7\4", bytes([0, 2, 3, 13]), bytes([0, 2, 13, 0x80]), bytes([0, 3, 13, 0x20, 0]))
     write("EAP", "server-wrong-password", b"\7\4", bytes([0, 60, 26, 2, 7, 0, 59, 49]), bytes(49) + b"alice", bytes([0, 2, 26, 4]))
     write("EAP", "client-challenge", b"\x09", bytes([0, 1, 1]), bytes([0, 28, 26, 1, 7, 0, 27, 16]), bytes(16), b"gateway",
@@ -183,9 +185,11 @@ def eap_conversations():
                         (26, struct.pack("!IBB", 311, 17, 36) + b"\x80\1" + bytes(32)),
                         (26, struct.pack("!IBB", 311, 16, 36) + b"\x80\2" + bytes(32)),
                         (26, struct.pack("!IBB", 311, 28, 6) + bytes([10, 0, 0, 53])), (168, bytes(16)), (80, bytes(16))])
+    without_keys = radius(2, [(79, eap(3, 9)), (1, b"bob"), (8, bytes([10, 9, 0, 7])), (27, struct.pack("!I", 3600))])
     reject = radius(3, [(79, eap(4, 9)), (18, b"no \x1b[31m")])
     response = bytes([0, 4, 26, 2, 0, 0])
     write("EAP", "radius-accept", b"\x0b\0\7", scaled(challenge), response, b"\7", scaled(accept))
+    write("EAP", "radius-accept-without-keys", b"\x0b\0\7", scaled(challenge), response, b"\7", scaled(without_keys))
     write("EAP", "radius-reject", b"\x0b\1", bytes([0, 6, 1]), b"alice", b"\7", scaled(challenge), response, b"\7", scaled(reject))
     write("EAP", "radius-code", b"\x0b\0\7", scaled(radius(5, [])))
     for name, packet in (("challenge", challenge), ("accept", accept), ("reject", reject)):
