@@ -174,7 +174,8 @@ def eap_conversations():
             write("EAP", f"{name}-falsified-{number}", bytes([selector]), b"\4" * number, bytes([6, 6, 4]), b"\xff\0\xff\0",
                   b"\4" * 30)
     write("EAP", "server-nak", b"\7\4", bytes([0, 2, 3, 13]), bytes([0, 2, 13, 0x80]), bytes([0, 3, 13, 0x20, 0]))
-    write("EAP", "server-wrong-password", b"\7\4", bytes([0, 60, 26, 2, 7, 0, 59, 49]), bytes(49) + b"alice", bytes([0, 2, 26, 4]))
+    write("EAP", "server-wrong-password", b"\7\4", bytes([0, 60, 26, 2, 7, 0, 59, 49]), bytes(49) + b"alice",
+          bytes([0, 2, 26, 4]))
     write("EAP", "client-challenge", b"\x09", bytes([0, 1, 1]), bytes([0, 28, 26, 1, 7, 0, 27, 16]), bytes(16), b"gateway",
           bytes([0, 47, 26, 3, 7, 0, 46]), b"S=" + b"0" * 40, bytes([0x40, 0]))
     write("EAP", "client-notification", b"\x09", bytes([0, 6, 2]), b"hello", bytes([0, 5, 4, 1, 2, 3, 4]))
@@ -190,7 +191,8 @@ def eap_conversations():
     response = bytes([0, 4, 26, 2, 0, 0])
     write("EAP", "radius-accept", b"\x0b\0\7", scaled(challenge), response, b"\7", scaled(accept))
     write("EAP", "radius-accept-without-keys", b"\x0b\0\7", scaled(challenge), response, b"\7", scaled(without_keys))
-    write("EAP", "radius-reject", b"\x0b\1", bytes([0, 6, 1]), b"alice", b"\7", scaled(challenge), response, b"\7", scaled(reject))
+    write("EAP", "radius-reject", b"\x0b\1", bytes([0, 6, 1]), b"alice", b"\7", scaled(challenge), response, b"\7",
+          scaled(reject))
     write("EAP", "radius-code", b"\x0b\0\7", scaled(radius(5, [])))
     for name, packet in (("challenge", challenge), ("accept", accept), ("reject", reject)):
         write("EAP", f"packet-radius-{name}", b"\5", packet)

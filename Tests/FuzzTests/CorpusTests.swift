@@ -2,8 +2,8 @@ import Foundation
 import IKE
 import Testing
 
-/// Every input of the corpora, and changed copies of them, through the harnesses: what libFuzzer does for hours (scripts/fuzz), for
-/// seconds and the same every time. Real messages, and what once trapped, are among the inputs.
+/// Every input of the corpora, and changed copies of them, through the harnesses: what libFuzzer does for hours (scripts/fuzz),
+/// for seconds and the same every time. Real messages, and what once trapped, are among the inputs.
 @Suite(.serialized) struct CorpusTests {
     /// Changed inputs per harness, by what one costs.
     private static func changes(_ harness: Harness) -> UInt64 {
@@ -24,7 +24,8 @@ import Testing
         defer { try? FileManager.default.removeItem(at: note) }
         let path = note.path
         let changes = Self.changes(harness)
-        let isFine: ExitTest.Result? = await #expect(processExitsWith: .success) { [harness, path = path as String, changes = changes as UInt64] in
+        let isFine = await #expect(processExitsWith: .success) {
+            [harness, path = path as String, changes = changes as UInt64] in
             let note = try #require(FileHandle(forWritingAtPath: path))
             try Corpus.run(harness, changes: changes, note: note)
         }

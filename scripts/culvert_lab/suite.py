@@ -16,6 +16,8 @@ from .shell import Paint
 
 # `simulation` is part of `release`; alone it is for many seeds.
 ALONE = ("simulation",)
+# Only with --full or by name: libFuzzer for a minute each. The unit tests run the harnesses over their corpora.
+LONG = ("fuzz",)
 PARTS = ("imports", "style", "build", "hot-path", "interop", "demo", "unit", "release")
 SUMMARY = re.compile(r"Test run with (\d+) tests?(?: in \d+ suites?)? (passed|failed)")
 TEST_ENDED = re.compile(r"^\S*\s*Test (?!run with)(?P<name>.+?) (?:with \d+ test cases? )?(?P<how>passed|failed) after ")
@@ -72,8 +74,9 @@ class Suite:
         self.rows, self.passed, self.failed = [], 0, 0
 
     def run(self):
-        for part in PARTS + ALONE:
-            if part not in (self.options.only or PARTS):
+        wanted = self.options.only or PARTS + (LONG if self.options.full else ())
+        for part in PARTS + LONG + ALONE:
+            if part not in wanted:
                 continue
             print(f"{self.paint.bold('==>')} {part}", flush=True)
             start = time.monotonic()
@@ -111,6 +114,9 @@ class Suite:
 
     def release(self):
         return self.swift_test(["-c", "release"], self.options.seeds)
+
+    def fuzz(self):
+        return self.simple(["scripts/fuzz", "--seconds", "60"])
 
     def simulation(self):
         return self.swift_test(["-c", "release", "--filter", "SeedTests"], self.options.seeds)
@@ -165,9 +171,10 @@ def parse(argv):
     options = parser.parse_args(words)
     options.only = [part for part in options.only.split(",") if part]
     options.pytest = rest
-    unknown = set(options.only) - set(PARTS + ALONE)
+    parts = PARTS + LONG + ALONE
+    unknown = set(options.only) - set(parts)
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS + ALONE)}")
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; the parts are {', '.join(parts)}")
     if options.seeds and not re.fullmatch(r"\d+|\d+-\d+|=\d+(,\d+)*", options.seeds):
         parser.error(f"--seeds {options.seeds}: write a number, a range such as 100-200, or =17 for one seed")
     return options

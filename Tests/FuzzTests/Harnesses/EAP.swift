@@ -1,7 +1,7 @@
 import IKE
 
-/// EAP packets and what they carry: EAP-MSCHAPv2, EAP-TLS pieces, RADIUS packets, configuration payloads; and whole conversations.
-/// The first octet says which. What parses must encode, and what then parses must be the same.
+/// EAP packets and what they carry: EAP-MSCHAPv2, EAP-TLS pieces, RADIUS packets, configuration payloads; and conversations. The
+/// first octet says which. What parses must encode, and what then parses must be the same.
 func eapHarness(_ bytes: [UInt8]) {
     guard let selector = bytes.first else { return }
     let body = bytes.dropFirst()

@@ -6,7 +6,8 @@ import Wire
 /// EAP conversations against somebody who says anything: our server, our client, or our end of RADIUS with a RADIUS server.
 ///
 /// An input is a script of packets. The honest other end is at hand, so that a script reaches what comes after the first packets
-/// by letting it answer, and its answers can be falsified. Whoever never lets it answer has no password and no key, and must fail.
+/// by letting it answer, and its answers can be falsified. Whoever never lets it answer has no password and no key: it must
+/// fail.
 final class EAPConversation {
     enum Role { case server, client, radius }
 

@@ -1,8 +1,8 @@
 internal import IKE
 internal import IPsec
 
-/// In place of Sources/Crypto/SwiftEncapsulation.swift: no harness reaches ML-KEM, and swift-crypto's BoringSSL would take longer to
-/// build than everything else here together.
+/// In place of Sources/Crypto/SwiftEncapsulation.swift: no harness reaches ML-KEM, and swift-crypto's BoringSSL would take longer
+/// to build than everything else here together.
 enum SwiftEncapsulation {
     private static let missing = IKECryptoError.library("the fuzzing harnesses are built without swift-crypto")
 
