@@ -59,16 +59,20 @@ public enum IKEBenchmark {
         init(_ description: String) { self.description = description }
     }
 
-    /// - Throws: `Failure`, `ProposalKeywordError`: a proposal that cannot be read, or ends that do not come together.
+    /// - Throws: `Failure`, `ProposalKeywordError`, `CredentialError`: a proposal that cannot be read, ends that do not come
+    ///   together, keys or certificates that cannot be made.
     public static func run(_ options: Options, progress: (String) -> Void) throws -> [Result] {
         var results: [Result] = []
         for authentication in options.authentications {
+            progress("keys and certificates for \(authentication.rawValue)")
+            // A key of their own for each thread: threads that share one wait for each other.
+            let credentials = try (0..<options.threads).map { _ in try IKEBenchmarkCredentials(authentication) }
             for proposal in options.proposals {
                 _ = try IKEProposal(keywords: proposal)
                 for operation in options.operations {
                     progress("\(operation.rawValue) \(proposal) \(authentication.rawValue)")
-                    let runs = try PinnedThreads.run(options.threads) { _ in
-                        let bench = try IKEBenchmarkPair(connections: 1, proposal: proposal, authentication: authentication)
+                    let runs = try PinnedThreads.run(options.threads) { number in
+                        let bench = try IKEBenchmarkPair(connections: 1, proposal: proposal, credentials: credentials[number])
                         return try bench.measure(operation, seconds: options.seconds)
                     }
                     results.append(
@@ -84,27 +88,16 @@ public enum IKEBenchmark {
     }
 
     /// Holds so many IKE SAs at once, between as many connections, and says what each takes.
-    public static func memory(sas: Int, proposal: String, progress: (String) -> Void) throws -> Memory {
+    public static func memory(
+        sas: Int, proposal: String, authentication: IKEBenchmarkCredentials.Method, progress: (String) -> Void
+    ) throws -> Memory {
         _ = try IKEProposal(keywords: proposal)
-        return try IKEBenchmarkPair.crowd(sas: sas, proposal: proposal, progress: progress)
+        return try IKEBenchmarkPair.crowd(
+            sas: sas, proposal: proposal, credentials: IKEBenchmarkCredentials(authentication), progress: progress)
     }
 
     static func median(_ values: [Double]) -> Double {
         let sorted = values.sorted()
         return sorted.isEmpty ? 0 : sorted[sorted.count / 2]
     }
-}
-
-/// How the two ends of a benchmark authenticate.
-public enum IKEBenchmarkCredentials {
-    public enum Method: String, Sendable, CaseIterable { case psk }
-
-    static let secret = Array("a pre-shared key for benchmarks only".utf8)
-}
-
-/// Nanoseconds per operation.
-struct IKETimes: Sendable {
-    var initiator = 0.0
-    var responder = 0.0
-    var both: Double { initiator + responder }
 }

@@ -35,20 +35,23 @@ final class IKEBenchmarkPair {
     private let responder = End()
     private var now = Instant(nanoseconds: 1_000_000_000)
 
-    init(connections: Int, proposal: String, authentication: IKEBenchmarkCredentials.Method) throws {
+    init(connections: Int, proposal: String, credentials: IKEBenchmarkCredentials) throws {
         for number in 0..<connections {
-            responder.core.addConnection(try Self.plan(number, isInitiator: false, proposal), now: now)
-            initiator.core.addConnection(try Self.plan(number, isInitiator: true, proposal), now: now)
+            responder.core.addConnection(try Self.plan(number, isInitiator: false, proposal, credentials), now: now)
+            initiator.core.addConnection(try Self.plan(number, isInitiator: true, proposal, credentials), now: now)
         }
     }
 
     private static func name(_ number: Int) -> String { "bench\(number)" }
 
-    private static func plan(_ number: Int, isInitiator: Bool, _ proposal: String) throws -> ConnectionPlan {
+    private static func plan(
+        _ number: Int, isInitiator: Bool, _ proposal: String, _ credentials: IKEBenchmarkCredentials
+    ) throws -> ConnectionPlan {
         // 198.18.0.0/15 is kept for benchmarks (RFC 2544).
         let host = UInt32(truncatingIfNeeded: number) & 0xFFFF
         let ends = (IPAddress.v4(IPv4Address(bits: 0xC612_0000 | host)), IPAddress.v4(IPv4Address(bits: 0xC613_0000 | host)))
-        let names = (Identity.fqdn("i\(number).example"), Identity.fqdn("r\(number).example"))
+        let names = isInitiator ? ("i\(number).example", "r\(number).example") : ("r\(number).example", "i\(number).example")
+        let proofs = try credentials.ends(names.0, isInitiator: isInitiator)
         let networks = (
             TrafficSelector(first: .v4(IPv4Address(bits: 0x0A01_0000)), last: .v4(IPv4Address(bits: 0x0A01_FFFF))),
             TrafficSelector(first: .v4(IPv4Address(bits: 0x0A02_0000)), last: .v4(IPv4Address(bits: 0x0A02_FFFF)))
@@ -59,9 +62,8 @@ final class IKEBenchmarkPair {
             proposals: [try ESPProposal(keywords: "aes256gcm16-esn")], lifetime: lifetime, start: .manual)
         return ConnectionPlan(
             name: name(number), localAddress: isInitiator ? ends.0 : ends.1, remoteAddress: isInitiator ? ends.1 : ends.0,
-            localIdentity: isInitiator ? names.0 : names.1, remoteIdentity: isInitiator ? names.1 : names.0,
-            presharedKey: OpenSSLCrypto().secret(IKEBenchmarkCredentials.secret),
-            proposals: [try IKEProposal(keywords: proposal)],
+            localIdentity: .fqdn(names.0), remotePattern: .exactly(.fqdn(names.1)), localAuthentication: proofs.local,
+            remoteAuthentication: proofs.remote, proposals: [try IKEProposal(keywords: proposal)],
             lifetime: lifetime, dpdInterval: .zero, children: [child])
     }
 
@@ -148,8 +150,10 @@ final class IKEBenchmarkPair {
 
 extension IKEBenchmarkPair {
     /// Holds `sas` IKE SAs at once, each with one child, and says what they take.
-    static func crowd(sas: Int, proposal: String, progress: (String) -> Void) throws -> IKEBenchmark.Memory {
-        let pair = try IKEBenchmarkPair(connections: sas, proposal: proposal, authentication: .psk)
+    static func crowd(
+        sas: Int, proposal: String, credentials: IKEBenchmarkCredentials, progress: (String) -> Void
+    ) throws -> IKEBenchmark.Memory {
+        let pair = try IKEBenchmarkPair(connections: sas, proposal: proposal, credentials: credentials)
         let before = ProcessMemory.residentBytes
         let start = MonotonicClock.nanoseconds
         for number in 0..<sas {

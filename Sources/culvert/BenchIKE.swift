@@ -14,13 +14,15 @@ struct BenchIKE: ParsableCommand {
         discussion: """
             Both ends run in this process and hand each other their datagrams; each thread has both ends on one CPU. \
             "both ends" is what all threads do together; the other two columns are what one core would do that is one end \
-            only. A handshake is IKE_SA_INIT, IKE_AUTH with one child, and the DELETE. The kernel's part is not in it.
+            only. A handshake is IKE_SA_INIT, IKE_AUTH with one child, and the DELETE. The kernel's part is not in it. \
+            With rsa2048 and the like each end has a certificate with such a key and checks the other's, which one CA with \
+            such a key issued.
             """)
 
     @Option(help: ArgumentHelp("IKE proposals, in turn.", valueName: "list"))
     var proposals = Words(["aes256gcm16-prfsha384-x25519", "aes256gcm16-prfsha384-ecp384"])
 
-    @Option(help: ArgumentHelp("How both ends authenticate: \(Self.methods).", valueName: "list"))
+    @Option(help: ArgumentHelp("How both ends authenticate: \(Self.knownMethods).", valueName: "list"))
     var auth = Words([IKEBenchmarkCredentials.Method.psk.rawValue])
 
     @Option(help: "handshake, rekey-child or rekey-ike; all unless told.")
@@ -38,7 +40,8 @@ struct BenchIKE: ParsableCommand {
     @Flag(help: "Print JSON.")
     var json = false
 
-    private static let methods = IKEBenchmarkCredentials.Method.allCases.map(\.rawValue).joined(separator: ", ")
+    private var methods: [IKEBenchmarkCredentials.Method] { auth.list.compactMap(IKEBenchmarkCredentials.Method.init) }
+    private static let knownMethods = IKEBenchmarkCredentials.Method.allCases.map(\.rawValue).joined(separator: ", ")
     private static let mostSAs = 60_000
 
     func validate() throws {
@@ -49,7 +52,7 @@ struct BenchIKE: ParsableCommand {
             do { _ = try IKEProposal(keywords: proposal) } catch { throw ValidationError("--proposals: \(error).") }
         }
         for word in auth.list where IKEBenchmarkCredentials.Method(rawValue: word) == nil {
-            throw ValidationError("--auth does not know \"\(word)\"; it knows \(Self.methods).")
+            throw ValidationError("--auth does not know \"\(word)\"; it knows \(Self.knownMethods).")
         }
     }
 
@@ -69,7 +72,7 @@ struct BenchIKE: ParsableCommand {
 
     private func speed(_ progress: (String) -> Void) throws -> String {
         let options = IKEBenchmark.Options(
-            proposals: proposals.list, authentications: auth.list.compactMap(IKEBenchmarkCredentials.Method.init),
+            proposals: proposals.list, authentications: methods,
             operations: operation.map { [$0] } ?? IKEBenchmark.Operation.allCases, threads: threads, seconds: seconds)
         let results = try IKEBenchmark.run(options, progress: progress)
         if json { return try AdminCodec.prettyJSON(Report(results: results.map(Report.Line.init))) }
@@ -88,7 +91,8 @@ struct BenchIKE: ParsableCommand {
     }
 
     private func memory(_ sas: Int, _ progress: (String) -> Void) throws -> String {
-        let result = try IKEBenchmark.memory(sas: sas, proposal: proposals.list[0], progress: progress)
+        let result = try IKEBenchmark.memory(
+            sas: sas, proposal: proposals.list[0], authentication: methods[0], progress: progress)
         if json { return try AdminCodec.prettyJSON(MemoryReport(result)) }
         return """
             \(Readable.count(UInt64(result.sas))) IKE SAs with one child each, at both ends: \

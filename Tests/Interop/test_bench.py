@@ -52,6 +52,26 @@ def test_bench_ike_counts_handshakes_and_rekeys_of_both_ends():
     assert handshake < rekey_child  # without perfect forward secrecy a child costs no key exchange
 
 
+def test_bench_ike_authenticates_with_certificates_too():
+    methods = ["psk", "rsa2048", "ecdsa256", "ecdsa384", "ed25519"]
+    status, output, errors = bench_ike("--proposals", "aes256gcm16-prfsha256-x25519", "--auth", ",".join(methods), "--operation",
+                                       "handshake", "--seconds", "0.3", "--json")
+    assert status == 0, errors
+    speed = {result["authentication"]: result["per_second"] for result in json.loads(output)["results"]}
+    assert list(speed) == methods
+    assert all(0 < speed[method] < speed["psk"] for method in methods[1:]), speed
+
+
+def test_bench_ike_authenticates_with_certificates_too():
+    methods = ["psk", "rsa2048", "ecdsa256", "ecdsa384", "ed25519"]
+    status, output, errors = bench_ike("--proposals", "aes256gcm16-prfsha256-x25519", "--auth", ",".join(methods), "--operation",
+                                       "handshake", "--seconds", "0.3", "--json")
+    assert status == 0, errors
+    speed = {result["authentication"]: result["per_second"] for result in json.loads(output)["results"]}
+    assert list(speed) == methods
+    assert all(0 < speed[method] < speed["psk"] for method in methods[1:]), speed
+
+
 def test_bench_ike_holds_many_sas_and_tells_their_memory():
     status, output, errors = bench_ike("--sas", "300", "--json")
     assert status == 0, errors
