@@ -46,9 +46,16 @@ extension ControlThread {
         return StatusBuilder(
             configuration: configuration, statuses: core.status(now: now), counters: counters,
             childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
-            certificates: watched, wallClock: surroundings.wallClock(), startedAt: startedAt, now: now,
+            certificates: watched, wallClock: surroundings.wallClock(), load: load, startedAt: startedAt, now: now,
             ikePort: coreSettings.ikePort
         ).report()
+    }
+
+    private var load: StatusReport.IKELoad {
+        let seen = core.counters
+        return StatusReport.IKELoad(
+            sas: core.saCount, halfOpen: core.halfOpenCount, cookiesSent: seen.cookiesSent, halfOpenEvicted: seen.halfOpenEvicted,
+            halfOpenRefused: seen.halfOpenRefused, keyExchangesDeferred: seen.keyExchangesDeferred)
     }
 
     private func status(_ request: AdminRequest, reply: (AdminResponse) -> Void) {

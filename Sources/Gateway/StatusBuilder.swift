@@ -15,6 +15,7 @@ struct StatusBuilder {
     var certificates: [String: [CredentialLoading.Watched]] = [:]
     /// Seconds since 1970.
     var wallClock: Int64 = 0
+    var load: StatusReport.IKELoad?
     var startedAt: Instant
     var now: Instant
     var ikePort: UInt16
@@ -24,7 +25,7 @@ struct StatusBuilder {
         return StatusReport(
             version: CulvertVersion.current, gateway: configuration.name, uptimeSeconds: Self.seconds(now - startedAt),
             connections: configuration.connections.map { connection($0, byName[$0.name]) },
-            workers: counters.workers.map(worker), drops: everyReason(counters.drops))
+            workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load)
     }
 
     private func connection(_ configured: Connection, _ status: ConnectionStatus?) -> StatusReport.Connection {

@@ -11,18 +11,52 @@ public struct StatusReport: Codable, Hashable, Sendable {
     public var workers: [Worker]
     /// Drops of the whole gateway by the reason's name, such as `no-policy`.
     public var drops: [String: UInt64]
+    /// Null from gateways that do not tell it.
+    public var ike: IKELoad?
 
     enum CodingKeys: String, CodingKey {
-        case version, gateway, connections, workers, drops
+        case version, gateway, connections, workers, drops, ike
         case uptimeSeconds = "uptime_seconds"
     }
 
     public init(
         version: String, gateway: String, uptimeSeconds: Double, connections: [Connection], workers: [Worker] = [],
-        drops: [String: UInt64] = [:]
+        drops: [String: UInt64] = [:], ike: IKELoad? = nil
     ) {
+        self.ike = ike
         (self.version, self.gateway, self.uptimeSeconds) = (version, gateway, uptimeSeconds)
         (self.connections, self.workers, self.drops) = (connections, workers, drops)
+    }
+
+    /// What peers that have not authenticated cost, now and since the start.
+    public struct IKELoad: Codable, Hashable, Sendable {
+        /// IKE SAs of any state, and those of them whose peer has not authenticated yet.
+        public var sas: Int
+        public var halfOpen: Int
+        /// First messages that had to come again with a cookie. RFC 7296 §2.6.
+        public var cookiesSent: Int
+        /// Half-open SAs that gave way to newer ones, and first messages that a limit on half-open SAs refused.
+        public var halfOpenEvicted: Int
+        public var halfOpenRefused: Int
+        /// First messages that were dropped because their share of computing time was used up.
+        public var keyExchangesDeferred: Int
+
+        enum CodingKeys: String, CodingKey {
+            case sas
+            case halfOpen = "half_open"
+            case cookiesSent = "cookies_sent"
+            case halfOpenEvicted = "half_open_evicted"
+            case halfOpenRefused = "half_open_refused"
+            case keyExchangesDeferred = "key_exchanges_deferred"
+        }
+
+        public init(
+            sas: Int, halfOpen: Int, cookiesSent: Int, halfOpenEvicted: Int, halfOpenRefused: Int, keyExchangesDeferred: Int
+        ) {
+            (self.sas, self.halfOpen, self.cookiesSent) = (sas, halfOpen, cookiesSent)
+            (self.halfOpenEvicted, self.halfOpenRefused) = (halfOpenEvicted, halfOpenRefused)
+            self.keyExchangesDeferred = keyExchangesDeferred
+        }
     }
 
     /// One configured connection.

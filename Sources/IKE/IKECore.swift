@@ -23,7 +23,8 @@ public final class IKECore {
     var initIndex: [InitKey: UInt64] = [:]
     /// SPIs that the surroundings were told of as live.
     var announced: [UInt64: IPAddress] = [:]
-    var halfOpenCount = 0
+    /// Peers that have begun and not authenticated yet; 0 when nobody is under way.
+    package internal(set) var halfOpenCount = 0
     var halfOpenByAddress: [IPAddress: Int] = [:]
     /// Half-open SAs of addresses that the configuration does not name, oldest first; some are gone already.
     var halfOpenStrangers: Deque<UInt64> = []
@@ -325,6 +326,9 @@ public final class IKECore {
             }
         }
     }
+
+    /// All IKE SAs, half-open ones too.
+    package var saCount: Int { sas.count }
 
     /// Every IKE SA, for tests that play a peer with its keys.
     package var allSAs: [IKESA] { sas.values.sorted { $0.localSPI < $1.localSPI } }

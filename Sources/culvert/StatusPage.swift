@@ -10,6 +10,7 @@ struct StatusPage {
 
     var text: String {
         var parts = [title]
+        if let load { parts.append(load) }
         parts += report.connections.map(connection)
         if report.connections.isEmpty { parts.append("No connections are configured.") }
         if !report.workers.isEmpty { parts.append(workers.text(terminal)) }
@@ -20,6 +21,19 @@ struct StatusPage {
 
     private var title: String {
         "\(terminal.paint(report.gateway, .bold))  culvert \(report.version), up \(Readable.duration(report.uptimeSeconds))"
+    }
+
+    /// Only while somebody knocks, or when it once was too much.
+    private var load: String? {
+        guard let ike = report.ike else { return nil }
+        let counts = [
+            (ike.cookiesSent, "asked for a cookie"), (ike.keyExchangesDeferred, "put off for want of time"),
+            (ike.halfOpenRefused, "refused by a limit"), (ike.halfOpenEvicted, "taken and later given up for others"),
+        ]
+        let told = counts.filter { $0.0 > 0 }.map { "\(Readable.count(UInt64(clamping: $0.0))) \($0.1)" }
+        guard ike.halfOpen > 0 || !told.isEmpty else { return nil }
+        let past = told.isEmpty ? "" : "; first messages since the start: \(told.joined(separator: ", "))"
+        return "ike  \(counted(ike.halfOpen, "half-open SA"))\(past)"
     }
 
     // MARK: Connections

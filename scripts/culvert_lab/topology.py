@@ -129,7 +129,7 @@ class Lab:
 
     def down(self):
         """Ends every process in the instance's namespaces, removes them and the instance's files. Nothing there: nothing done."""
-        present = [name for name in namespaces() if name in {self.namespace(role) for role in ROLES}]
+        present = [name for name in namespaces() if name.startswith(self.namespace(""))]
         for name in present:
             end_processes_of(name)
         for name in present:
@@ -182,6 +182,14 @@ class Lab:
         raw = self.socket(role, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(every_protocol))
         raw.bind((interface, every_protocol))
         return raw
+
+    def join(self, role, interface, address):
+        """One more namespace `role` with a port on the wire's bridge, addressed (`192.0.2.9/24`); it goes when the rest does."""
+        run(["ip", "netns", "add", self.namespace(role)])
+        self._quiet(role)
+        self._link(role, interface, "wire", role)
+        self.ip("wire", "link", "set", role, "master", "br0")
+        self.ip(role, "address", "add", address, "dev", interface)
 
     # Parts
 
