@@ -41,6 +41,8 @@ public enum IKEBenchmark {
         public var threads: Int
         /// Both ends together, on all threads.
         public var perSecond: Double
+        /// Both ends together, per second of a core's time: what others take of the machine meanwhile is not in it.
+        public var perCPUSecond: Double
         /// What one core does when it is one end only: median over threads of the inverse of that end's mean time.
         public var initiatorPerSecond: Double
         public var responderPerSecond: Double
@@ -79,6 +81,7 @@ public enum IKEBenchmark {
                         Result(
                             operation: operation.rawValue, proposal: proposal, authentication: authentication.rawValue,
                             threads: options.threads, perSecond: runs.map { 1e9 / $0.both }.reduce(0, +),
+                            perCPUSecond: 1e9 / median(runs.map(\.cpu)),
                             initiatorPerSecond: 1e9 / median(runs.map(\.initiator)),
                             responderPerSecond: 1e9 / median(runs.map(\.responder))))
                 }

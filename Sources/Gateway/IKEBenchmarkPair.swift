@@ -74,6 +74,8 @@ final class IKEBenchmarkPair {
         var initiator: Double
         var responder: Double
         var both: Double { initiator + responder }
+        /// Of the thread, for both.
+        var cpu: Double
     }
 
     func measure(_ operation: IKEBenchmark.Operation, seconds: Double) throws -> Times {
@@ -81,12 +83,15 @@ final class IKEBenchmarkPair {
         for _ in 0..<Self.warmUps { try perform(operation) }
         (initiator.nanoseconds, responder.nanoseconds) = (0, 0)
         var count = 0.0
+        let cpu = ThreadClock.nanoseconds
         let end = MonotonicClock.nanoseconds &+ UInt64(max(0, seconds) * 1e9)
         repeat {
             try perform(operation)
             count += 1
         } while MonotonicClock.nanoseconds < end
-        return Times(initiator: Double(initiator.nanoseconds) / count, responder: Double(responder.nanoseconds) / count)
+        return Times(
+            initiator: Double(initiator.nanoseconds) / count, responder: Double(responder.nanoseconds) / count,
+            cpu: Double(ThreadClock.nanoseconds &- cpu) / count)
     }
 
     private func perform(_ operation: IKEBenchmark.Operation) throws {

@@ -65,6 +65,15 @@ public enum MonotonicClock {
     public static var nanoseconds: UInt64 { culvert_monotonic_ns() }
 }
 
+/// CPU time of the calling thread, user and system.
+public enum ThreadClock {
+    public static var nanoseconds: UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+    }
+}
+
 /// What this process holds.
 public enum ProcessMemory {
     /// Octets in RAM, from /proc/self/statm; 0 when that cannot be read.
