@@ -2,7 +2,8 @@ public import IKE
 internal import Synchronization
 
 /// What an OCSP responder says about a certificate of ours, kept for the peers that want it along with the certificate (RFC
-/// 4806): from a file, or fetched ahead of time by whoever calls `poll` and `take`. Only a response that a peer would believe is sent.
+/// 4806): from a file, or fetched ahead of time by whoever calls `poll` and `take`. Only a response that a peer would believe
+/// is sent.
 public final class OwnCertificateStatus: OwnRevocationStatus {
     /// A response without a next update is sent for so long; peers believe one for a day. Seconds, as are the others.
     static let undatedLifetime: Int64 = 3600

@@ -94,6 +94,10 @@ final class OpenSSLTLSEngine: TLSEngine {
     /// The verdict on the peer's certificate.
     private var refusal: String?
     private var subject = ""
+    private var warnings: [String] = []
+    /// The peer's certificates, the end entity first, and what is still to be asked about them.
+    private var certificates: [[UInt8]] = []
+    private var open: RevocationCheck?
 
     /// RFC 5216 §2.3 and RFC 9190 §2.3: key material of 128 octets, half of which is the MSK.
     private static let keyMaterialBytes = 128
@@ -134,7 +138,34 @@ final class OpenSSLTLSEngine: TLSEngine {
             let result = SSL_do_handshake(ssl)
             guard result == 1 else { return unfinished(result) }
             isShaken = true
+            if let open { return .undecided(open) }
         }
+        return complete()
+    }
+
+    func resume(_ response: [UInt8]?) -> TLSProgress {
+        ERR_clear_error()
+        guard isShaken, open != nil else { return .failed(output: [], reason: "TLS waited for nobody") }
+        open = nil
+        do throws(CertificateRefusal) {
+            let found = try credentials.trust.evaluate(
+                certificates: certificates, identity: peer, revocationLists: [], ocspResponses: response.map { [$0] } ?? [])
+            warnings = found.warnings
+            if let check = found.revocationCheck {
+                guard !check.isRequired else { return .failed(output: [], reason: Self.clause(check.sentence)) }
+                if !check.sentence.isEmpty { warnings.append(check.sentence) }
+            }
+        } catch {
+            return .failed(output: [], reason: Self.clause(error.sentence))
+        }
+        return complete()
+    }
+
+    /// A sentence that goes on in another one.
+    private static func clause(_ sentence: String) -> String { sentence.hasSuffix(".") ? String(sentence.dropLast()) : sentence }
+
+    /// The handshake is through, and the peer is believed.
+    private func complete() -> TLSProgress {
         guard SSL_version(ssl) == TLS1_3_VERSION else { return finished() }
         return isServer ? confirm() : awaitConfirmation()
     }
@@ -197,7 +228,7 @@ final class OpenSSLTLSEngine: TLSEngine {
             TLSOutcome(
                 masterSessionKey: crypto.slice(material, 0..<half),
                 extendedMasterSessionKey: crypto.slice(material, half..<2 * half), version: String(cString: SSL_get_version(ssl)),
-                peerSubject: subject))
+                peerSubject: subject, warnings: warnings))
     }
 
     /// Everything that waits to be sent.
@@ -230,17 +261,12 @@ final class OpenSSLTLSEngine: TLSEngine {
         do throws(CertificateRefusal) {
             let found = try credentials.trust.evaluate(
                 certificates: certificates, identity: peer, revocationLists: [], ocspResponses: [])
-            subject = found.subject
-            guard found.revocationCheck == nil else {
-                refusal =
-                    "whether the certificate \(found.subject) is revoked is not known: EAP-TLS asks no OCSP responder; name a "
-                    + "CRL file in crl"
-                X509_STORE_CTX_set_error(store, X509_V_ERR_UNABLE_TO_GET_CRL)
-                return false
-            }
+            (subject, warnings) = (found.subject, found.warnings)
+            // Asked when the handshake has shown that the peer has the key.
+            (self.certificates, open) = (certificates, found.revocationCheck)
             return true
         } catch {
-            refusal = error.sentence
+            refusal = Self.clause(error.sentence)
             X509_STORE_CTX_set_error(store, Self.verdict(error.kind))
             return false
         }

@@ -85,12 +85,11 @@ struct CredentialLoading {
                     })
             }
             return .rawPublicKeys(keys, CertificateTrust(authorities: [], now: now))
-        case .certificate: return try certificateTrust(connection, asksResponders: true)
+        case .certificate: return try certificateTrust(connection)
         }
     }
 
-    /// - Parameter asksResponders: false: OCSP is left out.
-    func certificateTrust(_ connection: Connection, asksResponders: Bool) throws(Problem) -> RemoteAuthentication {
+    func certificateTrust(_ connection: Connection) throws(Problem) -> RemoteAuthentication {
         let remote = connection.remote
         var authorities: [Certificate] = []
         for path in remote.authorities {
@@ -109,7 +108,7 @@ struct CredentialLoading {
             CertificateTrust(
                 authorities: authorities, pinned: pinned, revocationLists: remote.revocationLists,
                 policy: RevocationPolicy(
-                    ocsp: asksResponders ? RevocationPolicy.OCSP(rawValue: remote.ocsp.rawValue) ?? .auto : .off,
+                    ocsp: RevocationPolicy.OCSP(rawValue: remote.ocsp.rawValue) ?? .auto,
                     lists: RevocationPolicy.Lists(rawValue: remote.revocation.rawValue) ?? .relaxed), now: now))
     }
 

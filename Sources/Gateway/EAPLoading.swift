@@ -54,11 +54,10 @@ extension CredentialLoading {
             })
     }
 
-    /// Our certificate, and whom the other end of EAP-TLS is believed by. No OCSP responder is asked in the middle of a TLS
-    /// handshake: with `ocsp: require` peers are refused, otherwise revocation lists decide.
+    /// Our certificate, and whom the other end of EAP-TLS is believed by: as in IKE itself, with revocation lists and OCSP.
     private func tlsCredentials(_ connection: Connection) throws(Problem) -> TLSCredentials {
         guard case .signature(let identity) = try signature(connection),
-            case .certificate(let trust) = try certificateTrust(connection, asksResponders: connection.remote.ocsp == .require)
+            case .certificate(let trust) = try certificateTrust(connection)
         else { throw Problem(sentence: "Connection \(connection.name) needs a certificate for EAP-TLS.") }
         do throws(IKECryptoError) { return try TLSCredentials(identity: identity, trust: trust) } catch {
             throw Problem(sentence: "The certificate of connection \(connection.name) does not serve EAP-TLS: \(error.clause).")

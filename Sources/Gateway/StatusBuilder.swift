@@ -104,7 +104,8 @@ struct StatusBuilder {
         let local = isInstalled ? status?.localSelectors.map(\.description) : nil
         let remote = isInstalled ? status?.remoteSelectors.map(\.description) : nil
         return StatusReport.Child(
-            name: configured.name, state: state, reason: status?.reason, mode: configured.mode.rawValue,
+            name: configured.name, state: state, reason: isInstalled ? status?.rekeyProblem : status?.reason,
+            mode: configured.mode.rawValue,
             encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
             spiIn: isInstalled ? status.map { Self.hexadecimal(UInt64($0.inboundSPI), digits: 8) } : nil,
             spiOut: isInstalled ? status.map { Self.hexadecimal(UInt64($0.outboundSPI), digits: 8) } : nil,

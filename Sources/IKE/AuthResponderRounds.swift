@@ -70,7 +70,7 @@ extension IKECore {
             }
             advance(sa, state, auth, session, session.receive(packet), now: now)
         case .proof(let outcome): finishEAP(sa, state, auth, outcome, payloads, now: now)
-        case .revocation, .backend: counters.unexpected &+= 1
+        case .revocation, .backend, .eapRevocation: counters.unexpected &+= 1
         }
     }
 
@@ -85,6 +85,10 @@ extension IKECore {
         case .send(let packet):
             auth.step = .eap(session)
             send(packet, sa, auth)
+        case .checkRevocation(let check):
+            auth.step = .eapRevocation(session)
+            state.expires = auth.givesUp
+            wait(sa, now: now) { .checkRevocation(check, token: $0) }
         case .ask(let request):
             auth.step = .backend(session)
             state.expires = auth.givesUp
@@ -93,7 +97,10 @@ extension IKECore {
             auth.step = .proof(outcome)
             send(packet, sa, auth)
         case .failure(let packet, let sentence):
-            let reason = "The peer \(auth.path.remote) (\(auth.identity.sentence)) failed EAP: \(sentence)."
+            let plan = auth.connection.plan
+            let reason =
+                "The peer \(auth.path.remote) (\(auth.identity.sentence)) failed EAP: \(sentence)."
+                + (plan.places == nil ? "" : " See remote.auth\(plan.line("remote.auth")) here.")
             // IDr goes along only when nothing has been said yet: the peer has to know whose answer it is.
             refuseAuth(
                 sa, auth.connection, auth.head + [.extensibleAuthentication(packet)], reason: reason, path: auth.path, now: now)
@@ -150,7 +157,7 @@ extension IKECore {
             )
         }
         return ProvenPeer(
-            identity: identity, method: outcome.method?.description ?? "EAP", eapName: outcome.name,
+            identity: identity, method: outcome.method?.description ?? "EAP", warnings: outcome.warnings, eapName: outcome.name,
             attributes: outcome.attributes)
     }
 

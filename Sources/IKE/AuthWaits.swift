@@ -76,12 +76,21 @@ extension IKECore {
     private func resumeRevocation(_ sa: IKESA, _ response: [UInt8]?, now: Instant) {
         switch sa.phase {
         case .authenticating(let state):
-            guard let (proof, payloads) = state.waiting, let connection = connection(of: sa) else { return }
+            guard let connection = connection(of: sa) else { return }
+            guard let (proof, payloads) = state.waiting else {
+                if case .eap(let peer) = state.step { resumeEAP(sa, state, connection, peer, response, now: now) }
+                return
+            }
             state.waiting = nil
             believe(sa, state, connection, proof.with(response), payloads, isAsked: true, now: now)
         case .halfOpen(let state):
-            guard let auth = state.auth, case .revocation(let proof) = auth.step else { return }
-            resumeProof(sa, state, auth, proof.with(response), now: now)
+            guard let auth = state.auth else { return }
+            switch auth.step {
+            case .revocation(let proof): resumeProof(sa, state, auth, proof.with(response), now: now)
+            case .eapRevocation(let session):
+                advance(sa, state, auth, session, session.resumeRevocation(response), now: now)
+            case .backend, .eap, .proof: break
+            }
         case .initiating, .intermediate, .established, .closing, .closed: break
         }
     }

@@ -107,6 +107,8 @@ public struct EAPClientPlan: Sendable {
 public enum EAPClientStep: Sendable {
     /// Type-Data of the response to the request in hand.
     case respond([UInt8])
+    /// An OCSP responder has to be asked about the server first: the method goes on with `resume`.
+    case ask(RevocationCheck)
     /// It cannot go on; one sentence for the operator.
     case failed(String)
 }
@@ -115,6 +117,8 @@ public enum EAPClientStep: Sendable {
 public protocol EAPClientMethod: AnyObject {
     /// - Parameter data: Type-Data of a request of this method.
     func receive(_ data: [UInt8]) -> EAPClientStep
+    /// - Parameter response: OCSPResponse, DER; nil when no responder answered.
+    func resume(_ response: [UInt8]?) -> EAPClientStep
     /// Whether EAP-Success may be believed now: the server has proved what the method lets it prove. RFC 3748 §4.2.
     var isDone: Bool { get }
     /// The MSK (at least 64 octets) once `isDone`; nil for methods that make no key.
@@ -123,6 +127,13 @@ public protocol EAPClientMethod: AnyObject {
     var authenticatesServer: Bool { get }
     /// Why EAP-Failure may have come, for the operator: what the server said before it.
     var failureSentence: String? { get }
+    /// What was not perfect about the server's proof, in sentences.
+    var warnings: [String] { get }
+}
+
+extension EAPClientMethod {
+    public var warnings: [String] { [] }
+    public func resume(_ response: [UInt8]?) -> EAPClientStep { .failed("nobody was asked") }
 }
 
 // MARK: Authenticator (our server)
@@ -150,7 +161,12 @@ public struct EAPOutcome: Sendable {
     public var method: EAPType?
     /// What a backend said besides: opaque to the core, kept with the IKE SA.
     public var attributes: [EAPAttribute]
-    public init(masterSessionKey: Secret?, name: [UInt8], method: EAPType? = nil, attributes: [EAPAttribute] = []) {
+    /// What was not perfect about the proof, in sentences.
+    public var warnings: [String]
+    public init(
+        masterSessionKey: Secret?, name: [UInt8], method: EAPType? = nil, attributes: [EAPAttribute] = [], warnings: [String] = []
+    ) {
+        self.warnings = warnings
         (self.masterSessionKey, self.name, self.method, self.attributes) = (masterSessionKey, name, method, attributes)
     }
 }
@@ -169,6 +185,8 @@ public enum EAPServerStep: Sendable {
     case send([UInt8])
     /// A backend has to be asked first: the session goes on with `resume`.
     case ask(EAPBackendRequest)
+    /// An OCSP responder has to be asked about the peer first: the session goes on with `resumeRevocation`.
+    case checkRevocation(RevocationCheck)
     /// EAP-Success, and what was proved.
     case success([UInt8], EAPOutcome)
     /// EAP-Failure, and one sentence for the operator.
@@ -183,11 +201,16 @@ public protocol EAPServerSession: AnyObject {
     func receive(_ packet: [UInt8]) -> EAPServerStep
     /// - Parameter answer: nil when no candidate answered in time.
     func resume(_ answer: EAPBackendAnswer?) -> EAPServerStep
+    /// - Parameter response: OCSPResponse, DER; nil when no responder answered.
+    func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep
     /// Why the peer has been refused already, though it has not been told for good: it may break off before that.
     var refusal: String? { get }
 }
 
 extension EAPServerSession {
+    public func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep {
+        .failure(EAPPacket(.failure, identifier: 0).encoded, "nobody was asked")
+    }
     public var refusal: String? { nil }
 }
 
@@ -224,17 +247,22 @@ public protocol EAPServerMethod: AnyObject {
     func begin() -> EAPServerMethodStep
     /// - Parameter data: Type-Data of a response of this method.
     func receive(_ data: [UInt8]) -> EAPServerMethodStep
+    /// - Parameter response: OCSPResponse, DER; nil when no responder answered.
+    func resume(_ response: [UInt8]?) -> EAPServerMethodStep
     /// See `EAPServerSession`.
     var refusal: String? { get }
 }
 
 extension EAPServerMethod {
+    public func resume(_ response: [UInt8]?) -> EAPServerMethodStep { .failure("nobody was asked") }
     public var refusal: String? { nil }
 }
 
 public enum EAPServerMethodStep: Sendable {
     /// Type-Data of the next request.
     case request([UInt8])
+    /// An OCSP responder has to be asked about the peer first: the method goes on with `resume`.
+    case ask(RevocationCheck)
     case success(EAPOutcome)
     /// One sentence for the operator.
     case failure(String)

@@ -44,7 +44,23 @@ extension IKECore {
     private func advance(
         _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ peer: EAPPeer, _ packet: [UInt8], now: Instant
     ) {
-        switch peer.receive(packet) {
+        advance(sa, state, connection, peer.receive(packet), packet, now: now)
+    }
+
+    /// The server's certificate has been asked about.
+    func resumeEAP(
+        _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ peer: EAPPeer, _ response: [UInt8]?, now: Instant
+    ) {
+        advance(sa, state, connection, peer.resume(response), [], now: now)
+    }
+
+    /// - Parameter packet: what it is the answer to.
+    private func advance(
+        _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ step: EAPPeer.Step, _ packet: [UInt8],
+        now: Instant
+    ) {
+        switch step {
+        case .ask(let check): wait(sa, now: now) { .checkRevocation(check, token: $0) }
         case .send(let bytes): send(.authenticate, .ikeAuth, [.extensibleAuthentication(bytes)], on: sa, now: now)
         case .success(let outcome, let authenticatesServer):
             prove(sa, state, connection, outcome, authenticatesServer: authenticatesServer, now: now)
@@ -120,7 +136,8 @@ extension IKECore {
             return
         }
         let method = outcome.method?.description ?? "EAP"
-        let peer = state.responder ?? ProvenPeer(identity: claimed, method: method)
+        var peer = state.responder ?? ProvenPeer(identity: claimed, method: method)
+        peer.warnings += outcome.warnings
         completeAuth(sa, state, connection, peer, payloads, now: now)
     }
 }

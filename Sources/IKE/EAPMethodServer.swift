@@ -68,6 +68,11 @@ public final class EAPMethodServer: EAPServerSession {
 
     public func resume(_ answer: EAPBackendAnswer?) -> EAPServerStep { fail("nobody was asked") }
 
+    public func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep {
+        guard case .method(let type, let method, _) = state else { return fail("nobody was asked") }
+        return advance(method.resume(response), type)
+    }
+
     /// The best method that the peer has not refused.
     private func propose() -> EAPServerStep {
         guard let method = methods.first(where: { !refused.contains($0.type.rawValue) }) else {
@@ -88,7 +93,8 @@ public final class EAPMethodServer: EAPServerSession {
         else {
             let theirs = wanted.prefix(8).map { EAPType(rawValue: $0).description }.joined(separator: ", ")
             let ours = methods.map(\.type.description).joined(separator: ", ")
-            return fail("the EAP peer refuses \(ours) and wants \(theirs.isEmpty ? "nothing else" : theirs)")
+            let places = "(see remote.auth here and local.auth there)"
+            return fail("the EAP peer refuses \(ours) and wants \(theirs.isEmpty ? "nothing else" : theirs) \(places)")
         }
         return start(method)
     }
@@ -96,6 +102,7 @@ public final class EAPMethodServer: EAPServerSession {
     private func advance(_ step: EAPServerMethodStep, _ type: EAPType) -> EAPServerStep {
         switch step {
         case .request(let data): return request(type, data)
+        case .ask(let check): return .checkRevocation(check)
         case .success(var outcome):
             state = .ended
             if outcome.method == nil { outcome.method = type }

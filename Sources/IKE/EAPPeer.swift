@@ -5,6 +5,8 @@ package final class EAPPeer {
     package enum Step: Sendable {
         /// An EAP packet (a response) for the server.
         case send([UInt8])
+        /// An OCSP responder has to be asked about the server first: `resume` goes on.
+        case ask(RevocationCheck)
         /// EAP-Success after a method that was done. `authenticatesServer`: see `EAPClientMethod`.
         case success(EAPOutcome, authenticatesServer: Bool)
         /// One sentence.
@@ -15,6 +17,10 @@ package final class EAPPeer {
     private let context: EAPContext
     private var method: (type: EAPType, run: any EAPClientMethod)?
     private var last: (request: [UInt8], response: [UInt8])?
+    /// The request that waits for an OCSP responder.
+    private var asked: (packet: EAPPacket, bytes: [UInt8])?
+    /// The method that the server wanted and we do not have.
+    private var declined: EAPType?
     private var rounds = 0
     /// What the server wanted to be displayed. RFC 3748 §5.2.
     package private(set) var notification: String?
@@ -33,7 +39,10 @@ package final class EAPPeer {
         case (.request, let type?): return answer(packet, type, bytes)
         case (.success, _): return succeed()
         case (.failure, _):
-            let hint = method?.run.failureSentence.map { ": \($0)" } ?? ""
+            let ours = plan.methods.map(\.type.description).joined(separator: ", ")
+            let hint =
+                method?.run.failureSentence.map { ": \($0)" }
+                ?? declined.map { ": it wanted \($0), and we do \(ours) (see local.auth here and remote.auth there)" } ?? ""
             return .failure("the server answered EAP-Failure\(hint)")
         case (.response, _), (.request, nil): return .failure("the server sent an EAP response")
         }
@@ -50,6 +59,7 @@ package final class EAPPeer {
         }
         if method == nil {
             guard let wanted = plan.methods.first(where: { $0.type == type }) else {
+                declined = type
                 // "MUST contain one or more octets indicating the desired authentication Type(s), one octet per Type, or the
                 // value zero (0) to indicate no proposed alternative." RFC 3748 §5.3.1.
                 let types = plan.methods.map(\.type.rawValue)
@@ -60,8 +70,22 @@ package final class EAPPeer {
         guard let method, method.type == type else {
             return .failure("the server changed from \(method?.type.description ?? "") to \(type) in the middle")
         }
-        switch method.run.receive(packet.data) {
+        return advance(method.run.receive(packet.data), packet, type, bytes)
+    }
+
+    /// - Parameter response: OCSPResponse, DER; nil when no responder answered.
+    package func resume(_ response: [UInt8]?) -> Step {
+        guard let (packet, bytes) = asked, let method else { return .failure("nobody was asked") }
+        asked = nil
+        return advance(method.run.resume(response), packet, method.type, bytes)
+    }
+
+    private func advance(_ step: EAPClientStep, _ packet: EAPPacket, _ type: EAPType, _ bytes: [UInt8]) -> Step {
+        switch step {
         case .respond(let data): return respond(packet, type, data, to: bytes)
+        case .ask(let check):
+            asked = (packet, bytes)
+            return .ask(check)
         case .failed(let sentence): return .failure(sentence)
         }
     }
@@ -76,7 +100,8 @@ package final class EAPPeer {
         guard let method else { return .failure("the server answered EAP-Success before it asked anything") }
         guard method.run.isDone else { return .failure("the server answered EAP-Success in the middle of \(method.type)") }
         let outcome = EAPOutcome(
-            masterSessionKey: method.run.masterSessionKey, name: plan.identity ?? context.name, method: method.type)
+            masterSessionKey: method.run.masterSessionKey, name: plan.identity ?? context.name, method: method.type,
+            warnings: method.run.warnings)
         return .success(outcome, authenticatesServer: method.run.authenticatesServer)
     }
 }

@@ -77,6 +77,8 @@ package final class ResponderAuth {
     enum Step {
         /// Waits for an OCSP responder.
         case revocation(PeerProof)
+        /// Waits for an OCSP responder in the middle of EAP.
+        case eapRevocation(any EAPServerSession)
         /// Waits for an authentication backend.
         case backend(any EAPServerSession)
         /// Waits for the peer's next EAP packet.

@@ -289,6 +289,8 @@ public struct ConnectionStatus: Sendable {
         public var name: String
         public var state: State
         public var reason: String?
+        /// Of an installed child: why it could not be replaced when its time came.
+        public var rekeyProblem: String?
         public var inboundSPI: UInt32, outboundSPI: UInt32
         public var transform: ESPTransform?
         public var path: TunnelPath?

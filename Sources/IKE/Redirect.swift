@@ -130,7 +130,9 @@ extension IKECore {
         }
         guard case .address(let target) = data.gateway else {
             throw RedirectRefusal(
-                sentence: "\(start), a name; names are not resolved: set redirect_to on the peer to an address.")
+                sentence: "\(start), a name, and peers' names are not resolved: let the peer redirect to an address (redirect_to "
+                    + "there), or put the address of that gateway into remote.address\(connection.plan.line("remote.address")) "
+                    + "here.")
         }
         guard target.isUsableUnicast, target != from, !connection.plan.localAddresses.contains(target),
             presentAddresses?.contains(target) != true

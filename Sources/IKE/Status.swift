@@ -68,12 +68,14 @@ extension IKECore {
         let owners = state.sas.compactMap { sas[$0] }.filter { $0.established != nil }
         let pairs = owners.flatMap { sa in (sa.established?.children ?? []).filter { $0.name == plan.name }.map { (sa, $0) } }
         if let (sa, record) = pairs.last(where: { $0.1.isInstalled }) ?? pairs.last(where: { $0.1.isLive }) {
-            return ConnectionStatus.Child(
+            var status = ConnectionStatus.Child(
                 name: plan.name, state: record.isInstalled ? .installed : .connecting,
-                reason: record.isInstalled ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" } : slot?.reason,
+                reason: record.isInstalled ? nil : slot?.reason,
                 inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
                 path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)
+            status.rekeyProblem = slot?.rekeyProblem.map { "The last rekey failed. \($0)" }
+            return status
         }
         let isConnecting = slot?.isCreating == true || (state.attempt != nil && slot?.isWanted == true)
         return ConnectionStatus.Child(

@@ -49,6 +49,13 @@ struct StatusTests {
             ])
     }
 
+    @Test func `a child that could not be rekeyed is installed, and says so`() throws {
+        var status = established
+        status.children[0].rekeyProblem = "The last rekey failed. No common ESP proposal."
+        let net = try #require(builder([status]).report().connections.first?.children.first)
+        #expect(net.state == .installed && net.reason == "The last rekey failed. No common ESP proposal.")
+    }
+
     @Test func `an established connection shows what was negotiated, and no reason`() throws {
         let report = builder([established]).report()
         let west = try #require(report.connections.first)

@@ -291,6 +291,84 @@ import Wire
         #expect(played.sa?.answered.count == 4 && played.pair.west.core.counters.followUpLimitReached == 2)
     }
 
+    // MARK: What happens between CREATE_CHILD_SA and the last key exchange
+
+    /// Both additional key exchanges of a rekey, with something in between; the answer to the last.
+    private func finish(_ played: inout Played, meanwhile: (inout Played) throws -> Void) throws -> PayloadList? {
+        let answer = try played.send(.ikeFollowUpKE, [played.key(.mlkem768), played.link(try played.begin())])
+        let link = try #require(answer?.notify(.additionalKeyExchange)?.data)
+        try meanwhile(&played)
+        return try played.send(.ikeFollowUpKE, [played.key(.ecp256), played.link(link)])
+    }
+
+    @Test func `a child that went meanwhile is not replaced`() throws {
+        var played = try Played()
+        let spi = played.pair.east.installed[0].inboundSPI
+        let answer = try finish(&played) { played in
+            _ = try played.send(.informational, [.delete(Delete(protocolID: ProtocolID.esp, spis: [spi]))])
+        }
+        #expect(answer?.firstError?.type == .temporaryFailure && answer?.keyExchange == nil)
+        #expect(played.pair.west.installed.isEmpty && played.sa?.answered.isEmpty == true)
+    }
+
+    @Test func `no child is made while we rekey the IKE SA`() throws {
+        var played = try Played()
+        let answer = try finish(&played) { played in
+            #expect(played.pair.west.core.rekey(connection: "c", child: nil, ike: true, now: played.pair.now))
+            #expect(played.sa?.outstanding != nil)
+        }
+        #expect(answer?.firstError?.type == .temporaryFailure && played.pair.west.installed.count == 1)
+    }
+
+    @Test func `while the peer rekeys the IKE SA our children wait`() throws {
+        var played = try Played()
+        let offer = Offer.ike(
+            [try IKEProposal(keywords: "aes256gcm16-prfsha384-x25519-ke1_mlkem768")], spi: [1, 2, 3, 4, 5, 6, 7, 8])
+        let answer = try played.send(
+            .createChildSA, [.securityAssociation(offer), .nonce(played.forge.random.bytes(32)), played.key(.x25519)])
+        #expect(answer?.notify(.additionalKeyExchange) != nil && played.sa?.answered.count == 1)
+        let pair = played.pair
+        #expect(pair.west.core.rekey(connection: "c", child: nil, ike: false, now: pair.now))
+        #expect(played.sa?.outstanding == nil && pair.west.core.pollTransmit() == nil)
+        // The peer never ends it; then it is our turn.
+        pair.run(25)
+        #expect(
+            pair.west.core.counters.followUpsExpired == 1
+                && pair.network.history.contains { $0.source.address == pair.west.address })
+    }
+
+    @Test(arguments: [true, false])
+    func `the peer waits while our own series for the same thing is under way`(forIKE: Bool) throws {
+        var played = try Played()
+        let pair = played.pair
+        pair.network.filter = { bytes, _, _ in bytes[18] != ExchangeType.ikeFollowUpKE.rawValue }
+        #expect(pair.west.core.rekey(connection: "c", child: nil, ike: forIKE, now: pair.now))
+        pair.run(0.3)
+        guard case .followUp = played.sa?.outstanding?.kind else { Issue.record("our series is not under way"); return }
+        let refused: NotifyType?
+        if forIKE {
+            let offer = Offer.ike(
+                [try IKEProposal(keywords: "aes256gcm16-prfsha384-x25519-ke1_mlkem768")], spi: [1, 2, 3, 4, 5, 6, 7, 8])
+            refused = try played.send(
+                .createChildSA, [.securityAssociation(offer), .nonce(played.forge.random.bytes(32)), played.key(.x25519)])?
+                .firstError?.type
+        } else {
+            refused = try played.send(
+                .createChildSA,
+                [
+                    .notify(
+                        Notify(.rekeySA, protocolID: ProtocolID.esp, spi: [UInt8](u32: pair.east.installed[0].inboundSPI))),
+                    .securityAssociation(
+                        Offer.esp(
+                            [try ESPProposal(keywords: "aes256gcm16-x25519-ke1_mlkem768-ke2_ecp256-esn")], spi: 40_000,
+                            withMethods: true)), .nonce(played.forge.random.bytes(32)), played.key(.x25519),
+                    .trafficSelectorsInitiator(WireSelectors(pair.east.installed[0].localSelectors)),
+                    .trafficSelectorsResponder(WireSelectors(pair.east.installed[0].remoteSelectors)),
+                ])?.firstError?.type
+        }
+        #expect(refused == .temporaryFailure && played.sa?.answered.isEmpty == true)
+    }
+
     @Test func `an initiator whose series is refused again and again sets up a new IKE SA`() throws {
         let pair = try Self.up()
         pair.network.filter = { bytes, source, _ in

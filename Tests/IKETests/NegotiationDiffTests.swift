@@ -1,7 +1,9 @@
-@testable import IKE
+import Crypto
 import IPsec
 import Testing
 import Wire
+
+@testable import IKE
 
 /// Every kind of mismatch, as the two operators read it: the responder's end shows both sides and the line to change; the
 /// initiator's shows what it offered, the notify, and the causes in order of likelihood. What `RefusalTests` has is not repeated.
@@ -36,10 +38,12 @@ import Wire
     }
 
     private func childReasons(_ pair: Pair) -> (east: String, west: String) {
-        (
-            pair.east.status(now: pair.now)?.children.first?.reason ?? "",
-            pair.west.status(now: pair.now)?.children.first?.reason ?? ""
-        )
+        func reason(_ node: Node) -> String {
+            let child = node.status(now: pair.now)?.children.first
+            #expect(child?.state != .installed || child?.reason == nil)
+            return child?.rekeyProblem ?? child?.reason ?? ""
+        }
+        return (reason(pair.east), reason(pair.west))
     }
 
     /// The order of some words in a sentence.
@@ -208,6 +212,32 @@ import Wire
             inOrder(west, "not accepted on connection c", "The certificate is \(kind.rawValue).") && west.contains(place),
             "\(west)")
         #expect(inOrder(east, "AUTHENTICATION_FAILED", "Candidate causes", "expired, is revoked"), "\(east)")
+    }
+
+    @Test func `EAP methods that differ`() throws {
+        let crypto = OpenSSLCrypto()
+        let (east, west) = try reasons(
+            pair {
+                $0.useCertificates(.ecdsaP256)
+                let (mine, theirs) = ($0.eastSide.change, $0.westSide.change)
+                $0.eastSide.change = { plan in
+                    mine?(&plan)
+                    let password = crypto.secret(Array("secret".utf8))
+                    plan.localAuthentication = .eap(
+                        EAPClientPlan(methods: [.mschapv2(userName: "east", password: password, crypto: crypto)]))
+                }
+                $0.westSide.change = { plan in
+                    theirs?(&plan)
+                    plan.remoteAuthentication = .eap(
+                        EAPServerPlan { context in
+                            EAPMethodServer(
+                                context, methods: [.init(.tls) { _ in EAPExchangeTests.Server("", key: nil) }],
+                                asksIdentity: false)
+                        })
+                }
+            })
+        #expect(inOrder(west, "refuses EAP-TLS and wants EAP-MSCHAPv2", "See remote.auth (line 14) here"), "\(west)")
+        #expect(inOrder(east, "EAP-Failure", "it wanted EAP-TLS, and we do EAP-MSCHAPv2"), "\(east)")
     }
 
     @Test func `a suite that only another connection with this address accepts`() throws {

@@ -167,6 +167,7 @@ import Wire
         pair.run(5)
         let told = pair.east.logs.joined(separator: "\n")
         #expect(told.contains("names are not resolved") && told.contains("\\x1b") && !told.contains("\u{1b}"))
+        #expect(told.contains("let the peer redirect to an address") && told.contains("into remote.address"))
     }
 
     @Test func `the payload is what RFC 5685 draws`() throws {

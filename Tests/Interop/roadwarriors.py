@@ -3,7 +3,8 @@
 import json
 import subprocess
 
-from culvert_lab.daemons import Culvert, StrongSwan
+from culvert_lab.daemons import Culvert, Daemon, StrongSwan
+from culvert_lab.shell import eventually
 from gateways import SECRET, merge
 
 USER, PASSWORD = "alice@road.example", "a password of alice"
@@ -187,16 +188,31 @@ class Authority:
                      "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self.key, "-out", self.certificate)
 
     def openssl(self, *words):
-        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
+        return subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, text=True).stdout
 
-    def issue(self, name, *alternative_names):
-        """Key and certificate files for a name."""
+    def responder(self, lab, role, certificate, status, port):
+        """An OCSP responder that knows one certificate: `V` is valid, `R` revoked."""
+        serial = self.openssl("x509", "-in", certificate, "-noout", "-serial").strip().partition("=")[2]
+        revoked = "260101000000Z,superseded" if status == "R" else ""
+        index = self.directory / "index.txt"
+        index.write_text(f"{status}\t491231235959Z\t{revoked}\t{serial}\tunknown\t/O=Lab\n")
+        daemon = Daemon(lab, role, "ocsp")
+        daemon.launch([str(word) for word in (
+            "openssl", "ocsp", "-index", index, "-port", port, "-CA", self.certificate, "-rsigner", self.certificate, "-rkey",
+            self.key, "-ndays", "1")])
+        eventually(lambda: lab.execute(role, ["ss", "-Hltn", f"sport = :{port}"]).stdout.strip(), timeout=10,
+                   what="the responder does not listen")
+        return daemon
+
+    def issue(self, name, *alternative_names, responder=None):
+        """Key and certificate files for a name; `responder` is the address of an OCSP responder."""
         stem = self.directory / name.replace("@", "-at-")
         key, request, certificate = stem.with_suffix(".key"), stem.with_suffix(".csr"), stem.with_suffix(".pem")
         extensions = stem.with_suffix(".ext")
         names = ",".join(alternative_names) or f"DNS:{name}"
         extensions.write_text(f"subjectAltName={names}\nkeyUsage=critical,digitalSignature\n"
-                              "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n")
+                              "extendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n"
+                              + (f"authorityInfoAccess=OCSP;URI:{responder}\n" if responder else ""))
         self.openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/O=Lab/CN={name}",
                      "-keyout", key, "-out", request)
         self.openssl("x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key, "-CAcreateserial", "-days",

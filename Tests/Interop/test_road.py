@@ -10,6 +10,7 @@ from roadwarriors import (
     PASSWORD, POOL, USER, Authority, certificate_road, culvert_host, road_gateway, road_host, road_server)
 
 RADIUS_SECRET = "a RADIUS secret of the lab"
+RESPONDER_PORT = 8889
 
 
 def virtual_address(text):
@@ -119,9 +120,9 @@ def test_radius_decides_after_the_first_server_stayed_silent(lab):
     radius.end()
 
 
-def tls_host(lab, authority, *, remote_auth="pubkey", server="", settings=""):
+def tls_host(lab, authority, *, remote_auth="pubkey", server="", settings="", responder=None):
     """strongSwan as an EAP-TLS client with a certificate for USER."""
-    key, certificate = authority.issue(USER, f"email:{USER}")
+    key, certificate = authority.issue(USER, f"email:{USER}", responder=responder)
     host = road_host(lab, auth="eap-tls", remote_auth=remote_auth, settings=settings,
                      certificate=f"certs = {certificate.name}" + (f"\n aaa_id = {server}" if server else ""))
     return host.give("x509", certificate).give("private", key).give("x509ca", authority.certificate)
@@ -149,6 +150,24 @@ def test_a_certificate_of_somebody_else_is_refused_with_the_reason(lab):
     assert theirs.initiate(timeout=10, check=False).returncode != 0
     reason = ours.wait_reason("road", "EAP")
     assert "another ca" in reason or "trust" in reason
+
+
+def test_a_responder_is_asked_about_a_certificate_within_eap_tls(lab):
+    authority = Authority(lab.directory)
+    ours = road_gateway(lab, connection=certificate_road(authority, remote={"ocsp": "require"})).start()
+    theirs = tls_host(lab, authority, responder=f"http://127.0.0.1:{RESPONDER_PORT}/").start()
+    certificate, = lab.directory.glob("alice*.pem")
+    responder = authority.responder(lab, "gw-west", certificate, "V", RESPONDER_PORT)
+    theirs.initiate()
+    virtual_address(theirs.sas())
+    theirs.swanctl("--terminate", "--ike", "gw", "--timeout", "5")
+    responder.kill()
+    responder = authority.responder(lab, "gw-west", certificate, "R", RESPONDER_PORT)
+    assert theirs.initiate(timeout=10, check=False).returncode != 0
+    assert "superseded" in ours.wait_reason("road", "was revoked by its CA")
+    responder.kill()
+    assert theirs.initiate(timeout=10, check=False).returncode != 0
+    assert "no responder answered" in ours.wait_reason("road", "No OCSP response")
 
 
 def test_eap_only_leaves_our_certificate_out(lab):

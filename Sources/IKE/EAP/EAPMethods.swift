@@ -10,14 +10,27 @@ final class SteppedClient: EAPClientMethod {
     private(set) var masterSessionKey: Secret?
     private(set) var failureSentence: String?
     let authenticatesServer: Bool
+    private let conversation: EAPTLSConversation?
 
-    init(authenticatesServer: Bool, step: @escaping (ArraySlice<UInt8>) -> EAPMethodStep) {
-        (self.authenticatesServer, self.step) = (authenticatesServer, step)
+    init(
+        authenticatesServer: Bool, conversation: EAPTLSConversation? = nil,
+        step: @escaping (ArraySlice<UInt8>) -> EAPMethodStep
+    ) {
+        (self.authenticatesServer, self.conversation, self.step) = (authenticatesServer, conversation, step)
     }
 
-    func receive(_ data: [UInt8]) -> EAPClientStep {
-        switch step(data[...]) {
+    var warnings: [String] { conversation?.settled?.warnings ?? [] }
+
+    func receive(_ data: [UInt8]) -> EAPClientStep { translated(step(data[...])) }
+
+    func resume(_ response: [UInt8]?) -> EAPClientStep {
+        conversation.map { translated($0.resume(response)) } ?? .failed("nobody was asked")
+    }
+
+    private func translated(_ step: EAPMethodStep) -> EAPClientStep {
+        switch step {
         case .send(let data): return .respond(data)
+        case .ask(let check): return .ask(check)
         case .success(let data, let key):
             (isDone, masterSessionKey) = (true, key)
             return .respond(data ?? [])
@@ -35,23 +48,30 @@ final class SteppedServer: EAPServerMethod {
     private let step: (ArraySlice<UInt8>) -> EAPMethodStep
     private let name: () -> [UInt8]
     private let refused: () -> String?
+    private let conversation: EAPTLSConversation?
 
     init(
-        refused: @escaping () -> String? = { nil }, name: @escaping () -> [UInt8], first: @escaping () -> EAPMethodStep,
+        conversation: EAPTLSConversation? = nil, refused: @escaping () -> String? = { nil }, name: @escaping () -> [UInt8],
+        first: @escaping () -> EAPMethodStep,
         step: @escaping (ArraySlice<UInt8>) -> EAPMethodStep
     ) {
-        (self.name, self.first, self.step, self.refused) = (name, first, step, refused)
+        (self.name, self.first, self.step, self.refused, self.conversation) = (name, first, step, refused, conversation)
     }
 
     var refusal: String? { refused() }
 
     func begin() -> EAPServerMethodStep { translated(first()) }
     func receive(_ data: [UInt8]) -> EAPServerMethodStep { translated(step(data[...])) }
+    func resume(_ response: [UInt8]?) -> EAPServerMethodStep {
+        conversation.map { translated($0.resume(response)) } ?? .failure("nobody was asked")
+    }
 
     private func translated(_ step: EAPMethodStep) -> EAPServerMethodStep {
         switch step {
         case .send(let data): .request(data)
-        case .success(_, let key): .success(EAPOutcome(masterSessionKey: key, name: name()))
+        case .ask(let check): .ask(check)
+        case .success(_, let key):
+            .success(EAPOutcome(masterSessionKey: key, name: name(), warnings: conversation?.settled?.warnings ?? []))
         case .failure(_, let reason): .failure(reason)
         }
     }
@@ -73,7 +93,7 @@ extension EAPClientPlan.Method {
         Self(.tls) { _ in
             do throws(IKECryptoError) {
                 let conversation = EAPTLSConversation(try maker.makeEngine(isServer: false, peer: server), isServer: false)
-                return SteppedClient(authenticatesServer: true) { conversation.receive($0) }
+                return SteppedClient(authenticatesServer: true, conversation: conversation) { conversation.receive($0) }
             } catch {
                 let reason = "EAP-TLS cannot be begun: \(error.clause)"
                 return SteppedClient(authenticatesServer: true) { _ in .failure(send: nil, reason: reason) }
@@ -100,7 +120,8 @@ extension EAPMethodServer.Method {
             do throws(IKECryptoError) {
                 let conversation = EAPTLSConversation(try maker.makeEngine(isServer: true, peer: peer), isServer: true)
                 return SteppedServer(
-                    refused: { conversation.refusal }, name: { context.name }, first: { .send(conversation.begin()) },
+                    conversation: conversation, refused: { conversation.refusal }, name: { context.name },
+                    first: { .send(conversation.begin()) },
                     step: { conversation.receive($0) })
             } catch {
                 let reason = "EAP-TLS cannot be begun: \(error.clause)"

@@ -157,8 +157,14 @@ package final class EAPTLSConversation {
         return advance(message)
     }
 
-    private func advance(_ message: [UInt8]) -> EAPMethodStep {
-        switch engine.advance(message) {
+    /// After `ask`.
+    package func resume(_ response: [UInt8]?) -> EAPMethodStep { step(engine.resume(response)) }
+
+    private func advance(_ message: [UInt8]) -> EAPMethodStep { step(engine.advance(message)) }
+
+    private func step(_ progress: TLSProgress) -> EAPMethodStep {
+        switch progress {
+        case .undecided(let check): return .ask(check)
         case .going(let output): return .send(framing.send(output).encoded)
         case .established(let output, let outcome):
             self.outcome = outcome

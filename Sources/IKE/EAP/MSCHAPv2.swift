@@ -3,6 +3,8 @@ public import IPsec
 /// What a method wants after a packet of its own type. Type data is what follows the EAP type octet.
 package enum EAPMethodStep: Sendable {
     case send([UInt8])
+    /// An OCSP responder has to be asked about the other end first.
+    case ask(RevocationCheck)
     /// This end is content; `send` still goes out first when it is there.
     case success(send: [UInt8]?, key: Secret?)
     /// One clause for the operator, without a full stop.

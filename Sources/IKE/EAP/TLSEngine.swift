@@ -6,6 +6,9 @@ public enum TLSProgress: Sendable {
     case going(output: [UInt8])
     /// Both ends are sure of each other. `output` still goes to the peer.
     case established(output: [UInt8], TLSOutcome)
+    /// Everything is right but for what an OCSP responder may say about the peer's certificate: it goes on with `resume`, and
+    /// nothing is sent before.
+    case undecided(RevocationCheck)
     /// It cannot come about. `output` is the alert that tells the peer.
     case failed(output: [UInt8], reason: String)
 }
@@ -19,7 +22,12 @@ public struct TLSOutcome: Sendable {
     public var version: String
     /// The peer's certificate's subject as text, escaped.
     public var peerSubject: String
-    public init(masterSessionKey: Secret, extendedMasterSessionKey: Secret, version: String, peerSubject: String) {
+    /// What was not perfect about the peer's certificate, in sentences.
+    public var warnings: [String]
+    public init(
+        masterSessionKey: Secret, extendedMasterSessionKey: Secret, version: String, peerSubject: String, warnings: [String] = []
+    ) {
+        self.warnings = warnings
         (self.masterSessionKey, self.extendedMasterSessionKey) = (masterSessionKey, extendedMasterSessionKey)
         (self.version, self.peerSubject) = (version, peerSubject)
     }
@@ -32,6 +40,9 @@ public struct TLSOutcome: Sendable {
 public protocol TLSEngine: AnyObject {
     /// Takes what came from the peer; empty for a client's beginning.
     func advance(_ input: [UInt8]) -> TLSProgress
+    /// After `undecided`.
+    /// - Parameter response: OCSPResponse, DER; nil: no responder answered.
+    func resume(_ response: [UInt8]?) -> TLSProgress
 }
 
 /// Makes the engine of one conversation; holds certificate, key and trust.

@@ -77,7 +77,7 @@ final class EAPConversation {
     private func honestRequest() -> [UInt8]? {
         switch last.isEmpty ? server.begin() : server.receive(last) {
         case .send(let packet), .success(let packet, _), .failure(let packet, _): packet
-        case .ask: nil
+        case .ask, .checkRevocation: nil
         }
     }
 
@@ -88,9 +88,13 @@ final class EAPConversation {
     // MARK: Our end
 
     private func receive(_ packet: [UInt8]) {
-        if role != .client { return advance(server.receive(packet)) }
-        switch client.receive(packet) {
+        if role == .client { advance(client.receive(packet)) } else { advance(server.receive(packet)) }
+    }
+
+    private func advance(_ step: EAPPeer.Step) {
+        switch step {
         case .send(let packet): last = packet
+        case .ask: advance(client.resume(nil))
         case .success: end(byHonestEnd: heardHonestEnd)
         case .failure(let sentence): end(sentence)
         }
@@ -100,6 +104,7 @@ final class EAPConversation {
         switch step {
         case .send(let packet): last = packet
         case .ask(let request): question = request
+        case .checkRevocation: advance(server.resumeRevocation(nil))
         case .success(let packet, _):
             precondition(EAPPacket(parsing: packet)?.code == .success, "\(packet)")
             // What a RADIUS server says is proved before it comes to the session.

@@ -38,7 +38,11 @@ private final class SelfSigned: @unchecked Sendable {
 private final class Pinned: PeerTrust, Sendable {
     let certificate: [UInt8]
     let identity: Identity
-    init(_ certificate: [UInt8], _ identity: Identity) { (self.certificate, self.identity) = (certificate, identity) }
+    /// To be asked until a response says `good`.
+    let check: RevocationCheck?
+    init(_ certificate: [UInt8], _ identity: Identity, check: RevocationCheck? = nil) {
+        (self.certificate, self.identity, self.check) = (certificate, identity, check)
+    }
 
     var authorityKeyHashes: [[UInt8]] { [] }
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)? { nil }
@@ -47,7 +51,9 @@ private final class Pinned: PeerTrust, Sendable {
     ) throws(CertificateRefusal) -> TrustedPeer {
         guard certificates.first == certificate else { throw CertificateRefusal(.untrusted, "nobody trusts it") }
         guard identity == self.identity else { throw CertificateRefusal(.nameMismatch, "it is not for \(identity)") }
-        return TrustedPeer(key: NoKey(), subject: "CN=\(identity)", expires: .max, revocationCheck: nil)
+        if ocspResponses == [Array("revoked".utf8)] { throw CertificateRefusal(.revoked, "It was revoked on 2026-01-01.") }
+        let isSettled = ocspResponses == [Array("good".utf8)]
+        return TrustedPeer(key: NoKey(), subject: "CN=\(identity)", expires: .max, revocationCheck: isSettled ? nil : check)
     }
     private final class NoKey: VerifyingKey, Sendable {
         var kind: PublicKeyKind { .ed25519 }
@@ -105,6 +111,7 @@ private final class Pinned: PeerTrust, Sendable {
             switch step {
             case .send(let bytes): answer = bytes
             case .success(let bytes, _), .failure(let bytes, _): answer = bytes ?? []
+            case .ask: throw Endless()
             }
             if case .success = mine {} else { mine = step }
             let theirs = there.receive(tamper(packets, answer)[...])
@@ -174,6 +181,78 @@ private final class Pinned: PeerTrust, Sendable {
             return bytes
         }
         if case .success = ends.server, packet < ends.packets - 1 { Issue.record("a changed packet \(packet) was accepted") }
+    }
+
+    // MARK: Revocation
+
+    /// East authenticates to west by EAP-TLS alone; one of them is not sure of the other's certificate.
+    private func pair(asking: String, _ check: RevocationCheck, allowsTLS13: Bool) throws -> Pair {
+        let pair = Pair()
+        let (mine, theirs) = (client, server)
+        func credentials(_ own: SelfSigned, _ other: SelfSigned, _ name: String, asks: Bool) throws -> TLSCredentials {
+            try TLSCredentials(
+                certificates: [own.certificate], key: own.key,
+                trust: Pinned(other.certificate, .fqdn(name), check: asks ? check : nil), allowsTLS13: allowsTLS13)
+        }
+        let ofClient = try credentials(mine, theirs, "gateway.example", asks: asking == "east")
+        let ofServer = try credentials(theirs, mine, "alice", asks: asking == "west")
+        pair.eastSide.identity = .fqdn("alice")
+        pair.eastSide.change = { plan in
+            plan.localAuthentication = .eap(EAPClientPlan(methods: [.tls(ofClient, server: .fqdn("gateway.example"))]))
+            plan.remoteAuthentication = .eapOnly
+        }
+        pair.westSide.remoteIdentity = nil
+        pair.westSide.change = { plan in
+            plan.remoteAuthentication = .eap(
+                EAPServerPlan(acceptsEAPOnly: true) { context in
+                    EAPMethodServer(context, methods: [.tls(ofServer)], asksIdentity: false)
+                })
+        }
+        return pair
+    }
+
+    @Test("an OCSP responder is asked about the other end, and its word counts", arguments: ["east", "west"], [true, false])
+    func revocation(asking: String, allowsTLS13: Bool) throws {
+        let cases: [(answer: String?, isRequired: Bool, comesUp: Bool)] = [
+            ("good", true, true), ("revoked", false, false), (nil, true, false), (nil, false, true),
+        ]
+        for (answer, isRequired, comesUp) in cases {
+            var check = RevocationTests.check
+            check.isRequired = isRequired
+            let pair = try pair(asking: asking, check, allowsTLS13: allowsTLS13)
+            let (here, there) = asking == "east" ? (pair.east, pair.west) : (pair.west, pair.east)
+            here.answersRevocation = { _ in answer.map { Array($0.utf8) } }
+            try pair.start()
+            pair.run(6)
+            #expect(here.revocationChecks == [check] && there.revocationChecks.isEmpty)
+            #expect(pair.isUp == comesUp, "\(answer ?? "nothing") \(pair.reason(here)) \(pair.reason(there))")
+            #expect(pair.east.installed.isEmpty != comesUp && pair.west.installed.isEmpty != comesUp)
+            if answer == "revoked" { #expect(pair.reason(here).contains("revoked on 2026-01-01")) }
+            if answer == nil, isRequired { #expect(pair.reason(here).contains("Nobody says whether it is revoked")) }
+            if answer == nil, !isRequired { #expect(pair.ike(here)?.warnings == [check.sentence]) }
+            if answer == "good" { #expect(pair.ike(here)?.warnings == [] && pair.mismatch == nil) }
+        }
+    }
+
+    @Test("a slow responder is waited for, and one that never answers is given up", arguments: ["east", "west"])
+    func slowResponder(asking: String) throws {
+        let pair = try pair(asking: asking, RevocationTests.check, allowsTLS13: true)
+        let here = asking == "east" ? pair.east : pair.west
+        try pair.start()
+        pair.run(4)
+        #expect(here.heldTokens.count == 1 && !pair.isUp)
+        here.core.revocationAnswered(token: here.heldTokens[0], response: Array("good".utf8), now: pair.now)
+        #expect(pair.network.run(for: .seconds(4)) { pair.isUp } && pair.mismatch == nil)
+
+        let never = try self.pair(asking: asking, RevocationTests.check, allowsTLS13: true)
+        try never.start()
+        never.run(25)
+        let node = asking == "east" ? never.east : never.west
+        #expect(!never.isUp && node.core.counters.outsideWaitsExpired > 0)
+        never.east.core.removeConnection("c", now: never.now)
+        never.west.core.removeConnection("c", now: never.now)
+        never.run(150)
+        #expect(never.isEmpty(never.east) && never.isEmpty(never.west))
     }
 
     // MARK: Pieces

@@ -65,6 +65,7 @@ func hex(_ text: String) -> [UInt8] {
             let data: [UInt8]
             switch answer {
             case .send(let bytes): data = bytes
+            case .ask: return (answer, answer, rounds)  // nobody here asks
             case .success(let bytes, _), .failure(let bytes, _): data = bytes ?? []
             }
             let reply = server.receive(data[...])
