@@ -79,7 +79,8 @@ let package = Package(
         // With Gateway and Dataplane for the SA lifecycle, which is simulated as it is.
         .testTarget(
             name: "Simulation", dependencies: ["Gateway", "Dataplane", "IKE", "IPsec", "Wire", "Crypto"], swiftSettings: systems),
-        .testTarget(name: "FuzzTests", dependencies: ["Crypto", "IKE", "IPsec", "Wire"], swiftSettings: systems),
+        .testTarget(
+            name: "FuzzTests", dependencies: ["Dataplane", "Crypto", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "PlatformTests", dependencies: ["Platform", "CLinux", "Wire"], swiftSettings: systems),
         .testTarget(
             name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),

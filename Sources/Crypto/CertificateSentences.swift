@@ -229,9 +229,9 @@ extension Certificate {
         }
     }
 
-    /// The identities that its subjectAltName has.
+    /// The identities that its subjectAltName has. By a mailbox without `@` and by an empty name it speaks for nobody.
     public var identities: [Identity] {
-        alternativeNames.compactMap { name in
+        alternativeNames.compactMap { name -> Identity? in
             switch name {
             case .dns(let text): .fqdn(text)
             case .email(let text): .email(text)
@@ -239,7 +239,7 @@ extension Certificate {
             case .directory(let der, _): .distinguishedName(der)
             case .uri: nil
             }
-        }
+        }.filter { speaks(for: $0) }
     }
 
     /// ASCII letters without regard to case. RFC 4343.

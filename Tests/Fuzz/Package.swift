@@ -23,6 +23,12 @@ let package = Package(
         .target(
             name: "Crypto", dependencies: ["COpenSSL", "IPsec", "IKE", "Wire"] + engineDependencies, path: "Sources",
             exclude: ["Crypto/SwiftEncapsulation.swift"], sources: ["Crypto", "WithoutSwiftCrypto"]),
-        .target(name: "Fuzz", dependencies: ["Crypto", "IKE", "IPsec", "Wire"]),
+        .target(name: "CLinux"),
+        .target(name: "Platform", dependencies: ["CLinux", "Wire"], plugins: ["BPFCompiler"]),
+        .target(
+            name: "Dataplane",
+            dependencies: ["CLinux", "COpenSSL", "Wire", "IPsec", "Crypto", "Platform"] + engineDependencies),
+        .plugin(name: "BPFCompiler", capability: .buildTool()),
+        .target(name: "Fuzz", dependencies: ["Dataplane", "Crypto", "IKE", "IPsec", "Wire"]),
     ] + engineTargets
 )

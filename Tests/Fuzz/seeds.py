@@ -215,8 +215,30 @@ def packets():
     write("Packet", "segment-syn", bytes(inner["tcp-syn"][TCP]))
 
 
+def esp():
+    """Scripts: bit 0 of the first octet UDP encapsulation, bit 1 an IPv6 underlay, bit 2 extended sequence numbers."""
+    ours = bytes([3, 17, 0, 2]) + bytes(16)
+    theirs = bytes([1, 17, 0, 2]) + bytes(16) + bytes([2, 0, 1])
+    syn = bytes(TCP(flags="S", options=[("MSS", 1460)]))
+    for mode in range(8):
+        one = bytes([mode])
+        write("ESP", f"both-ways-{mode}", one, ours, theirs)
+        write("ESP", f"replayed-and-falsified-{mode}", one, theirs, bytes([6]), theirs, bytes([7, 40, 0x27, 30]), theirs)
+        write("ESP", f"syn-{mode}", one, bytes([3, 6, 0]), scaled(syn), bytes([1, 6, 0]), scaled(syn), bytes([2, 0, 1]))
+        write("ESP", f"dummy-{mode}", one, bytes([2, 4]), bytes(32), bytes([1, 0x80 | 59, 1]))
+        write("ESP", f"wrong-padding-{mode}", one, bytes([1, 17, 0, 2]), bytes(16), bytes([255, 0, 1]), theirs)
+        write("ESP", f"made-up-{mode}", one, bytes([0, 6, 0, 0, 0x10, 0]), bytes(44), bytes([0, 0, 0, 1, 0]))
+        # The TTL ends inside; congestion was experienced outside.
+        write("ESP", f"expired-{mode}", one, bytes([9, 17, 0, 2]), bytes(16), bytes([8, 1, 0, 0, 1]), bytes([11, 17, 0, 2]),
+              bytes(16), bytes([8, 1]))
+        write("ESP", f"congested-{mode}", one, bytes([0x61, 17, 2, 2]), bytes(16), bytes([0, 0, 1]), bytes([0x61, 17, 0, 2]),
+              bytes(16), bytes([0, 0, 1]))
+        write("ESP", f"too-big-{mode}", one, bytes([3, 17, 0, 184]), bytes(1472), bytes([0x13, 17, 0, 2]), bytes(16), bytes([9]))
+
+
 if __name__ == "__main__":
     ike_messages()
     ike_sessions()
     eap_conversations()
     packets()
+    esp()

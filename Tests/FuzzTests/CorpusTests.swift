@@ -9,7 +9,7 @@ import Testing
     private static func changes(_ harness: Harness) -> UInt64 {
         switch harness {
         case .message, .packet: 20_000
-        case .eap, .certificate: 2_000
+        case .eap, .certificate, .esp: 2_000
         case .session: 500
         }
     }

@@ -7,6 +7,7 @@ enum Harness: String, CaseIterable, Sendable {
     case eap = "EAP"
     case certificate = "Certificate"
     case packet = "Packet"
+    case esp = "ESP"
 
     /// Traps when something is wrong; any octets may come.
     func run(_ bytes: [UInt8]) {
@@ -16,6 +17,7 @@ enum Harness: String, CaseIterable, Sendable {
         case .eap: eapHarness(bytes)
         case .certificate: certificateHarness(bytes)
         case .packet: packetHarness(bytes)
+        case .esp: espHarness(bytes)
         }
     }
 }
