@@ -75,10 +75,7 @@ extension Dataplane {
             )
         }
         do {
-            guard let owner = takeOwner() else {
-                throw DataplaneError("\(description.name): ports come and go faster than their frames; try again in a second")
-            }
-            let port = Port(description, sockets: try openSockets(description, queues: queues), owner: owner)
+            let port = try openPort(description, queues: queues)
             // Known from here on, so that a failure below still closes what was opened.
             ports[index] = port
             try program.setPort(
@@ -105,6 +102,19 @@ extension Dataplane {
         } catch {
             detach(portIndex: index)
             throw DataplaneError("\(description.name): \(error)")
+        }
+    }
+
+    private func openPort(_ description: PortDescription, queues: Int) throws -> Port {
+        guard let owner = takeOwner() else {
+            throw DataplaneError("\(description.name): ports come and go faster than their frames; try again in a second")
+        }
+        do {
+            return Port(description, sockets: try openSockets(description, queues: queues), owner: owner)
+        } catch {
+            // No worker has seen these sockets: no frame carries the number.
+            ownersInUse.remove(owner)
+            throw error
         }
     }
 
