@@ -25,11 +25,14 @@ struct GatewayLogHandler: LogHandler {
 
     func log(event: LogEvent) {
         let connection = (event.metadata?["connection"] ?? metadata["connection"]).map { "\($0)" }
+        let time = Date.now.ISO8601Format(.iso8601WithFractionalSeconds)
         let line = Self.line(
-            time: Date.now.ISO8601Format(.iso8601WithFractionalSeconds), level: event.level, gateway: gateway,
-            connection: connection,
-            message: "\(event.message)", format: format)
-        StandardError.write(Array(line.utf8))
+            time: time, level: event.level, gateway: gateway, connection: connection, message: "\(event.message)", format: format)
+        LineWriter.standardError.write(Array(line.utf8)) { lost in
+            let message = "\(lost) log line\(lost == 1 ? "" : "s") lost: whoever reads them had stopped"
+            return Array(
+                Self.line(time: time, level: .warning, gateway: gateway, connection: nil, message: message, format: format).utf8)
+        }
     }
 
     static func line(

@@ -40,26 +40,6 @@ public enum SystemFiles {
     }
 }
 
-/// Where log lines go.
-public enum StandardError {
-    /// How long a full pipe is waited for before the rest of a line is given up: a log must not stop the gateway.
-    static let patienceMilliseconds: Int32 = 100
-
-    /// Writes all bytes, in one call where the file takes them in one.
-    public static func write(_ bytes: [UInt8]) {
-        var sent = 0
-        while sent < bytes.count {
-            let put = bytes.withUnsafeBytes { Glibc.write(STDERR_FILENO, $0.baseAddress! + sent, $0.count - sent) }
-            if put > 0 { sent += put; continue }
-            guard put < 0 else { return }
-            if errno == EINTR { continue }
-            guard errno == EAGAIN else { return }
-            var waiting = pollfd(fd: STDERR_FILENO, events: Int16(POLLOUT), revents: 0)
-            guard poll(&waiting, 1, patienceMilliseconds) > 0 else { return }
-        }
-    }
-}
-
 /// CLOCK_MONOTONIC: never set back, the same in every process of the machine.
 public enum MonotonicClock {
     public static var nanoseconds: UInt64 { culvert_monotonic_ns() }
