@@ -34,6 +34,8 @@ public final class KernelFilter {
     private let socket: NetlinkSocket
     private var droppedBefore: UInt64 = 0
     private var fibIsMissing = false
+    /// As the last `install` left it; nil before, and where the kernel did not say.
+    private var installed: Contents?
 
     private static let prerouting = "prerouting"
     private static let inbound = "inbound"
@@ -81,6 +83,7 @@ public final class KernelFilter {
             } catch { throw Self.explained(error) }
         }
         droppedBefore &+= before
+        installed = (try? contents()) ?? nil
     }
 
     /// Takes the table away. One that is not there is no error.
@@ -92,15 +95,48 @@ public final class KernelFilter {
         droppedBefore &+= before
     }
 
-    /// True while the kernel has the table. Others may take it away (`nft flush ruleset`), and nobody tells us: look from time
-    /// to time and `install` again.
+    /// True while the kernel has the table as `install` left it: in force, with as many chains and rules. Others may take away
+    /// the table or its rules (`nft flush ruleset`, `nft flush table ip culvert`), and nobody tells us: look from time to time
+    /// and `install` again.
     public func isInPlace() throws(SystemError) -> Bool {
-        var message = NetlinkMessage(nftables: NFT_MSG_GETTABLE.rawValue)
-        message.attribute(NFTA_TABLE_NAME.rawValue, text: table)
-        do throws(SystemError) { return try socket.get(message, "the table ip \(table)") != nil } catch {
+        do throws(SystemError) {
+            guard let present = try contents() else { return false }
+            return installed.map { $0 == present } ?? true
+        } catch {
             guard error.code == ENOENT else { throw Self.explained(error) }
             return false
         }
+    }
+
+    /// What the kernel counts by itself: cheaper than a reading of all rules, of which there may be thousands.
+    private struct Contents: Equatable {
+        /// NFT_TABLE_F_DORMANT: there, and without effect.
+        var isDormant: Bool
+        /// Chains of the table; of each of ours the rules and the jumps to it.
+        var uses: [UInt32]
+    }
+
+    /// nil, or ENOENT, when the table or a chain is not there.
+    private func contents() throws(SystemError) -> Contents? {
+        let subject = "the table ip \(table)"
+        let attributes = { (reply: NetlinkReply) in reply.body.dropping(MemoryLayout<nfgenmsg>.size).attributes }
+        let number = { (reader: NetlinkReader?) in reader?.value(UInt32.self).map { UInt32(bigEndian: $0) } }
+        var question = NetlinkMessage(nftables: NFT_MSG_GETTABLE.rawValue)
+        question.attribute(NFTA_TABLE_NAME.rawValue, text: table)
+        guard let reply = try socket.get(question, subject) else { return nil }
+        let found = attributes(reply)
+        let flags = number(found[UInt16(NFTA_TABLE_FLAGS.rawValue)]) ?? 0
+        var result = Contents(
+            isDormant: flags & UInt32(NFT_TABLE_F_DORMANT.rawValue) != 0,
+            uses: [number(found[UInt16(NFTA_TABLE_USE.rawValue)]) ?? 0])
+        for chain in [Self.prerouting, Self.inbound, Self.outer] {
+            var question = NetlinkMessage(nftables: NFT_MSG_GETCHAIN.rawValue)
+            question.attribute(NFTA_CHAIN_TABLE.rawValue, text: table)
+            question.attribute(NFTA_CHAIN_NAME.rawValue, text: chain)
+            guard let reply = try socket.get(question, subject) else { return nil }
+            result.uses.append(number(attributes(reply)[UInt16(NFTA_CHAIN_USE.rawValue)]) ?? 0)
+        }
+        return result
     }
 
     /// Packets dropped since this object was made, over all replacements, and by what it found in place.

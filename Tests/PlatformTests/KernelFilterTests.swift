@@ -189,6 +189,29 @@ struct KernelFilterTests {
         }
     }
 
+    @Test(
+        "notices that its rules went, or some, or that the table sleeps, and comes back",
+        arguments: [
+            "nft flush table ip culvert", "nft flush chain ip culvert inbound", "nft flush chain ip culvert prerouting",
+            """
+            nft delete rule ip culvert prerouting \
+            handle $(nft -a list chain ip culvert prerouting | sed -n 's/.*jump.*# handle //p')
+            """,
+            "nft delete table ip culvert", "nft add rule ip culvert inbound accept",
+            "nft insert rule ip culvert prerouting accept", "nft add table ip culvert '{ flags dormant; }'",
+        ])
+    func meddledWith(command: String) async throws {
+        try await Self.withFilter { filter, port in
+            #expect(try filter.isInPlace())
+            try shell(command)
+            #expect(try !filter.isInPlace())
+            try filter.install(
+                interfaces: ["wan0"], accept: [], drop: [.init(sources: [Self.remote], destinations: [Self.local])])
+            #expect(try filter.isInPlace())
+            try Self.expect(1, droppedOf: [Self.udp("10.2.3.4", "10.1.0.1", port: 7, data: [1])], filter, port)
+        }
+    }
+
     @Test("leaves other people's tables alone")
     func otherTables() async throws {
         try await withVethPair {
