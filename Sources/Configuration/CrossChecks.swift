@@ -7,10 +7,14 @@ extension Reader {
     /// Comparing everything with everything stops being instant somewhere; past this many pairs it is left out.
     static var maxComparedSelectors: Int { 2048 }
 
+    /// Of policies with children and with each other.
+    static var maxPolicyComparisons: Int { 2_000_000 }
+
     func crossCheck(connections: [CheckedConnection], policies: [CheckedPolicy]) {
         checkSelectors(connections)
         checkPeers(connections)
         checkBypasses(policies, connections)
+        checkWholePrefixes(policies, connections)
     }
 
     // MARK: Children
@@ -110,5 +114,64 @@ extension Reader {
             }
         }
         return nil
+    }
+
+    /// XDP, the kernel's rules and the packet filter tell what goes past a tunnel by addresses alone. A bypass inside a protected
+    /// prefix that needs more than them (protocol, ports, the rest of what an earlier discard takes) could not be obeyed: its
+    /// packets would end at the tunnel's routes, and the answers at the filter.
+    private func checkWholePrefixes(_ policies: [CheckedPolicy], _ connections: [CheckedConnection]) {
+        let protections = connections.flatMap { checked in
+            checked.connection.children.map { Protection($0, owner: "\(checked.connection.name)/\($0.name)") }
+        }
+        var discards: [SecurityPolicy] = []
+        var comparisons = 0
+        for rule in policies {
+            var isTold = false
+            for policy in rule.policies where policy.source.first.isIPv4 && !isTold {
+                if policy.action == .discard { discards.append(policy); continue }
+                comparisons += protections.count
+                guard let owner = protections.first(where: { $0.isTouched(by: policy) })?.owner else { continue }
+                if !policy.isAddressOnly {
+                    error(
+                        rule.mark,
+                        "this bypass is for a protocol or for ports inside what \(quoted(owner)) protects, and only whole prefixes "
+                            + "can go past a tunnel: remove `protocol` and the ports, or narrow the child's `remote_subnets`")
+                    isTold = true
+                } else if discards.contains(where: { $0.overlaps(policy) }) {
+                    error(
+                        rule.mark,
+                        "an earlier discard takes a part of this bypass inside what \(quoted(owner)) protects, and only whole "
+                            + "prefixes can go past a tunnel: put the bypass first, or name prefixes that no discard has")
+                    isTold = true
+                }
+                comparisons += discards.count
+            }
+            guard comparisons <= Self.maxPolicyComparisons else { return }
+        }
+    }
+
+    /// The prefixes of a child, as policies meet them.
+    private struct Protection {
+        var owner: String
+        var local: [TrafficSelector]
+        var remote: [TrafficSelector]
+
+        init(_ child: Child, owner: String) {
+            self.owner = owner
+            // `0.0.0.0/0` is whoever asks, not a network of the site.
+            local = child.localSubnets.filter { $0.length > 0 && $0.address.isIPv4 }.map { TrafficSelector($0) }
+            remote = child.remoteSubnets.filter(\.address.isIPv4).map { TrafficSelector($0) }
+        }
+
+        /// Whether packets that the policy is for, or their answers, are on the way to a protected prefix. The site's own networks
+        /// inside a wider one are not.
+        func isTouched(by policy: SecurityPolicy) -> Bool {
+            let meets = { (list: [TrafficSelector], side: TrafficSelector) in
+                list.contains { TrafficSelector(first: side.first, last: side.last).intersection($0) != nil }
+            }
+            let addresses = TrafficSelector(first: policy.destination.first, last: policy.destination.last)
+            if meets(remote, policy.destination) { return !local.contains { $0.contains(addresses) } }
+            return meets(remote, policy.source) && meets(local, policy.destination)
+        }
     }
 }

@@ -65,24 +65,26 @@ struct PolicySet: Sendable {
     /// Bypass policies for any protocol and port that no earlier discard policy cuts into: they can be obeyed by whoever sees
     /// only addresses (XDP, kernel rules).
     var addressOnlyBypasses: [SecurityPolicy] {
+        addressOnly(.bypass) { earlier, policy in earlier.action == .discard && earlier.overlaps(policy) }
+    }
+
+    /// Discard policies for any protocol and port that can be obeyed by kernel rules, which put every one of
+    /// `addressOnlyBypasses` first: no earlier bypass of another kind cuts into them.
+    var addressOnlyDiscards: [SecurityPolicy] {
+        let bypasses = Set(addressOnlyBypasses)
+        return addressOnly(.discard) { earlier, policy in
+            earlier.action == .bypass && !bypasses.contains(earlier) && earlier.overlaps(policy)
+        }
+    }
+
+    private func addressOnly(
+        _ action: SecurityPolicy.Action, cutBy isCut: (SecurityPolicy, SecurityPolicy) -> Bool
+    ) -> [SecurityPolicy] {
         policies.enumerated().filter { position, policy in
-            guard policy.action == .bypass, policy.isAddressOnly, policy.source.first.isIPv4 else { return false }
-            return !policies[..<position].contains { earlier in
-                earlier.action == .discard && earlier.overlaps(policy)
-            }
+            guard policy.action == action, policy.isAddressOnly, policy.source.first.isIPv4, policy.destination.first.isIPv4
+            else { return false }
+            return !policies[..<position].contains { isCut($0, policy) }
         }.map(\.element)
-    }
-}
-
-extension SecurityPolicy {
-    /// Any protocol, any ports.
-    var isAddressOnly: Bool {
-        source.ipProtocol == 0 && destination.ipProtocol == 0 && source.ports == 0...65535 && destination.ports == 0...65535
-    }
-
-    /// Whether some packet matches both.
-    func overlaps(_ other: SecurityPolicy) -> Bool {
-        source.intersection(other.source) != nil && destination.intersection(other.destination) != nil
     }
 }
 

@@ -10,3 +10,15 @@ public struct SecurityPolicy: Hashable, Sendable {
         (self.action, self.source, self.destination) = (action, source, destination)
     }
 }
+
+extension SecurityPolicy {
+    /// Any protocol, any ports.
+    package var isAddressOnly: Bool {
+        source.ipProtocol == 0 && destination.ipProtocol == 0 && source.ports == 0...65535 && destination.ports == 0...65535
+    }
+
+    /// Whether some packet matches both.
+    package func overlaps(_ other: SecurityPolicy) -> Bool {
+        source.intersection(other.source) != nil && destination.intersection(other.destination) != nil
+    }
+}

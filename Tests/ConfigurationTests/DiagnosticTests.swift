@@ -182,6 +182,21 @@ private let policies: [Fault] = [
     Fault(
         "bypass past the tunnel", "interfaces:", "policies: [{ action: bypass, destination: 10.0.0.0/8 }]\ninterfaces:", "1:12",
         "in the clear", isWarning: true),
+    Fault(
+        "a bypass for ports of a protected prefix", "interfaces:",
+        "policies: [{ action: bypass, destination: 10.2.0.0/16, protocol: udp, destination_ports: 53 }]\ninterfaces:", "1:12",
+        "a protocol or for ports inside what `west/net` protects"),
+    Fault(
+        "a bypass for a protocol anywhere", "interfaces:", "policies: [{ action: bypass, protocol: icmp }]\ninterfaces:", "1:12",
+        "only whole prefixes can go past a tunnel"),
+    Fault(
+        "a bypass for the answers' ports", "interfaces:",
+        "policies: [{ action: bypass, source: 10.2.0.9/32, destination: 10.1.0.0/24, protocol: tcp, source_ports: 80 }]\n"
+            + "interfaces:", "1:12", "remove `protocol` and the ports"),
+    Fault(
+        "a bypass that a discard cuts into", "interfaces:",
+        "policies: [{ action: discard, destination: 10.2.0.9/32 }, { action: bypass, destination: 10.2.0.0/28 }]\ninterfaces:",
+        "1:59", "put the bypass first"),
 ]
 
 @Suite struct DiagnosticTests {
@@ -278,5 +293,24 @@ private let policies: [Fault] = [
         let all = parse(text).diagnostics
         #expect(all.count == ConfigurationReader.maxDiagnostics + 1)
         #expect(all.last?.text.contains("more problems") == true)
+    }
+
+    @Test(arguments: [
+        "{ action: bypass, destination: 10.3.0.0/16, protocol: udp }",
+        "{ action: bypass, source: 10.1.0.0/24, destination: 10.1.0.9/32, protocol: icmp }",
+        "{ action: bypass, source: 10.2.0.0/24, destination: 10.9.0.0/24, protocol: tcp }",
+        "{ action: bypass, destination: 10.2.0.0/28 }, { action: discard, destination: 10.2.0.9/32 }",
+        "{ action: discard, destination: 10.3.0.9/32 }, { action: bypass, destination: 10.3.0.0/28 }",
+        "{ action: discard, destination: 10.2.0.0/24, protocol: udp, destination_ports: 53 }",
+    ])
+    func `A policy that can be obeyed is taken`(_ policies: String) throws {
+        _ = try accepted("policies: [\(policies)]\n" + good)
+    }
+
+    @Test func `Bypasses inside a tunnel for everything may not touch more than the site's own networks`() throws {
+        let wide = good.replacingOccurrences(of: "[10.2.0.0/24]", with: "[0.0.0.0/0]")
+        _ = try accepted("policies: [{ action: bypass, destination: 10.1.0.128/25, protocol: icmp }]\n" + wide)
+        let all = told(parse("policies: [{ action: bypass, destination: 203.0.113.0/24, protocol: icmp }]\n" + wide))
+        #expect(all.count == 1 && all[0].contains("only whole prefixes"), "\(all)")
     }
 }
