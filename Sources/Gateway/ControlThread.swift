@@ -67,7 +67,7 @@ final class ControlThread {
     private var publishedPeers: [IPAddress] = []
     /// Peers of IKE SAs at addresses that no connection names, by our SPI.
     private var redirectedTo: [UInt64: IPAddress] = [:]
-    private var complaints: Set<String> = []
+    private var complaints = Complaints()
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
     private var ticking: Scheduled<Void>?
@@ -138,8 +138,13 @@ final class ControlThread {
     /// In the order that leaves no moment in the clear: routes and filter, then XDP, then IKE.
     func start() throws(GatewayStartError) {
         applyKernelPlans()
-        if let problem = complaints.first, applied.routing == nil {
+        if let problem = complaints.latest, applied.routing == nil {
             throw GatewayStartError(exitCode: 1, sentence: problem)
+        }
+        for name in surroundings.kernel.detachLeftovers(except: Set(configuration.interfaces.map(\.name))) {
+            log(
+                .warning,
+                "interface \(name) is not configured any more and still had the XDP program of an earlier run: it is detached")
         }
         do throws(DataplaneError) {
             try publishPlans()
@@ -454,9 +459,9 @@ final class ControlThread {
         do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
     }
 
-    /// Logs each sentence once.
+    /// Logs each sentence now and then.
     private func complain(_ sentence: String) {
-        if complaints.count < 1000, complaints.insert(sentence).inserted { log(.error, sentence) }
+        if complaints.mayTell(sentence, now: now) { log(.error, sentence) }
     }
 
     var localAddresses: [IPAddress] {
@@ -507,6 +512,7 @@ final class ControlThread {
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
         keepFilter()
+        if surroundings.kernel.mustReadAgain { kernelReadable() }
         tellExpiry()
         keepOwnStatuses()
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
@@ -518,7 +524,7 @@ final class ControlThread {
         guard now >= nextFilterCheck else { return }
         nextFilterCheck = now + Self.filterCheckInterval
         guard let wanted = applied.filter, !surroundings.kernel.isFilterInPlace() else { return }
-        complain("The packet filter against clear inbound packets was removed (nft flush ruleset?); it is put back.")
+        complain("The packet filter against clear inbound packets was removed or changed (nft flush?); it is put back.")
         if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
 }

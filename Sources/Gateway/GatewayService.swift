@@ -24,8 +24,17 @@ public enum GatewayService {
         }
     }
 
+    /// SIGHUP, from when this is made: before, it would end the process. What comes before the gateway runs waits for it.
+    public struct ReloadRequests: Sendable {
+        fileprivate let signals: UnixSignalsSequence
+
+        public init() async { signals = await UnixSignalsSequence(trapping: .sighup) }
+    }
+
     /// Runs until SIGTERM or SIGINT; SIGHUP reloads. Throws `GatewayStartError` when the gateway cannot start.
-    public static func run(_ configuration: GatewayConfiguration, options: Options) async throws {
+    public static func run(
+        _ configuration: GatewayConfiguration, options: Options, reloadRequests: ReloadRequests
+    ) async throws {
         if let sentence = SettingsMapping.unsupported(configuration).first {
             throw GatewayStartError(exitCode: 78, sentence: sentence)
         }
@@ -37,7 +46,8 @@ public enum GatewayService {
         }
 
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        let gateway = RunningGateway(configuration: configuration, options: options, logger: logger, loop: group.next())
+        let gateway = RunningGateway(
+            configuration: configuration, options: options, hangups: reloadRequests.signals, logger: logger, loop: group.next())
         do {
             try await gateway.start()
             var services = ServiceGroupConfiguration(
@@ -57,6 +67,7 @@ public enum GatewayService {
 private struct RunningGateway: Service {
     let configuration: GatewayConfiguration
     let options: GatewayService.Options
+    let hangups: UnixSignalsSequence
     let logger: Logger
     let loop: any EventLoop
     private let parts: NIOLoopBoundBox<Parts>
@@ -68,8 +79,13 @@ private struct RunningGateway: Service {
         var control: ControlThread?
     }
 
-    init(configuration: GatewayConfiguration, options: GatewayService.Options, logger: Logger, loop: any EventLoop) {
-        (self.configuration, self.options, self.logger, self.loop) = (configuration, options, logger, loop)
+    init(
+        configuration: GatewayConfiguration, options: GatewayService.Options, hangups: UnixSignalsSequence, logger: Logger,
+        loop: any EventLoop
+    ) {
+        (self.configuration, self.options, self.hangups, self.logger, self.loop) = (
+            configuration, options, hangups, logger, loop
+        )
         parts = NIOLoopBoundBox.makeBoxSendingValue(Parts(), eventLoop: loop)
     }
 
@@ -142,13 +158,14 @@ private struct RunningGateway: Service {
     func run() async throws {
         let parts = parts
         let loop = loop
-        let hangups = Task {
-            for await _ in await UnixSignalsSequence(trapping: .sighup) {
+        let signals = hangups
+        let reloading = Task {
+            for await _ in signals {
                 try? await loop.submit { _ = parts.value.control?.reload() }.get()
             }
         }
         try? await gracefulShutdown()
-        hangups.cancel()
+        reloading.cancel()
         let release = options.releaseOnExit
         try? await loop.flatSubmit {
             parts.value.control?.stop(release: release) ?? loop.makeSucceededVoidFuture()

@@ -13,14 +13,19 @@ protocol KernelControlling: AnyObject {
 
     /// Reads what the kernel has told since; true when the view may have changed.
     func takeChanges() -> Bool
+    /// True when a reading of the kernel's state failed and `takeChanges` should try again, events or not.
+    var mustReadAgain: Bool { get }
     /// Makes the kernel's routes and rules those of the plan; sentences about what it refused.
     func apply(_ plan: RoutingPlan) -> [String]
     /// Replaces the packet filter against clear inbound traffic; a sentence when the kernel refused.
     func apply(_ plan: FilterPlan) -> String?
-    /// Whether the filter is still there: `nft flush ruleset` takes it away, and nobody tells.
+    /// Whether the filter is still there, with all its rules: `nft flush` takes them away, and nobody tells.
     func isFilterInPlace() -> Bool
     /// Packets that this filter has dropped; never less than before.
     func filteredPackets() -> UInt64
+    /// Takes Culvert's XDP program off interfaces that are not configured: an earlier run that was killed left it there, and
+    /// without sockets it drops what is to be protected. Their names.
+    func detachLeftovers(except configured: Set<String>) -> [String]
     /// Makes the kernel find the neighbour, and keep it found.
     func resolve(_ address: IPAddress, linkIndex: Int)
     /// Forgets neighbours that were kept for us and have not answered for `LinuxKernel.lostPatience`; called now and then.

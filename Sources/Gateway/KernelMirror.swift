@@ -83,7 +83,7 @@ struct KernelMirror {
 
     private mutating func remove(_ route: NetlinkRoute) -> Effect {
         // Somebody else took away what keeps packets in: `apply` compares again.
-        if route.table == RoutingPlan.table { return .routes }
+        if RoutingPlan.tables.contains(route.table) { return .routes }
         let key = RouteKey(prefix: route.prefix, metric: route.metric)
         guard route.table == NetlinkRoute.mainTable, let known = routes[key] else { return .nothing }
         // The notice of a replaced route's end may come after that of its successor.

@@ -10,7 +10,6 @@ final class LinuxKernel: KernelControlling {
     /// How long a neighbour that does not answer is asked for: as long as somebody may still wait for it.
     static let lostPatience: Duration = .seconds(60)
 
-    private(set) var view = KernelView()
     let tunLinkIndex: Int?
     let tunDescriptor: Int32
     let monitorDescriptor: Int32
@@ -20,11 +19,10 @@ final class LinuxKernel: KernelControlling {
     private let filter: KernelFilter
     /// nil after `release`.
     private var tun: TUNDevice?
-    private var mirror = KernelMirror()
+    private var follower = KernelFollower()
     /// Routes and rules of ours must be read and compared again: something may have removed some.
     private var ownStateIsSuspect = true
     private var applied: RoutingPlan?
-    private var receiveQueues: [String: Int] = [:]
     /// Neighbours that the kernel keeps for us.
     private var kept: Set<KernelMirror.NeighbourKey> = []
     private var lostSince: [KernelMirror.NeighbourKey: Instant] = [:]
@@ -42,7 +40,7 @@ final class LinuxKernel: KernelControlling {
             tunDescriptor = device.descriptor.number
             monitorDescriptor = monitor.descriptor
             tun = consume device
-            try readAll()
+            _ = try follower.catchUp(netlink)
         } catch {
             throw Self.startError(error)
         }
@@ -66,53 +64,29 @@ final class LinuxKernel: KernelControlling {
 
     // MARK: Following
 
-    private func readAll() throws(SystemError) {
-        mirror = KernelMirror()
-        for link in try netlink.links() { mirror.take(.link(link)) }
-        for family in AddressFamily.allCases {
-            for neighbour in try netlink.neighbours(family) { mirror.take(.neighbour(neighbour)) }
-        }
-        try readRoutes()
-    }
+    var view: KernelView { follower.view }
 
-    /// Addresses and routes: the kernel drops routes without a word when a link goes down or an address goes.
-    private func readRoutes() throws(SystemError) {
-        mirror.forgetRoutes()
-        for family in AddressFamily.allCases {
-            for address in try netlink.addresses(family) { mirror.take(.address(address)) }
-            for route in try netlink.routes(family) { mirror.take(.route(route)) }
-        }
-        view = mirror.view
-        receiveQueues = mirror.receiveQueues
-    }
+    var mustReadAgain: Bool { follower.mustRead }
 
     func takeChanges() -> Bool {
-        var effect = KernelMirror.Effect.nothing
         do throws(SystemError) {
             while true {
                 let events = try monitor.read()
                 if events.isEmpty { break }
-                for event in events { effect = max(effect, mirror.take(event)) }
-            }
-            switch effect {
-            case .nothing: return false
-            case .view: view = mirror.view
-            case .routes:
-                ownStateIsSuspect = true
-                try readRoutes()
-            case .everything:
-                ownStateIsSuspect = true
-                try readAll()
+                follower.take(events)
             }
         } catch {
-            // Whatever could not be read now is read with the next change.
-            ownStateIsSuspect = true
+            // Whatever the events were that cannot be read.
+            follower.lose()
         }
-        return true
+        if follower.mustRead { ownStateIsSuspect = true }
+        // What could not be read now is read with the next change, or when the control thread asks again; until then what was
+        // known before is the best there is.
+        do throws(SystemError) { return try follower.catchUp(netlink) } catch { return true }
     }
 
     func queueCount(_ name: String) -> Int {
-        max(1, Ethtool.queues(of: name)?.receive ?? receiveQueues[name] ?? 1)
+        max(1, Ethtool.queues(of: name)?.receive ?? follower.receiveQueues[name] ?? 1)
     }
 
     // MARK: Routes and rules
@@ -124,7 +98,7 @@ final class LinuxKernel: KernelControlling {
             let routes = plan.routes.map(netlinkRoute)
             let rules = plan.rules.map(Self.netlinkRule)
             let present = (
-                routes: try netlink.routes(table: RoutingPlan.table).filter { $0.protocolNumber == NetlinkRoute.ownProtocol },
+                routes: try ownRoutes(),
                 rules: try netlink.rules().filter { RoutingPlan.priorities.contains($0.priority) }
             )
             // What is missing first: between the two steps more is protected than needed, never less.
@@ -151,20 +125,26 @@ final class LinuxKernel: KernelControlling {
         switch route.kind {
         case .tunnel(let source):
             NetlinkRoute(
-                prefix: route.prefix, table: RoutingPlan.table, linkIndex: tunLinkIndex, preferredSource: source.map { .v4($0) },
+                prefix: route.prefix, table: route.table, linkIndex: tunLinkIndex, preferredSource: source.map { .v4($0) },
                 metric: route.metric)
         case .blackhole:
-            NetlinkRoute(prefix: route.prefix, kind: .blackhole, table: RoutingPlan.table, metric: route.metric)
+            NetlinkRoute(prefix: route.prefix, kind: .blackhole, table: route.table, metric: route.metric)
         case .throw:
-            NetlinkRoute(prefix: route.prefix, kind: .throw, table: RoutingPlan.table, metric: route.metric)
+            NetlinkRoute(prefix: route.prefix, kind: .throw, table: route.table, metric: route.metric)
         }
+    }
+
+    private func ownRoutes() throws(SystemError) -> [NetlinkRoute] {
+        var routes: [NetlinkRoute] = []
+        for table in RoutingPlan.tables { routes += try netlink.routes(table: table) }
+        return routes.filter { $0.protocolNumber == NetlinkRoute.ownProtocol }
     }
 
     private static func netlinkRule(_ rule: RoutingPlan.Rule) -> NetlinkRule {
         NetlinkRule(
-            priority: rule.priority, table: rule.toProtectedTable ? RoutingPlan.table : NetlinkRoute.mainTable,
-            source: rule.source,
-            destination: rule.destination, mark: rule.exceptMarked ? RoutingPlan.socketMark : nil, isInverted: rule.exceptMarked)
+            priority: rule.priority, table: rule.table ?? NetlinkRoute.mainTable, source: rule.source,
+            destination: rule.destination, mark: rule.mark == .any ? nil : RoutingPlan.socketMark,
+            isInverted: rule.mark == .unmarked)
     }
 
     /// Carrier and the like aside.
@@ -206,8 +186,8 @@ final class LinuxKernel: KernelControlling {
     }
 
     func forgetLostNeighbours(now: Instant) {
-        lostSince = lostSince.filter { mirror.lost.contains($0.key) }
-        for key in mirror.lost {
+        lostSince = lostSince.filter { follower.lost.contains($0.key) }
+        for key in follower.lost {
             let since = lostSince[key] ?? now
             lostSince[key] = since
             if since + Self.lostPatience <= now { forget(key) }
@@ -240,6 +220,11 @@ final class LinuxKernel: KernelControlling {
         return problems
     }
 
+    func detachLeftovers(except configured: Set<String>) -> [String] {
+        let strange = follower.view.links.values.filter { !configured.contains($0.name) }
+        return strange.filter { XDPProgram.detach(interfaceIndex: $0.index) }.map(\.name).sorted()
+    }
+
     func readTunnelPacket() -> [UInt8]? { (try? tun?.read()) ?? nil }
 
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool { tun?.write(packet) ?? false }
@@ -248,10 +233,7 @@ final class LinuxKernel: KernelControlling {
         for rule in (try? netlink.rules()) ?? [] where RoutingPlan.priorities.contains(rule.priority) {
             try? netlink.deleteRule(rule)
         }
-        for route in (try? netlink.routes(table: RoutingPlan.table)) ?? [] where route.protocolNumber == NetlinkRoute.ownProtocol
-        {
-            try? netlink.deleteRoute(route)
-        }
+        for route in (try? ownRoutes()) ?? [] { try? netlink.deleteRoute(route) }
         try? filter.remove()
         if let device = tun.take() { try? device.remove() }
         applied = nil

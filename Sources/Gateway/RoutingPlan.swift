@@ -7,6 +7,8 @@ import Wire
 /// ```
 /// priority  rule                                             why
 /// 21980     from S to D          lookup main                 bypass policies for any protocol
+/// 21982     fwmark 0x…           lookup main                 Culvert's own sockets, where anything is discarded
+/// 21983     from S to D          lookup 22001                discard policies for any protocol
 /// 21985     from 0.0.0.0 to N    lookup main                 the gateway itself to its neighbours on the underlay networks N
 /// 21990     from A/32            lookup main                 answers of the gateway's own services (SSH) to off-link hosts
 /// 22000     not fwmark 0x…       lookup 22000                everything but Culvert's own sockets
@@ -15,16 +17,27 @@ import Wire
 /// 10.2.0.0/24  dev culvert0 src 10.1.0.1  metric 100         what XDP did not catch ends in Culvert
 /// 10.2.0.0/24  blackhole                  metric 4000        … or nowhere
 /// 10.1.0.0/24  throw                      metric 100         local networks inside a wider protected prefix
+///
+/// table 22001
+/// 203.0.113.0/24  blackhole               metric 4000        destinations of discard policies
+/// 203.0.113.9/32  throw                   metric 100         local networks inside a wider discarded prefix
 /// ```
 struct RoutingPlan: Hashable, Sendable {
     /// The table of protected prefixes. Nothing else may use it.
     static let table: UInt32 = 22_000
+    /// The table of discarded prefixes.
+    static let discardTable: UInt32 = 22_001
     static let bypassPriority: UInt32 = 21_980
+    static let markedPriority: UInt32 = 21_982
+    static let discardPriority: UInt32 = 21_983
     static let neighbourPriority: UInt32 = 21_985
     static let localSourcePriority: UInt32 = 21_990
     static let protectedPriority: UInt32 = 22_000
     /// Whatever rule has one of these is ours.
-    static let priorities: Set<UInt32> = [bypassPriority, neighbourPriority, localSourcePriority, protectedPriority]
+    static let priorities: Set<UInt32> = [
+        bypassPriority, markedPriority, discardPriority, neighbourPriority, localSourcePriority, protectedPriority,
+    ]
+    static let tables: Set<UInt32> = [table, discardTable]
     /// Set on the packets of Culvert's own sockets, which never enter a tunnel.
     static let socketMark: UInt32 = 0xC0_17E7
     static let tunMetric: UInt32 = 100
@@ -34,16 +47,19 @@ struct RoutingPlan: Hashable, Sendable {
         var priority: UInt32
         var source: IPPrefix?
         var destination: IPPrefix?
-        /// True: matches what does not carry `socketMark`.
-        var exceptMarked: Bool
-        /// `RoutingPlan.table`, or nil for the main table.
-        var toProtectedTable: Bool
+        var mark = Mark.any
+        /// nil: the main table.
+        var table: UInt32?
+
+        /// Which packets, by `socketMark`.
+        enum Mark: Hashable, Sendable { case any, marked, unmarked }
     }
     struct Route: Hashable, Sendable {
         enum Kind: Hashable, Sendable { case tunnel(source: IPv4Address?), blackhole, `throw` }
         var prefix: IPPrefix
         var kind: Kind
         var metric: UInt32
+        var table = RoutingPlan.table
     }
 
     var rules: [Rule]
@@ -52,37 +68,28 @@ struct RoutingPlan: Hashable, Sendable {
     init(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) {
         rules = []
         routes = []
+        addDiscards(policy, view: view, outside: outside)
         let protected = policy.protectedPrefixes.sorted(by: Steering.inTableOrder)
-        guard !protected.isEmpty else { return }
+        guard !protected.isEmpty || !rules.isEmpty else { return }
 
         for bypass in policy.addressOnlyBypasses {
             for source in bypass.source.prefixes {
                 for destination in bypass.destination.prefixes {
-                    addRule(
-                        .init(
-                            priority: Self.bypassPriority, source: source, destination: destination, exceptMarked: false,
-                            toProtectedTable: false))
+                    addRule(.init(priority: Self.bypassPriority, source: source, destination: destination))
                 }
             }
         }
+        guard !protected.isEmpty else { return }
         // A packet without a source is the gateway's own, on its way to get one; forwarded packets always have theirs.
         let unspecified = IPPrefix(.v4(IPv4Address(bits: 0)), length: 32)
         for network in view.connectedPrefixes(outside.underlay.contains) where policy.needsException(network) {
-            addRule(
-                .init(
-                    priority: Self.neighbourPriority, source: unspecified, destination: network, exceptMarked: false,
-                    toProtectedTable: false))
+            addRule(.init(priority: Self.neighbourPriority, source: unspecified, destination: network))
         }
         // An address inside a child's local subnets is a tunnel's: its answers must go through the tunnel.
         for address in view.addresses where !policy.isProtectedSource(address.address) && !address.isLoopback {
-            addRule(
-                .init(
-                    priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32), destination: nil,
-                    exceptMarked: false, toProtectedTable: false))
+            addRule(.init(priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32)))
         }
-        addRule(
-            .init(
-                priority: Self.protectedPriority, source: nil, destination: nil, exceptMarked: true, toProtectedTable: true))
+        addRule(.init(priority: Self.protectedPriority, mark: .unmarked, table: Self.table))
 
         for prefix in protected {
             let source = Self.source(for: prefix, policy: policy, view: view)
@@ -95,7 +102,40 @@ struct RoutingPlan: Hashable, Sendable {
         }
     }
 
+    /// Discard policies hold for the gateway's own packets too, on every interface, and when the gateway has ended: workers and
+    /// XDP see only what arrives on attached ports.
+    private mutating func addDiscards(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) {
+        let discards = policy.addressOnlyDiscards
+        guard !discards.isEmpty else { return }
+        addRule(.init(priority: Self.markedPriority, mark: .marked))
+        for discard in discards {
+            for source in discard.source.prefixes {
+                for destination in discard.destination.prefixes {
+                    addRule(
+                        .init(
+                            priority: Self.discardPriority, source: source, destination: destination, table: Self.discardTable))
+                }
+            }
+        }
+        let discarded = Set(discards.flatMap(\.destination.prefixes))
+        for prefix in discarded.sorted(by: Steering.inTableOrder) {
+            routes.append(.init(prefix: prefix, kind: .blackhole, metric: Self.blackholeMetric, table: Self.discardTable))
+        }
+        // As XDP has it: the longer of a connected and a discarded prefix decides.
+        let isException = { (network: IPPrefix) in
+            discarded.contains { $0.length < network.length && $0.contains(network) } && !discarded.contains(network)
+        }
+        let exceptions = Set(view.connectedPrefixes(outside.isLocalNetwork) + NeverProtected.prefixes).filter(isException)
+        for prefix in exceptions.sorted(by: Steering.inTableOrder) {
+            routes.append(.init(prefix: prefix, kind: .throw, metric: Self.tunMetric, table: Self.discardTable))
+        }
+    }
+
     private mutating func addRule(_ rule: Rule) {
+        var rule = rule
+        // The kernel tells it so.
+        if rule.source?.length == 0 { rule.source = nil }
+        if rule.destination?.length == 0 { rule.destination = nil }
         if !rules.contains(rule) { rules.append(rule) }
     }
 

@@ -21,6 +21,7 @@ struct Run: AsyncParsableCommand {
     var release = false
 
     func run() async throws {
+        let reloadRequests = await GatewayService.ReloadRequests()
         let loaded = ConfigurationReader.load(path: config, inspector: CredentialInspection())
         for diagnostic in loaded.diagnostics { complain(diagnostic.description) }
         guard let configuration = loaded.configuration else {
@@ -29,7 +30,8 @@ struct Run: AsyncParsableCommand {
         }
         do {
             try await GatewayService.run(
-                configuration, options: .init(socketPath: socket, releaseOnExit: release, configurationPath: config))
+                configuration, options: .init(socketPath: socket, releaseOnExit: release, configurationPath: config),
+                reloadRequests: reloadRequests)
         } catch let failure as GatewayStartError {
             complain(failure.sentence)
             throw ExitCode(failure.exitCode)

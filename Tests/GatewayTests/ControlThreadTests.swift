@@ -96,6 +96,7 @@ struct ControlThreadTests {
         let sides = try await loop.submit {
             let east = Side(isEast: true, loop: loop, ports: (base, base + 1))
             let west = Side(isEast: false, loop: loop, ports: (base, base + 1), psk: westPSK)
+            east.kernel.withProgram = ["wan0", "gone0"]
             try east.control.start()
             try west.control.start()
             return NIOLoopBound((east: east, west: west), eventLoop: loop)
@@ -123,6 +124,20 @@ struct ControlThreadTests {
             #expect(east.kernel.isReleased && !west.kernel.isReleased)
             #expect(east.dataplane.calls.last == .stop)
         }
+    }
+
+    @Test func `an earlier run's XDP program goes from interfaces that are not configured any more`() async throws {
+        let pair = try await start()
+        try await pair.on { east, _ in #expect(east.kernel.withProgram == ["wan0"]) }
+        try await pair.stop()
+    }
+
+    @Test func `a reading of the kernel that failed is tried again without a new event`() async throws {
+        let pair = try await start()
+        try await pair.on { east, _ in #expect(east.kernel.changesTaken == 0) }
+        try await pair.on { east, _ in east.kernel.mustReadAgain = true }
+        #expect(try await pair.until { east, _ in east.kernel.changesTaken > 0 })
+        try await pair.stop()
     }
 
     @Test func `strangers are shut out when every peer has an address and none may come from another`() async throws {

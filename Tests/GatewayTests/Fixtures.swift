@@ -202,7 +202,18 @@ final class FakeKernel: KernelControlling {
     var fromTunnel: [[UInt8]] = []
     var isReleased = false
 
-    func takeChanges() -> Bool { true }
+    var mustReadAgain = false
+    var changesTaken = 0
+    func takeChanges() -> Bool {
+        changesTaken += 1
+        return true
+    }
+    /// Interfaces with an XDP program of ours.
+    var withProgram: Set<String> = []
+    func detachLeftovers(except configured: Set<String>) -> [String] {
+        defer { withProgram.formIntersection(configured) }
+        return withProgram.subtracting(configured).sorted()
+    }
     func apply(_ plan: RoutingPlan) -> [String] {
         routing.append(plan)
         return []

@@ -35,6 +35,9 @@ struct KernelMirrorTests {
         #expect(mirror.take(.routeRemoved(other)) == .nothing)
         #expect(mirror.take(.route(own)) == .nothing)
         #expect(mirror.take(.routeRemoved(own)) == .routes)
+        let discard = NetlinkRoute(
+            prefix: prefix("10.3.0.0/24"), kind: .blackhole, table: RoutingPlan.discardTable, metric: 4_000)
+        #expect(mirror.take(.routeRemoved(discard)) == .routes)
         #expect(mirror.view.routes.isEmpty)
     }
 

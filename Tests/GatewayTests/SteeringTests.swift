@@ -175,9 +175,7 @@ struct RoutingPlanTests {
         #expect(!sources.contains(prefix("10.1.0.1/32")), "an address inside the local subnets belongs to the tunnel")
         #expect(
             plan.rules.last
-                == .init(
-                    priority: RoutingPlan.protectedPriority, source: nil, destination: nil, exceptMarked: true,
-                    toProtectedTable: true))
+                == .init(priority: RoutingPlan.protectedPriority, mark: .unmarked, table: RoutingPlan.table))
     }
 
     @Test func `a connected network that is itself protected is not excepted`() {
@@ -201,6 +199,48 @@ struct RoutingPlanTests {
         #expect(bypasses.map(\.destination) == [prefix("10.2.9.0/24")])
         #expect(bypasses.first?.source == prefix("10.1.0.0/24"))
         #expect(routes(plan, "10.2.0.0/16").count == 2)
+    }
+
+    @Test func `a discard becomes a rule and a blackhole, after the bypasses, and spares our own sockets`() {
+        let bypass = SecurityPolicy(action: .bypass, source: selector("10.1.0.0/24"), destination: selector("203.0.113.8/32"))
+        let discard = SecurityPolicy(action: .discard, source: selector("10.1.0.0/24"), destination: selector("203.0.113.0/24"))
+        for protections in [[], [(local: ["10.1.0.0/24"], remote: ["10.2.0.0/24"])]] {
+            let plan = RoutingPlan(policy(protections, [bypass, discard]), view: eastView(), outside: outside)
+            let wanted = RoutingPlan.Rule(
+                priority: RoutingPlan.discardPriority, source: prefix("10.1.0.0/24"), destination: prefix("203.0.113.0/24"),
+                table: RoutingPlan.discardTable)
+            #expect(plan.rules.contains(wanted))
+            #expect(plan.rules.contains(.init(priority: RoutingPlan.markedPriority, mark: .marked)))
+            let bypasses = plan.rules.filter { $0.priority == RoutingPlan.bypassPriority }
+            #expect(bypasses.map(\.destination) == [prefix("203.0.113.8/32")])
+            #expect(RoutingPlan.bypassPriority < RoutingPlan.markedPriority)
+            #expect(RoutingPlan.markedPriority < RoutingPlan.discardPriority)
+            let discarded = plan.routes.filter { $0.table == RoutingPlan.discardTable }
+            #expect(discarded.map(\.prefix) == [prefix("203.0.113.0/24")] && discarded.map(\.kind) == [.blackhole])
+            #expect(plan.rules.allSatisfy { RoutingPlan.priorities.contains($0.priority) })
+        }
+    }
+
+    @Test func `a discard for ports, or one that a bypass for ports cuts into, is the workers' alone`() {
+        let ports = SecurityPolicy(
+            action: .discard, source: selector("0.0.0.0/0"),
+            destination: selector("203.0.113.0/24", ipProtocol: 17, ports: 1...99))
+        let dns = SecurityPolicy(
+            action: .bypass, source: selector("0.0.0.0/0"),
+            destination: selector("198.51.100.0/24", ipProtocol: 17, ports: 53...53))
+        let rest = SecurityPolicy(action: .discard, source: selector("0.0.0.0/0"), destination: selector("198.51.100.0/24"))
+        let plan = RoutingPlan(policy([], [ports, dns, rest]), view: eastView(), outside: outside)
+        #expect(plan.rules.isEmpty && plan.routes.isEmpty)
+        #expect(!RoutingPlan(policy([], [rest, dns]), view: eastView(), outside: outside).rules.isEmpty)
+    }
+
+    @Test func `connected networks inside a discarded prefix stay reachable, one that is discarded itself does not`() {
+        let all = SecurityPolicy(action: .discard, source: selector("0.0.0.0/0"), destination: selector("10.0.0.0/8"))
+        let plan = RoutingPlan(policy([], [all]), view: eastView(), outside: outside)
+        #expect(routes(plan, "10.1.0.0/24") == [.throw])
+        #expect(plan.rules.first { $0.priority == RoutingPlan.discardPriority }?.source == nil, "as the kernel tells it")
+        let own = SecurityPolicy(action: .discard, source: selector("0.0.0.0/0"), destination: selector("10.1.0.0/24"))
+        #expect(routes(RoutingPlan(policy([], [all, own]), view: eastView(), outside: outside), "10.1.0.0/24") == [.blackhole])
     }
 
     @Test func `without protected prefixes nothing is installed`() {

@@ -3,11 +3,14 @@
 The laboratory's kernels would forward between the sites in the clear (test_laboratory.py shows it): every leak reaches the wire.
 """
 
+import signal
+
 import pytest
 
 from checks import Wire, assert_no_ping, assert_ping, assert_pings_both_ways, difference, pings_again
 from frames import MARK, Tap, send_from_wire, spoofed
-from gateways import Pair, gateway
+from culvert_lab.shell import eventually
+from gateways import Pair, configuration, gateway
 
 SPOOFS = 30
 
@@ -162,3 +165,69 @@ def test_packets_outside_every_policy_are_the_kernels_business(lab):
     lab.ip("wire", "address", "add", f"{third}/24", "dev", "br0")
     lab.ip("wire", "route", "add", lab.east.subnet, "via", lab.east.underlay)
     assert_ping(lab, "east", target=third)
+
+
+def test_a_hangup_while_the_gateway_starts_is_a_reload_later(lab):
+    """The control socket is the first thing it opens; routes, XDP and workers come after."""
+    ours = gateway(lab, "east").start(answer_within=None)
+    eventually(ours.socket.exists, timeout=20, every=0.002, what="no control socket")
+    ours.process.send_signal(signal.SIGHUP)
+    eventually(ours.answers, timeout=20, what="no answer")
+    eventually(lambda: "reload" in ours.log(), timeout=5, what=lambda: f"no reload: {ours.tail()}")
+
+
+def test_flushed_filter_rules_are_put_back(lab):
+    ours = gateway(lab, "east").start()
+
+    def drops():
+        return lab.execute("gw-east", ["nft", "list", "table", "ip", "culvert"]).stdout.count("drop")
+
+    before = drops()
+    assert before >= 1
+    lab.execute("gw-east", ["nft", "flush", "table", "ip", "culvert"])
+    eventually(lambda: "put back" in ours.log(), timeout=15, what="the gateway does not notice")
+    eventually(lambda: drops() == before, timeout=5, what="the rules do not come back")
+
+
+def test_a_killed_run_leaves_nothing_on_an_interface_that_is_configured_no_more(lab):
+    """Without sockets the XDP program left there would drop what is to be protected, for ever."""
+    lab.ip("gw-east", "link", "add", "spare0", "type", "veth", "peer", "name", "spare1")
+    for name in ("spare0", "spare1"):
+        lab.ip("gw-east", "link", "set", name, "up")
+
+    def has_program(name):
+        return "xdp" in lab.ip("gw-east", "link", "show", name).stdout
+
+    plain = configuration(lab, "east")
+    spare = {"name": "spare0", "role": "protected"}
+    ours = gateway(lab, "east", interfaces=[*plain["interfaces"], spare]).start()
+    assert has_program("spare0")
+    ours.kill()
+    assert has_program("spare0")
+    ours.configure(plain)
+    ours.start()
+    assert not has_program("spare0") and has_program("lan0")
+    assert "spare0" in ours.log()
+
+
+def test_a_discard_policy_holds_for_the_gateway_itself_and_when_it_has_ended(lab):
+    def goes_nowhere(*words):
+        return lab.ip("gw-east", "route", "get", "203.0.113.9", *words, check=False).returncode != 0
+
+    lab.ip("gw-east", "route", "replace", "default", "via", lab.west.underlay)
+    ours = gateway(lab, "east", policies=[
+        {"action": "bypass", "destination": "203.0.113.8/32"}, {"action": "discard", "destination": "203.0.113.0/24"}])
+    forwarded = ["from", lab.east.host, "iif", "lan0"]
+    assert not goes_nowhere() and not goes_nowhere(*forwarded)
+    ours.start("--release")
+    assert goes_nowhere() and goes_nowhere(*forwarded)
+    assert lab.ip("gw-east", "route", "get", "203.0.113.8").returncode == 0
+    ours.kill()
+    assert goes_nowhere() and goes_nowhere(*forwarded)
+    ours.start()
+    assert ours.end() == 0
+    assert goes_nowhere() and goes_nowhere(*forwarded)
+    ours.start("--release")
+    ours.end()
+    assert not goes_nowhere() and not goes_nowhere(*forwarded)
+    assert "22001" not in lab.ip("gw-east", "rule", "show").stdout
