@@ -134,8 +134,9 @@ extension Reader {
                 if !policy.isAddressOnly {
                     error(
                         rule.mark,
-                        "this bypass is for a protocol or for ports inside what \(quoted(owner)) protects, and only whole prefixes "
-                            + "can go past a tunnel: remove `protocol` and the ports, or narrow the child's `remote_subnets`")
+                        "this bypass is for a protocol or for ports inside what \(quoted(owner)) protects, and only whole "
+                            + "prefixes can go past a tunnel: remove `protocol` and the ports, or narrow the child's "
+                            + "`remote_subnets`")
                     isTold = true
                 } else if discards.contains(where: { $0.overlaps(policy) }) {
                     error(
@@ -163,8 +164,8 @@ extension Reader {
             remote = child.remoteSubnets.filter(\.address.isIPv4).map { TrafficSelector($0) }
         }
 
-        /// Whether packets that the policy is for, or their answers, are on the way to a protected prefix. The site's own networks
-        /// inside a wider one are not.
+        /// Whether packets that the policy is for, or their answers, are on the way to a protected prefix. The site's own
+        /// networks inside a wider one are not.
         func isTouched(by policy: SecurityPolicy) -> Bool {
             let meets = { (list: [TrafficSelector], side: TrafficSelector) in
                 list.contains { TrafficSelector(first: side.first, last: side.last).intersection($0) != nil }
