@@ -248,12 +248,14 @@ public final class IKECore {
 
     /// A limit on bytes, packets or sequence numbers: soft rekeys the child, hard ends it.
     public func childLimitReached(inboundSPI: UInt32, hard: Bool, now: Instant) {
-        guard let spi = childIndex[inboundSPI], let sa = sas[spi], let record = sa.established?.child(inbound: inboundSPI),
-            record.isLive
+        guard let spi = childIndex[inboundSPI], let sa = sas[spi], let record = sa.established?.child(inbound: inboundSPI)
         else { return }
         if hard {
+            // Also while its deletion is under way: until the peer answers, packets would still leave on it. One that drains sends
+            // nothing any more, and ends in a moment.
+            if case .draining = record.state { return }
             expire(record, of: sa, now: now)
-        } else if record.replacedBy == nil {
+        } else if record.isLive, record.replacedBy == nil {
             enqueue(.rekeyChild(inboundSPI: inboundSPI), on: sa)
         }
         settle(now)

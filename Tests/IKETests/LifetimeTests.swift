@@ -147,6 +147,22 @@ import Wire
         #expect(pair.mismatch == nil)
     }
 
+    @Test func `a child at its hard limit goes at once, also when the peer has not answered its deletion`() throws {
+        let pair = Pair()
+        #expect(try pair.establish())
+        let spi = pair.east.installed[0].inboundSPI
+        pair.network.faults.loss = 1
+        _ = pair.east.core.terminate(connection: "c", child: "net", now: pair.now)
+        pair.run(0.2)
+        #expect(pair.east.installed.map(\.inboundSPI) == [spi], "its deletion is under way")
+        pair.east.core.childLimitReached(inboundSPI: spi, hard: false, now: pair.now)
+        pair.run(0.2)
+        #expect(pair.east.installed.map(\.inboundSPI) == [spi], "a soft limit does not end it")
+        pair.east.core.childLimitReached(inboundSPI: spi, hard: true, now: pair.now)
+        pair.run(0.2)
+        #expect(pair.east.installed.isEmpty)
+    }
+
     // MARK: Dead peers
 
     static func died(_ start: StartAction, _ action: DPDAction?) throws -> Pair {

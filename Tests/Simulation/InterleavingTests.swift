@@ -50,6 +50,7 @@ import Testing
     }
 
     static func perform(_ act: Act, _ gateway: SimulatedGateway) {
+        if act == .hardLimit { gateway.reachLimit(hard: true); return }
         gateway.command(act.rawValue) { core in
             switch act {
             case .rekeyChild: _ = core.rekey(connection: "c", child: "net0", ike: false, now: gateway.now)
@@ -58,10 +59,7 @@ import Testing
             case .deleteIKE: _ = core.terminate(connection: "c", child: nil, now: gateway.now)
             case .createChild: _ = core.initiate(connection: "c", child: "net1", now: gateway.now)
             case .reauthenticate: _ = core.authenticateAnew(connection: "c", now: gateway.now)
-            case .hardLimit:
-                if let spi = gateway.lifecycle.active[.init("c", "net0")] {
-                    core.childLimitReached(inboundSPI: spi, hard: true, now: gateway.now)
-                }
+            case .hardLimit: break
             }
         }
     }

@@ -34,6 +34,9 @@ extension SimulatedGateway {
                 return "child \(hex(record.inboundSPI)) is not in the index"
             }
         }
+        for sa in core.sas.values where sa.established != nil && sa.path.remote.address == Eavesdropper.address {
+            return "an IKE SA follows somebody who has no keys"
+        }
         if records != core.childIndex.count { return "\(core.childIndex.count) children in the index, \(records) in IKE SAs" }
         if halfOpen != core.halfOpenCount { return "\(halfOpen) half-open IKE SAs, counted as \(core.halfOpenCount)" }
         for (key, spi) in core.initIndex where core.sas[spi]?.initKey != key { return "a first message without its IKE SA" }
@@ -55,6 +58,9 @@ extension SimulatedGateway {
             return "\(known.count) children installed, the core knows \(core.childIndex.count)"
         }
         for spi in known where core.childIndex[spi] == nil { return "child \(hex(spi)) was never removed" }
+        for entry in plane.entries.values where entry.sa.path.remote == Eavesdropper.address {
+            return "\(entry.sa.child) is sent to somebody who has no keys"
+        }
         for (spi, pair) in lifecycle.pairs where !known.contains(spi) {
             switch pair.state {
             case .draining, .retiring: continue

@@ -17,6 +17,8 @@ final class Run {
     let west: SimulatedGateway
     /// Children that have worked once: in a gentle scenario they never stop.
     private var hasWorked: Set<Int> = []
+    /// Attempts that came to nothing before: the other end may not have been there yet.
+    private var earlyDowns = (east: 0, west: 0)
     private var isOver = false
 
     init(_ scenario: Scenario, tracer: ((String) -> Void)? = nil) {
@@ -24,6 +26,7 @@ final class Run {
         world = World(seed: scenario.seed, usesToyCrypto: scenario.usesToyCrypto)
         world.tracer = tracer
         world.weather = scenario.weather
+        world.eavesdropper = Eavesdropper(world, seed: scenario.seed &* 5 &+ 3, replaysFromElsewhere: scenario.profile == .gentle)
         world.forgivesGuesses = scenario.profile != .gentle
         east = SimulatedGateway("east", ["192.0.2.1"], seed: scenario.seed &* 2 &+ 11, world: world, settings: scenario.settings)
         west = SimulatedGateway("west", ["192.0.2.2"], seed: scenario.seed &* 2 &+ 12, world: world, settings: scenario.settings)
@@ -93,9 +96,28 @@ final class Run {
             plan.paths.otherLocalAddresses = [Self.otherAddress(index)]
             plan.paths.otherRemoteAddresses = [Self.otherAddress(1 - index)]
         }
+        authenticate(&plan, index, here)
         plan.paths.fragmentation = side.fragmentBytes != nil
         plan.paths.fragmentDatagramBytes = side.fragmentBytes ?? plan.paths.fragmentDatagramBytes
         return plan
+    }
+
+    /// Unless it is the pre-shared key.
+    private func authenticate(_ plan: inout ConnectionPlan, _ index: Int, _ here: SimulatedGateway) {
+        let names = ["east.example", "west.example"]
+        switch scenario.authentication {
+        case .presharedKey: return
+        case .certificates, .eap:
+            plan.localAuthentication = .signature(ToyTrust.identity(names[index]))
+            plan.remoteAuthentication = .certificate(ToyTrust(asksResponder: scenario.asksResponder))
+        }
+        guard scenario.authentication == .eap else { return }
+        let key = here.crypto.secret([UInt8](repeating: 5, count: 64))
+        if index == 0 {
+            plan.localAuthentication = .eap(ToyEAP.plan(key))
+        } else {
+            plan.remoteAuthentication = .eap(ToyEAP.server(key, asksIdentity: scenario.asksResponder, name: names[0]))
+        }
     }
 
     private static func otherAddress(_ index: Int) -> IPAddress { IPAddress("198.51.100.\(index + 1)")! }
@@ -127,12 +149,14 @@ final class Run {
         guard isStrict else { return nil }
         for number in east.children.indices {
             if world.works(child: number, between: east, west) {
+                if hasWorked.isEmpty { earlyDowns = (east.downs.count, west.downs.count) }
                 hasWorked.insert(number)
             } else if hasWorked.contains(number) {
                 return "child \(number) is interrupted"
             }
         }
-        if !hasWorked.isEmpty, let down = east.downs.first ?? west.downs.first, scenario.profile == .gentle {
+        let downs = east.downs.dropFirst(earlyDowns.east) + west.downs.dropFirst(earlyDowns.west)
+        if !hasWorked.isEmpty, let down = downs.first, scenario.profile == .gentle {
             return "a connection went down: \(down)"
         }
         return nil
@@ -184,6 +208,7 @@ final class Run {
         case .suspend(let index, let duration):
             world.gateways[index].halt()
             later(duration) { $0.resume(index, stalled: duration) }
+        case .meddling: world.eavesdropper?.meddle()
         case .leap(let index, let duration): world.gateways[index].leap(duration)
         default: command(mishap)
         }
@@ -204,8 +229,8 @@ final class Run {
         case .reauthenticate(let index):
             let gateway = world.gateways[index]
             gateway.command("reauthenticate") { _ = $0.authenticateAnew(connection: "c", now: gateway.now) }
-        case .softLimit(let index): limit(world.gateways[index], hard: false)
-        case .hardLimit(let index): limit(world.gateways[index], hard: true)
+        case .softLimit(let index): world.gateways[index].reachLimit(hard: false)
+        case .hardLimit(let index): world.gateways[index].reachLimit(hard: true)
         case .reload(let index):
             let factor = world.dice.unit() < 0.5 ? 1 : 2
             if world.gateways[index].isRunning, let plan = try? plan(index, lifetimeFactor: factor) {
@@ -237,10 +262,5 @@ final class Run {
 
     private func rekey(_ gateway: SimulatedGateway, child: String?, ike: Bool) {
         gateway.command("rekey") { _ = $0.rekey(connection: "c", child: child, ike: ike, now: gateway.now) }
-    }
-
-    private func limit(_ gateway: SimulatedGateway, hard: Bool) {
-        guard let spi = gateway.lifecycle.active.min(by: { $0.key < $1.key })?.value else { return }
-        gateway.command("limit") { $0.childLimitReached(inboundSPI: spi, hard: hard, now: gateway.now) }
     }
 }

@@ -32,6 +32,8 @@ enum Mishap {
     case pathBroken(Int)
     case installationDelay(Int, Duration)
     case refuseInstallations(Int, Duration)
+    /// Somebody without keys sends what was sent before, bent or from elsewhere.
+    case meddling
 }
 
 /// One end's configuration.
@@ -63,12 +65,22 @@ struct Scenario: CustomStringConvertible {
         case chaos
     }
 
+    enum Authentication: String { case presharedKey, certificates, eap }
+
+    /// What is drawn has grown: a scenario of an earlier generation is what it was then, so that a seed which once found
+    /// something goes on looking for it. 1: all but what follows. 2: certificates, EAP, more additional key exchanges, and
+    /// somebody who meddles.
+    static let generation = 2
+
     let seed: UInt64
     let profile: Profile
     var sides = [Side(), Side()]
     var children = 1
     var isBehindNAT = false
     var usesToyCrypto = true
+    var authentication = Authentication.presharedKey
+    /// An OCSP responder is asked about certificates.
+    var asksResponder = false
     var settings = CoreSettings()
     var weather = Weather()
     /// After this much time the network is good again and nothing more happens.
@@ -80,7 +92,8 @@ struct Scenario: CustomStringConvertible {
     var description: String {
         var lines = [
             "seed \(seed): \(profile.rawValue), \(children) children, \(isBehindNAT ? "east behind a NAT, " : "")"
-                + "\(usesToyCrypto ? "toy" : "real") cryptography, \(weather), cookies from \(settings.cookieThreshold)"
+                + "\(usesToyCrypto ? "toy" : "real") cryptography, \(weather), cookies from \(settings.cookieThreshold), "
+                + "\(authentication.rawValue)\(asksResponder ? " with a responder" : "")"
         ]
         for (name, side) in zip(["east", "west"], sides) { lines.append("  \(name): \(side)") }
         for mishap in mishaps { lines.append("  at \(World.seconds(mishap.at.nanoseconds)) s: \(mishap.what)") }
@@ -88,7 +101,7 @@ struct Scenario: CustomStringConvertible {
         return lines.joined(separator: "\n")
     }
 
-    init(seed: UInt64) {
+    init(seed: UInt64, generation: Int = Scenario.generation) {
         self.seed = seed
         var dice = Dice(seed)
         profile = dice.pick([.gentle, .lossy, .chaos, .chaos])
@@ -98,6 +111,7 @@ struct Scenario: CustomStringConvertible {
         drawSides(&dice)
         drawWeather(&dice)
         drawMishaps(&dice)
+        if generation >= 2 { drawSecondGeneration() }
     }
 
     // MARK: Drawing
@@ -144,6 +158,31 @@ struct Scenario: CustomStringConvertible {
         }
         // One that cannot begin has nothing to begin immediately.
         if sides[1].acceptsAnyAddress { sides[1].start = .manual }
+    }
+
+    /// From dice of its own: what the first generation draws stays as it is.
+    private mutating func drawSecondGeneration() {
+        var dice = Dice(seed ^ 0x5EC0_4D6E)
+        authentication = dice.pick([.presharedKey, .presharedKey, .certificates, .eap])
+        asksResponder = authentication != .presharedKey && dice.chance(0.3)
+        if authentication == .eap {
+            // An EAP server waits to be asked.
+            (sides[1].acceptsAnyAddress, sides[1].start) = (true, .manual)
+            (sides[1].mobike, sides[1].reauthentication) = (sides[0].mobike, .zero)
+        }
+        if dice.chance(0.15) {
+            sides[0].ike = ["aes256gcm16-prfsha256-x25519-ke1_mlkem768-ke2_ecp384", "aes256gcm16-prfsha256-x25519"]
+            sides[1].ike = sides[0].ike
+        }
+        if dice.chance(0.2) {
+            sides[0].esp = ["aes256gcm16-x25519-ke1_mlkem768-esn", "aes256gcm16-x25519-esn"]
+            sides[1].esp = dice.chance(0.7) ? sides[0].esp : ["aes256gcm16-x25519-esn"]
+        }
+        guard dice.chance(0.4) else { return }
+        for _ in 0..<dice.range(2, 10) {
+            mishaps.append((.milliseconds(dice.range(0, Int64(length.components.seconds) * 1000)), .meddling))
+        }
+        mishaps.sort { $0.at < $1.at }
     }
 
     private mutating func drawWeather(_ dice: inout Dice) {

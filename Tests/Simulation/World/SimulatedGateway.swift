@@ -21,6 +21,8 @@ final class SimulatedGateway {
 
     static let tick: Duration = .milliseconds(500)
     static let hurriedTick: Duration = .milliseconds(50)
+    /// What an OCSP responder takes for its answer.
+    static let responderTime: Duration = .milliseconds(700)
     /// Deadlines served at one moment: more is a deadline that stays in the past.
     static let servingsAtOnce = 32
 
@@ -302,11 +304,27 @@ final class SimulatedGateway {
         case .movePath(_, let inboundSPIs, let path):
             world.trace("\(name) moves to \(path)")
             lifecycle.move(inboundSPIs: inboundSPIs, path: path)
+        case .checkRevocation(_, let token):
+            let life = life
+            world.schedule(.act { [unowned self] in self.answerRevocation(token, life: life) }, after: Self.responderTime)
         case .connectionEstablished: ups += 1
         case .connectionDown(_, let reason): downs.append(reason)
         case .log(_, _, let text): world.trace("\(name) says: \(text)")
         default: break
         }
+    }
+
+    private func answerRevocation(_ token: UInt64, life: Int) {
+        guard life == self.life, isRunning else { return }
+        core.revocationAnswered(token: token, response: ToyTrust.good, now: now)
+        settle()
+    }
+
+    /// A limit on what a pair may carry: at a hard one it is not used any more.
+    func reachLimit(hard: Bool) {
+        guard let spi = lifecycle.active.min(by: { $0.key < $1.key })?.value else { return }
+        command(hard ? "hard limit" : "soft limit") { $0.childLimitReached(inboundSPI: spi, hard: hard, now: now) }
+        if hard, isRunning, lifecycle.active.values.contains(spi) { world.fail("\(name) sends beyond a hard limit") }
     }
 
     // MARK: What is remembered

@@ -68,6 +68,7 @@ final class World {
     var forgivesGuesses = false
     /// Takes datagrams off the wire before anything happens to them; false leaves one alone.
     var interceptor: ((Datagram, Int) -> Bool)?
+    var eavesdropper: Eavesdropper?
     /// Hears datagrams to addresses that no gateway has.
     var outlet: ((Datagram) -> Void)?
     /// Called for each line of the trace; nil: nothing is written.
@@ -143,7 +144,8 @@ final class World {
         trace("\(name(sender)) sends \(Trace.describe(datagram, self))")
         note(UInt64(datagram.bytes.count))
         if let sender, let interceptor, interceptor(datagram, sender) { return }
-        guard let datagram = translated(datagram, from: sender), !isLost(from: sender) else { trace("  lost"); return }
+        guard let datagram = translated(datagram, from: sender) else { trace("  goes nowhere"); return }
+        guard !isLost(from: sender) else { trace("  lost"); return }
         for delay in delays() { schedule(.datagram(datagram), after: delay) }
     }
 
@@ -203,6 +205,7 @@ final class World {
 
     private func deliver(_ datagram: Datagram) {
         guard let (gateway, endpoint) = receiver(of: datagram.destination) else { outlet?(datagram); return }
+        eavesdropper?.hear(datagram)
         trace("\(gateway.name) gets \(Trace.describe(datagram, self))")
         gateway.receive(datagram.bytes, path: Path(local: endpoint, remote: datagram.source))
     }
