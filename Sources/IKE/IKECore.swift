@@ -251,8 +251,8 @@ public final class IKECore {
         guard let spi = childIndex[inboundSPI], let sa = sas[spi], let record = sa.established?.child(inbound: inboundSPI)
         else { return }
         if hard {
-            // Also while its deletion is under way: until the peer answers, packets would still leave on it. One that drains sends
-            // nothing any more, and ends in a moment.
+            // Also while its deletion is under way: until the peer answers, packets would still leave on it. One that drains
+            // sends nothing any more, and ends in a moment.
             if case .draining = record.state { return }
             expire(record, of: sa, now: now)
         } else if record.isLive, record.replacedBy == nil {

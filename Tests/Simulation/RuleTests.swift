@@ -85,8 +85,8 @@ import Testing
         #expect(isMadeUpFor)
     }
 
-    /// "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists) and send a
-    /// request to create a new Child SA from scratch". RFC 7296 §2.25
+    /// "A peer that receives a CHILD_SA_NOT_FOUND notification SHOULD silently delete the Child SA (if it still exists) and send
+    /// a request to create a new Child SA from scratch". RFC 7296 §2.25
     @Test func `a child that the peer has lost without a word is made anew when it is to be rekeyed`() throws {
         let play = try Choreography(seed: 1)
         play.west.command("loses a child") { core in

@@ -190,7 +190,7 @@ final class SimulatedGateway {
         if isRunning {
             let alive = lifecycle.poll(now: now).sorted()
             for spi in alive { core.inboundTraffic(inboundSPI: spi, now: now) }
-            // Without traffic the core has not been asked anything, and looking at all its tables would find what it found before.
+            // Without traffic the core has not been asked anything, and its tables are what they were.
             if alive.isEmpty { checkSwitches() } else { settle() }
         }
         world.schedule(.tick(index, life: life), after: lifecycle.awaitsSwitch ? Self.hurriedTick : Self.tick)
