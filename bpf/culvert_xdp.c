@@ -33,7 +33,10 @@
 
 #define PROTOCOL_ESP 50
 #define PROTOCOL_AH 51
+#define NEXT_HEADER_HOP_BY_HOP 0
+#define NEXT_HEADER_ROUTING 43
 #define NEXT_HEADER_FRAGMENT 44
+#define NEXT_HEADER_DESTINATION 60
 #define PORT_IKE 500
 #define PORT_IKE_NAT 4500
 #define FRAGMENT_OFFSET_MASK 0x1fff
@@ -264,6 +267,12 @@ static __always_inline int udp_encapsulated(const struct packet *p, const struct
     return redirect_esp(p, CULVERT_COUNT_REDIRECTED_UDP_ESP);
 }
 
+static __always_inline int is_extension(__u8 next)
+{
+    return next == NEXT_HEADER_FRAGMENT || next == NEXT_HEADER_HOP_BY_HOP || next == NEXT_HEADER_ROUTING ||
+           next == NEXT_HEADER_DESTINATION;
+}
+
 /* UDP for a local address: a verdict, or -1 for ports that are not ours. */
 static __always_inline int udp_for_us(const struct packet *p)
 {
@@ -275,9 +284,15 @@ static __always_inline int udp_for_us(const struct packet *p)
         return -1;
     if (is_stranger(p))
         return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
-    if (p->first_fragment)
+    if (port == PORT_IKE)
+        return pass_ike(p, udp + 1);
+    if (!p->first_fragment)
+        return udp_encapsulated(p, udp);
+    /* The kernel puts it together. IKE is counted by its first fragment, or fragments would get round the limit. */
+    const __u8 *marker = (const __u8 *)(udp + 1);
+    if ((void *)(marker + 4) <= p->end && (marker[0] | marker[1] | marker[2] | marker[3]) != 0)
         return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
-    return port == PORT_IKE ? pass_ike(p, udp + 1) : udp_encapsulated(p, udp);
+    return pass_ike(p, marker + 4);
 }
 
 /* IPsec and IKE for a local address: a verdict, or -1 for everything else. */
@@ -376,7 +391,41 @@ static __always_inline int ipv4(struct packet *p, void *network)
     return verdict(for_local_address ? CULVERT_COUNT_PASSED_LOCAL : CULVERT_COUNT_PASSED, XDP_PASS);
 }
 
-/* IPsec and IKE for a local address; the rest is the kernel's, fragments and other extension headers first of all. */
+/*
+ * A packet for us with extension headers is the kernel's, but no way round what ipsec_for_us decides: strangers are dropped and
+ * IKE is counted. What has more headers than a path adds for good reason is dropped where strangers are.
+ */
+static __always_inline int ipv6_extended(struct packet *p, __u8 next)
+{
+#pragma unroll
+    for (int headers = 0; headers < CULVERT_MAX_IPV6_EXTENSIONS; headers++) {
+        const __u8 *header = p->payload;
+        if ((void *)(header + 8) > p->end)
+            return verdict(CULVERT_COUNT_PASSED_MALFORMED, XDP_PASS);
+        if (next == NEXT_HEADER_FRAGMENT) {
+            /* Without its first fragment, which is judged, a packet never completes. */
+            if (((header[2] << 8 | header[3]) & 0xfff8) != 0)
+                return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+            next = header[0];
+            p->payload = (void *)(header + 8);
+        } else if (next == NEXT_HEADER_HOP_BY_HOP || next == NEXT_HEADER_ROUTING || next == NEXT_HEADER_DESTINATION) {
+            next = header[0];
+            p->payload = (void *)(header + ((__u32)header[1] + 1) * 8);
+        } else {
+            break;
+        }
+    }
+    p->first_fragment = 1;
+    if (next == PROTOCOL_ESP || next == PROTOCOL_AH || is_extension(next)) {
+        if (is_stranger(p))
+            return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
+        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    }
+    int decided = next == IPPROTO_UDP ? udp_for_us(p) : -1;
+    return decided >= 0 ? decided : verdict(CULVERT_COUNT_PASSED_LOCAL, XDP_PASS);
+}
+
+/* IPsec and IKE for a local address; the rest is the kernel's. */
 static __always_inline int ipv6(struct packet *p, void *network)
 {
     const struct ipv6hdr *ip = network;
@@ -395,8 +444,8 @@ static __always_inline int ipv6(struct packet *p, void *network)
             return verdict(CULVERT_COUNT_DROPPED_STRANGER, XDP_DROP);
         return redirect_esp(p, CULVERT_COUNT_REDIRECTED_ESP);
     }
-    if (ip->nexthdr == NEXT_HEADER_FRAGMENT)
-        return verdict(CULVERT_COUNT_PASSED_FRAGMENT, XDP_PASS);
+    if (ip->nexthdr == PROTOCOL_AH || is_extension(ip->nexthdr))
+        return ipv6_extended(p, ip->nexthdr);
     int decided = ip->nexthdr == IPPROTO_UDP ? udp_for_us(p) : -1;
     return decided >= 0 ? decided : verdict(CULVERT_COUNT_PASSED_LOCAL, XDP_PASS);
 }

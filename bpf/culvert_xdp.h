@@ -14,6 +14,7 @@
 #define CULVERT_MAX_IKE_SOURCES 16384
 #define CULVERT_MAX_IKE_SAS 65536
 #define CULVERT_MAX_PEERS 65536
+#define CULVERT_MAX_IPV6_EXTENSIONS 4
 #define CULVERT_MAX_VLAN_TAGS 2 /* priority tags (VLAN 0) looked through */
 
 /* Roles of a port, or-ed together. */

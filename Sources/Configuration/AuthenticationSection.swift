@@ -146,6 +146,22 @@ extension Reader {
             {
                 remote.revocation = value
             }
+            if authorities == nil, own["certificate"] != nil { refuseRevocation(of: remote, own: own, shared: shared) }
+        }
+    }
+
+    /// Without its CA nothing that is said about a certificate can be verified.
+    private func refuseRevocation(of remote: RemoteCredentials, own: Mapping, shared: Mapping) {
+        let asked = [
+            ("crl", !remote.revocationLists.isEmpty), ("ocsp", remote.ocsp == .require),
+            ("revocation", remote.revocation == .strict),
+        ]
+        for (key, isAsked) in asked where isAsked {
+            guard let entry = own[key] ?? shared[key] else { continue }
+            error(
+                entry.mark,
+                "`\(key)` needs the CA that issued the peer's `certificate`, which verifies what is said of it; add `ca`, or leave "
+                    + "`\(key)` out: exchanging the file revokes it")
         }
     }
 

@@ -25,9 +25,18 @@ final class BackendClient {
         var sent = 0
         var channel: (any Channel)?
         var timer: Scheduled<Void>?
+        /// When the peer's patience and the core's are at an end.
+        let end: NIODeadline
 
         init(_ request: EAPBackendRequest, order: [Int], done: @escaping (EAPBackendAnswer?) -> Void) {
             (self.request, self.order, self.done) = (request, order, done)
+            end = .now() + .nanoseconds(BackendClient.nanoseconds(Bounds.outsideWait))
+        }
+        /// How often one server is asked: all of them have their turn before the end.
+        var tries: Int {
+            let share = Bounds.outsideWait / max(1, order.count)
+            let most = max(1, Int(share / max(request.retransmitInterval, .milliseconds(100))))
+            return max(1, min(request.tries, most))
         }
         var candidate: Int? { order.indices.contains(position) ? order[position] : nil }
     }
@@ -71,9 +80,9 @@ final class BackendClient {
     /// Sends to the candidate whose turn it is, or gives up.
     private func proceed(_ question: Question) {
         guard isOpen(question) else { return }
-        guard let index = question.candidate else { finish(question, nil); return }
+        guard let index = question.candidate, NIODeadline.now() < question.end else { finish(question, nil); return }
         let candidate = question.request.candidates[index]
-        guard question.sent < max(1, question.request.tries) else {
+        guard question.sent < question.tries else {
             noteSilence(candidate.server)
             (question.position, question.sent) = (question.position + 1, 0)
             proceed(question)
@@ -147,7 +156,7 @@ final class BackendClient {
         silentUntil[server] = now + .nanoseconds(Self.nanoseconds(Self.silenceLasts))
     }
 
-    private static func nanoseconds(_ duration: Duration) -> Int64 {
+    fileprivate static func nanoseconds(_ duration: Duration) -> Int64 {
         let parts = duration.components
         return Int64(clamping: parts.seconds).multipliedReportingOverflow(by: 1_000_000_000).partialValue
             &+ parts.attoseconds / 1_000_000_000

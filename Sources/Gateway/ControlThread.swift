@@ -137,6 +137,9 @@ final class ControlThread {
 
     /// In the order that leaves no moment in the clear: routes and filter, then XDP, then IKE.
     func start() throws(GatewayStartError) {
+        // What a gateway that was killed has left.
+        for problem in surroundings.kernel.setVirtualAddresses([]) { complain(problem) }
+        _ = surroundings.kernel.takeChanges()
         applyKernelPlans()
         if let problem = complaints.latest, applied.routing == nil {
             throw GatewayStartError(exitCode: 1, sentence: problem)

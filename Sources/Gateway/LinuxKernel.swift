@@ -95,7 +95,7 @@ final class LinuxKernel: KernelControlling {
         if plan == applied, !ownStateIsSuspect { return [] }
         var problems: [String] = []
         do throws(SystemError) {
-            let routes = plan.routes.map(netlinkRoute)
+            let routes = plan.routes.map(netlinkRoute) + plan.ipv6Blackholes.map(Self.ipv6Blackhole)
             let rules = plan.rules.map(Self.netlinkRule)
             let present = (
                 routes: try ownRoutes(),
@@ -119,6 +119,15 @@ final class LinuxKernel: KernelControlling {
         applied = plan
         ownStateIsSuspect = !problems.isEmpty
         return problems
+    }
+
+    private func ownRoutes() throws(SystemError) -> [NetlinkRoute] {
+        (try netlink.routes(table: RoutingPlan.table) + netlink.routes(.ipv6))
+            .filter { $0.protocolNumber == NetlinkRoute.ownProtocol }
+    }
+
+    private static func ipv6Blackhole(_ prefix: IPPrefix) -> NetlinkRoute {
+        NetlinkRoute(prefix: prefix, kind: .blackhole, table: NetlinkRoute.mainTable, metric: RoutingPlan.ipv6Metric)
     }
 
     private func netlinkRoute(_ route: RoutingPlan.Route) -> NetlinkRoute {

@@ -16,6 +16,9 @@ struct PolicySet: Sendable {
     /// One per configured child, in file order.
     var protections: [Protection]
 
+    /// IPv6 that peers may have from pools: this version does not carry it, so it goes nowhere.
+    var uncarried: [IPPrefix] = []
+
     /// What single peers of connections that take several have negotiated: inside the protections, and before them.
     var peerRules: [PeerRule]
 
@@ -31,6 +34,8 @@ struct PolicySet: Sendable {
     ) {
         policies = configuration.policies
         self.peerRules = peerRules
+        uncarried = Set(configuration.connections.flatMap(\.children).flatMap(\.remoteSubnets).filter { !$0.address.isIPv4 })
+            .sorted { $0.description < $1.description }
         protections = configuration.connections.flatMap { connection in
             connection.children.compactMap { child in
                 children.index(of: ChildKey(connection.name, child.name)).map { index in

@@ -21,6 +21,9 @@ import Wire
 /// table 22001
 /// 203.0.113.0/24  blackhole               metric 4000        destinations of discard policies
 /// 203.0.113.9/32  throw                   metric 100         local networks inside a wider discarded prefix
+///
+/// main table, IPv6
+/// 2001:db8:9::/64  blackhole              metric 1           addresses of pools, which no tunnel carries yet
 /// ```
 struct RoutingPlan: Hashable, Sendable {
     /// The table of protected prefixes. Nothing else may use it.
@@ -42,6 +45,7 @@ struct RoutingPlan: Hashable, Sendable {
     static let socketMark: UInt32 = 0xC0_17E7
     static let tunMetric: UInt32 = 100
     static let blackholeMetric: UInt32 = 4_000
+    static let ipv6Metric: UInt32 = 1
 
     struct Rule: Hashable, Sendable {
         var priority: UInt32
@@ -64,10 +68,13 @@ struct RoutingPlan: Hashable, Sendable {
 
     var rules: [Rule]
     var routes: [Route]
+    /// Blackholes of the main table, metric `ipv6Metric`.
+    var ipv6Blackholes: [IPPrefix]
 
     init(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) {
         rules = []
         routes = []
+        ipv6Blackholes = policy.uncarried
         addDiscards(policy, view: view, outside: outside)
         let protected = policy.protectedPrefixes.sorted(by: Steering.inTableOrder)
         guard !protected.isEmpty || !rules.isEmpty else { return }
@@ -86,7 +93,9 @@ struct RoutingPlan: Hashable, Sendable {
             addRule(.init(priority: Self.neighbourPriority, source: unspecified, destination: network))
         }
         // An address inside a child's local subnets is a tunnel's: its answers must go through the tunnel.
-        for address in view.addresses where !policy.isProtectedSource(address.address) && !address.isLoopback {
+        // One on the TUN device is too, also after its tunnel is gone.
+        for address in view.addresses
+        where address.linkIndex != outside.tun && !policy.isProtectedSource(address.address) && !address.isLoopback {
             addRule(.init(priority: Self.localSourcePriority, source: IPPrefix(.v4(address.address), length: 32)))
         }
         addRule(.init(priority: Self.protectedPriority, mark: .unmarked, table: Self.table))

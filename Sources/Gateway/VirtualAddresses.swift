@@ -32,7 +32,16 @@ extension ControlThread {
     }
 
     /// The peer gave us addresses, or took them back.
-    func take(_ given: VirtualConfiguration?, of connection: String) {
+    func take(_ offered: VirtualConfiguration?, of connection: String) {
+        var given = offered
+        given?.addresses.removeAll { address in
+            guard let use = foreignUse(of: address) else { return false }
+            log(
+                .error,
+                "the peer gives us \(address), \(use): it is not taken; let the peer's pool have addresses of their own",
+                connection: connection)
+            return true
+        }
         virtualAddresses[connection] = given
         let all = configuration.connections.compactMap { virtualAddresses[$0.name]?.addresses }.flatMap { $0 }.compactMap(\.v4)
         for problem in surroundings.kernel.setVirtualAddresses(all) { log(.error, problem, connection: connection) }
@@ -45,6 +54,14 @@ extension ControlThread {
         // The kernel tells of the address in a moment, too; the policy changes now.
         _ = surroundings.kernel.takeChanges()
         followKernel()
+    }
+
+    /// Who has the address already: a peer could otherwise take a host of the site, or a next hop, away from us.
+    private func foreignUse(of address: IPAddress) -> String? {
+        if configuration.connections.contains(where: { $0.remoteAddresses.contains(address) }) { return "the address of a peer" }
+        let others = surroundings.kernel.view.addresses.filter { $0.linkIndex != surroundings.kernel.tunLinkIndex }
+        if others.contains(where: { .v4($0.address) == address }) { return "an address of this gateway" }
+        return others.compactMap(\.connected).first { $0.contains(address) }.map { "an address in our own network \($0)" }
     }
 }
 

@@ -75,14 +75,23 @@ package struct AddressLeases {
     ///   - holder: who asks, by authenticated identity.
     ///   - owner: the IKE SA's local SPI.
     ///   - wanted: the address that the host would like: its own of before, or any free one.
-    /// - Returns: nil when all are in use.
+    /// - Returns: nil when all are in use, or the host has `Bounds.addressesPerIdentity` already.
     package mutating func assign(to holder: String, owner: UInt64, wanted: IPAddress?) -> IPAddress? {
         let known = byHolder[holder] ?? []
         if let wanted, known.contains(wanted) { return take(wanted, holder, owner) }
         if let free = known.first(where: { leases[$0]?.owners.isEmpty == true }) { return take(free, holder, owner) }
+        guard known.count < Bounds.addressesPerIdentity else { return nil }
         if let wanted, pool.contains(wanted), leases[wanted] == nil { return take(wanted, holder, owner) }
         if idle.count < Self.idleMost, let fresh = fresh() { return take(fresh, holder, owner) }
         return idle.first.map { take($0, holder, owner) }
+    }
+
+    /// Somebody else decided: the address of the pool is the host's, unless another host uses it now.
+    package mutating func reserve(_ address: IPAddress, for holder: String, owner: UInt64) -> Bool {
+        guard pool.contains(address) else { return false }
+        if let lease = leases[address], lease.holder != holder, !lease.owners.isEmpty { return false }
+        _ = take(address, holder, owner)
+        return true
     }
 
     /// An IKE SA has ended.

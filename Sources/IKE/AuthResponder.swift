@@ -184,7 +184,7 @@ extension IKECore {
         if sa.postquantum.isNegotiated, !sa.postquantum.isUsed {
             log(.warning, plan.name, Reasons.ppkNotShared(payloads, plan: plan, remote: path.remote) + " It goes on without.")
         }
-        head += authenticationLifetime(plan)
+        head += authenticationLifetime(established)
         if sa.mobility.isNegotiated { head += mobilityPayloads(sa, plan) }
         if let redirect = authRedirect(sa, established, plan, now: now) {
             respond(sa, .ikeAuth, head + [redirect], path: path)

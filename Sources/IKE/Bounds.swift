@@ -105,6 +105,8 @@ extension Bounds {
     static let shortestPause: Duration = .milliseconds(100)
     /// The longest pause between the beginnings of two attempts.
     static let longestReconnect: Duration = .seconds(20)
+    /// Virtual addresses of one pool that one identity has at the same time: one device each, and no user takes all of them.
+    package static let addressesPerIdentity = 64
     /// A peer's AUTH_LIFETIME is not believed below this: it would keep us authenticating all the time.
     static let shortestReauthentication: Duration = .seconds(5)
     /// How long an IKE SA that is being replaced is kept for children that the new one does not have yet.

@@ -32,9 +32,9 @@ extension IKECore {
             lastInstance &+= 1
             established.settled.instance = max(1, lastInstance)
         }
-        if plan.reauthTime > .zero {
-            established.reauthAt = now + softLifetime(plan.reauthTime, weInitiated: sa.isInitiator)
-            established.authenticationEndsAt = now + plan.reauthTime
+        if let time = authenticationTime(plan, peer) {
+            established.reauthAt = now + softLifetime(time, weInitiated: sa.isInitiator)
+            established.authenticationEndsAt = now + time
         }
         // Before redundancy is looked at: the SA that this one replaces is no rival.
         established.replaces = sa.replaces

@@ -13,7 +13,11 @@ extension IKECore {
         completeReplacement(sa, established, now: now)
         guard established.supersededBy == nil, established.closeAt == nil else { return }
         if let end = established.authenticationEndsAt, end <= now {
-            close(sa, reason: "The peer \(established.remoteIdentity) was not authenticated anew within reauth_time.", now: now)
+            close(
+                sa,
+                reason:
+                    "The peer \(established.remoteIdentity) was not authenticated anew in time (reauth_time, or the time that RADIUS grants).",
+                now: now)
             return
         }
         guard let due = established.reauthAt, due <= now else { return }
@@ -49,9 +53,18 @@ extension IKECore {
 
     /// "The Responder MUST send this information to the Initiator in an AUTH_LIFETIME notification either in the last message of
     /// an IKE_AUTH exchange, or in an INFORMATIONAL request" (RFC 4478 §2): seconds until the peer should authenticate again.
-    func authenticationLifetime(_ plan: ConnectionPlan) -> [Payload] {
-        guard plan.reauthTime > .zero else { return [] }
-        return [.notify(Notify(.authLifetime, data: [UInt8](u32: UInt32(clamping: plan.reauthTime.components.seconds))))]
+    func authenticationLifetime(_ established: EstablishedSA) -> [Payload] {
+        guard let end = established.authenticationEndsAt else { return [] }
+        let lifetime = end - established.establishedAt
+        return [.notify(Notify(.authLifetime, data: [UInt8](u32: UInt32(clamping: lifetime.components.seconds))))]
+    }
+
+    /// How long the authentication of this peer is good for: as configured, or as long as RADIUS grants (Session-Timeout, RFC
+    /// 2865 §5.27) when that is shorter. Nil: until the IKE SA ends.
+    func authenticationTime(_ plan: ConnectionPlan, _ peer: ProvenPeer) -> Duration? {
+        var times = plan.reauthTime > .zero ? [plan.reauthTime] : []
+        for case .lifetime(let granted) in peer.attributes { times.append(max(granted, Bounds.shortestReauthentication)) }
+        return times.min()
     }
 
     /// "An Initiator that received an AUTH_LIFETIME notification SHOULD repeat the Initial exchange within the time indicated"

@@ -109,6 +109,13 @@ extension IKECore {
         _ established: EstablishedSA, _ sa: IKESA, _ plan: ConnectionPlan, _ exhausted: [String]
     ) -> String {
         let who = "The peer \(established.remoteIdentity) at \(sa.path.remote)"
+        for case .address(let address) in established.peer.attributes {
+            let isOurs = plan.pools.contains { pools[$0]?.pool.contains(address) == true }
+            return isOurs
+                ? "\(who) gets no virtual address: RADIUS gives it \(address), which another peer has now."
+                : "\(who) gets no virtual address: RADIUS gives it \(address), which is in no pool of connection \(plan.name); "
+                    + "widen one, so that the address is protected."
+        }
         guard !exhausted.isEmpty else {
             return plan.pools.isEmpty
                 ? "\(who) asks for a virtual address, but connection \(plan.name) has no pool: name one in pools."
@@ -118,12 +125,16 @@ extension IKECore {
         return "\(who) gets no virtual address: no address is left in pool \(names). Widen it, or wait until peers leave."
     }
 
-    /// RADIUS decides before the pools do.
+    /// RADIUS decides before the pools do, among their addresses.
     private func address(
         for sa: IKESA, _ established: EstablishedSA, _ plan: ConnectionPlan, isIPv4: Bool, wish: IPAddress?
     ) -> IPAddress? {
-        for case .address(let address) in established.peer.attributes where address.isIPv4 == isIPv4 { return address }
         let holder = established.remoteIdentity.description
+        for case .address(let address) in established.peer.attributes where address.isIPv4 == isIPv4 {
+            // Policy protects what the pools hold and nothing else.
+            guard let name = plan.pools.first(where: { pools[$0]?.pool.contains(address) == true }) else { return nil }
+            return pools[name]?.reserve(address, for: holder, owner: sa.localSPI) == true ? address : nil
+        }
         for name in plan.pools where pools[name]?.pool.isIPv4 == isIPv4 {
             if let address = pools[name]?.assign(to: holder, owner: sa.localSPI, wanted: wish) { return address }
         }

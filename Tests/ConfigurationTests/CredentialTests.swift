@@ -142,6 +142,16 @@ import Testing
         #expect(all.count { $0.contains(" error ") } == (fault.told.contains(" error ") ? 1 : 0), "\(all)")
     }
 
+    /// A certificate that is named outright, and its CA not: nobody can say that it is revoked.
+    @Test(arguments: ["crl: [x.crl]", "ocsp: require", "revocation: strict"])
+    func `Revocation needs the CA`(_ line: String) throws {
+        let pinned = try changed("    ca: [ca.pem, /etc/other.pem]\n", "").replacing(
+            "id: west.example, auth: certificate }", with: "id: west.example, auth: certificate, certificate: w.pem }")
+        #expect(told(parse(pinned)).allSatisfy { !$0.contains(" error ") })
+        let all = told(parse(pinned.replacing("    children:", with: "    \(line)\n    children:")))
+        #expect(all.count { $0.contains(" error ") && $0.contains("needs the CA") } == 1, "\(all)")
+    }
+
     @Test func `Certificates without auth are most likely a slip`() {
         let text = good.replacing(
             "    children:", with: "    certificate: a.pem\n    private_key: a.key\n    ca: [c.pem]\n    children:")

@@ -190,6 +190,21 @@ struct RoutingPlanTests {
         #expect(routes(plan, "10.9.0.0/24").isEmpty)
     }
 
+    /// What a killed gateway leaves there, or what a tunnel that went down does.
+    @Test func `an address on the TUN device never leaves by the main table`() {
+        var view = eastView()
+        view.addresses.append(.init(address: v4("10.9.0.5"), prefixLength: 32, linkIndex: 9))
+        let plan = RoutingPlan(policy([([], ["10.2.0.0/16"])]), view: view, outside: outside)
+        #expect(!plan.rules.contains { $0.source == prefix("10.9.0.5/32") })
+        #expect(plan.rules.contains { $0.priority == RoutingPlan.localSourcePriority })
+    }
+
+    @Test func `IPv6 pools end in a blackhole, whatever else there is`() {
+        var set = policy([])
+        set.uncarried = [prefix("2001:db8:9::/64")]
+        #expect(RoutingPlan(set, view: eastView(), outside: outside).ipv6Blackholes == set.uncarried)
+    }
+
     @Test func `a bypass becomes a rule only when addresses alone decide it`() {
         let open = SecurityPolicy(action: .bypass, source: selector("10.1.0.0/24"), destination: selector("10.2.9.0/24"))
         let dns = SecurityPolicy(

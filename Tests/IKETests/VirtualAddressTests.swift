@@ -197,6 +197,36 @@ import Wire
         #expect(leases.assign(to: "e", owner: 7, wanted: nil) == nil)
     }
 
+    @Test("an address that somebody else decides is taken from the pool, and never from a host that uses it")
+    func reserving() {
+        var leases = AddressLeases(AddressPool(name: "p", first: IPAddress("10.0.0.1")!, last: IPAddress("10.0.0.4")!))
+        let second = IPAddress("10.0.0.2")!
+        var outcomes = [leases.reserve(IPAddress("10.0.0.9")!, for: "a", owner: 1)]
+        for owner in [1, 2] as [UInt64] { outcomes.append(leases.reserve(second, for: "a", owner: owner)) }
+        outcomes.append(leases.reserve(second, for: "b", owner: 3))
+        #expect(outcomes == [false, true, true, false])
+        var others = 0
+        for owner in 10..<14 as Range<UInt64> where leases.assign(to: "c\(owner)", owner: owner, wanted: nil) != nil {
+            others += 1
+        }
+        #expect(others == 3)
+        #expect(leases.usedCount == 4)
+        leases.release(owner: 1)
+        leases.release(owner: 2)
+        let isTaken = leases.reserve(second, for: "b", owner: 3)
+        #expect(isTaken)
+        #expect(leases.usedCount == 4)
+    }
+
+    @Test("one identity does not empty a pool")
+    func greed() {
+        var leases = AddressLeases(AddressPool(name: "p", first: IPAddress("10.0.0.1")!, last: IPAddress("10.0.0.254")!))
+        var given = 0
+        for owner in 0..<100 as Range<UInt64> where leases.assign(to: "a", owner: owner, wanted: nil) != nil { given += 1 }
+        #expect(given == Bounds.addressesPerIdentity)
+        #expect(leases.assign(to: "b", owner: 200, wanted: nil) != nil)
+    }
+
     @Test("a thousand strangers that come and go leave a bounded memory of themselves in a huge pool")
     func hugePool() {
         var leases = AddressLeases(

@@ -96,6 +96,15 @@ private struct Rig {
         Case(
             "a first fragment to 4500", "wan0", 2, .passedFragment,
             Frame(moreFragments: true, payload: Frame.udp(to: 4500, Frame.esp))),
+        Case(
+            "a first fragment of IKE", "wan0", 2, .passedIKE,
+            Frame(moreFragments: true, payload: Frame.udp(to: 500, Frame.ikeHeader))),
+        Case(
+            "a first fragment of IKE on 4500", "wan0", 2, .passedIKE,
+            Frame(moreFragments: true, payload: Frame.udp(to: 4500, Frame.nonESPMarker))),
+        Case(
+            "a first fragment to 4500 that does not say what it is", "wan0", 2, .passedIKE,
+            Frame(moreFragments: true, payload: Frame.udp(to: 4500, []))),
         Case("a later fragment of UDP", "wan0", 2, .passedFragment, Frame(fragmentOffset: 1480, payload: Frame.esp)),
         Case("SSH to us", "wan0", 2, .passedLocal, Frame(protocolNumber: 6, payload: Frame.esp)),
         Case("what is not IPv4", "wan0", 2, .passedNotIPv4, Frame(etherType: 0x0806)),
@@ -182,7 +191,7 @@ private struct Rig {
         Case(
             "ESP for an address that differs in its first half", "wan0", 2, .passedNotIPv4,
             ipv6: Frame.ipv6(to: "2001:db8:1::1", nextHeader: 50, payload: Frame.esp)),
-        Case("AH for us", "wan0", 2, .passedLocal, ipv6: Frame.ipv6(nextHeader: 51, payload: Frame.esp)),
+        Case("AH for us", "wan0", 2, .passedFragment, ipv6: Frame.ipv6(nextHeader: 51, payload: Frame.esp)),
         Case(
             "ESP in UDP", "wan0", 4, .redirectedUDPESP,
             ipv6: Frame.ipv6(nextHeader: 17, payload: Frame.udp(to: 4500, Frame.esp))),
@@ -200,8 +209,20 @@ private struct Rig {
             "a fragment", "wan0", 2, .passedFragment,
             ipv6: Frame.ipv6(nextHeader: 44, payload: [50, 0, 0, 1, 0, 0, 0, 9] + Frame.esp)),
         Case(
-            "ESP behind a destination options header", "wan0", 2, .passedLocal,
+            "ESP behind a destination options header", "wan0", 2, .passedFragment,
             ipv6: Frame.ipv6(nextHeader: 60, payload: [50, 0, 1, 4, 0, 0, 0, 0] + Frame.esp)),
+        Case(
+            "IKE behind hop-by-hop, destination options and an atomic fragment header", "wan0", 2, .passedIKE,
+            ipv6: Frame.ipv6(
+                nextHeader: 0,
+                payload: [60, 0, 1, 4, 0, 0, 0, 0] + [44, 0, 1, 4, 0, 0, 0, 0] + [17, 0, 0, 0, 0, 0, 0, 9]
+                    + Frame.udp(to: 500, Frame.ikeHeader))),
+        Case(
+            "a later fragment", "wan0", 2, .passedFragment,
+            ipv6: Frame.ipv6(nextHeader: 44, payload: [17, 0, 0, 9, 0, 0, 0, 9] + Frame.esp)),
+        Case(
+            "a ping behind destination options", "wan0", 2, .passedLocal,
+            ipv6: Frame.ipv6(nextHeader: 60, payload: [58, 0, 1, 4, 0, 0, 0, 0] + [128, 0, 0, 0, 0, 0, 0, 0])),
         Case(
             "neighbour discovery for us", "wan0", 2, .passedLocal,
             ipv6: Frame.ipv6(nextHeader: 58, payload: [136, 0, 0, 0, 0x60, 0, 0, 0] + [UInt8](repeating: 0, count: 16))),
@@ -314,6 +335,8 @@ private struct Rig {
             // A slow machine may earn a packet or two while it sends.
             #expect((5...7).contains(try count(from: "203.0.113.1", packets: 20)))
             #expect((5...7).contains(try count(from: "203.0.113.2", packets: 20)), "another source has its own bucket")
+            let piece = Frame(source: "203.0.113.2", moreFragments: true, payload: Frame.udp(to: 500, Frame.ikeHeader)).bytes
+            #expect(try rig.run(piece, on: "wan0").0 == .drop, "fragments are no way round")
             try rig.program.setIKE(packetsPerSecond: 0, burst: 0)
             #expect(try count(from: "203.0.113.1", packets: 20) == 20, "zero is no limit")
         }
@@ -380,6 +403,19 @@ private struct Rig {
                     #expect((verdict.1 == .droppedStranger) == !isPeer, "\(source) next header \(number)")
                 }
             }
+            // No way round it: fragments, and extension headers, more of them than anybody needs too.
+            let options: [UInt8] = [60, 0, 1, 4, 0, 0, 0, 0]
+            for (next, payload): (UInt8, [UInt8]) in [
+                (44, [17, 0, 0, 1, 0, 0, 0, 9] + Frame.udp(to: 500, Frame.ikeHeader)),
+                (60, [50, 0, 1, 4, 0, 0, 0, 0] + Frame.esp), (51, Frame.esp),
+                (60, [17, 0, 1, 4, 0, 0, 0, 0] + Frame.udp(to: 500, Frame.ikeHeader)),
+                (60, options + options + options + options + [17, 0, 1, 4, 0, 0, 0, 0] + Frame.udp(to: 500, Frame.ikeHeader)),
+            ] {
+                let verdict = try rig.run(Frame.ipv6(source: "2001:db8:9::8", nextHeader: next, payload: payload), on: "wan0")
+                #expect(verdict == (.drop, .droppedStranger), "next header \(next), \(payload.count) octets")
+            }
+            let first = Frame(source: "203.0.113.10", moreFragments: true, payload: Frame.udp(to: 500, Frame.ikeHeader)).bytes
+            #expect(try rig.run(first, on: "wan0") == (.drop, .droppedStranger))
             let stranger = Frame(source: "203.0.113.10", protocolNumber: 17, payload: Frame.udp(to: 53, [1, 2, 3, 4])).bytes
             #expect(try rig.run(stranger, on: "wan0") == (.pass, .passedLocal))
             // One more peer, then everybody again.

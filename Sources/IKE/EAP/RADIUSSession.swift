@@ -183,10 +183,13 @@ final class RADIUSSession: EAPServerSession {
         } catch {
             return fail("the keys of the RADIUS server cannot be read: \(error.clause)")
         }
-        return .success(
-            message,
-            EAPOutcome(
-                masterSessionKey: key, name: packet.first(RADIUSType.userName) ?? name, attributes: Self.granted(packet)))
+        // What the peer said of itself outside of the method proves nothing: it may be "anonymous", or somebody else's.
+        guard let user = packet.first(RADIUSType.userName), !user.isEmpty else {
+            return fail(
+                "the RADIUS server \(server.endpoint) accepts the user without telling its name; let its Access-Accept have "
+                    + "User-Name (RFC 2869 §2.3.1)")
+        }
+        return .success(message, EAPOutcome(masterSessionKey: key, name: user, attributes: Self.granted(packet)))
     }
 
     /// "the MSK … MS-MPPE-Recv-Key … MS-MPPE-Send-Key" in that order (RFC 3748 §7.10 with RFC 2548 §2.4), zeros to 64 octets.

@@ -161,6 +161,19 @@ import Wire
             outcome.attributes == [.address(IPAddress("10.9.0.7")!), .dns(IPAddress("10.9.0.53")!), .lifetime(.seconds(3600))])
     }
 
+    @Test("an accept that does not say whom is a failure: what the peer said of itself proves nothing")
+    func namelessAccept() throws {
+        let session = session(plan())
+        let candidate = try asked(session.begin()).candidates[0]
+        let accept = try answer(
+            to: candidate.octets, .accessAccept, [.init(79, EAPPacket(.success, identifier: 0).encoded)])
+        guard case .failure(_, let sentence) = session.resume(EAPBackendAnswer(candidate: 0, octets: accept)) else {
+            Issue.record("accepted")
+            return
+        }
+        #expect(sentence.contains("User-Name"))
+    }
+
     @Test("a reject names the user, escaped, and what the server says")
     func reject() throws {
         let session = session(plan())
