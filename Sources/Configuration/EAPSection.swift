@@ -145,6 +145,14 @@ extension Reader {
         if let entry = body["eap_only"] {
             enum Word: String, CaseIterable { case allow, never }
             settings.acceptsEAPOnly = choice(entry, from: Word.allCases) == .allow
+            // "Both the initiator and responder MUST verify that the EAP method actually used provided mutual authentication and
+            // established a shared secret key" (RFC 5998 §3).
+            if settings.acceptsEAPOnly, let server, server != .tls {
+                error(
+                    entry.mark,
+                    "`eap_only: allow` needs `remote.auth: eap-tls`; of \(server.rawValue) nobody here knows that it authenticates "
+                        + "both sides (RFC 5998 §3)")
+            }
         }
         readServer(body, &settings, connection: mapping)
         readClient(body, &settings, connection: mapping)
@@ -163,10 +171,22 @@ extension Reader {
         if connection.local.method.isEAP, connection.remote.method.isEAP, connection.remote.method != .eapOnly {
             error(mark, "only one side can prove itself by EAP: as client write `auth: eap-…` in `local`, as server in `remote`")
         }
+        warnSharedSecret(connection, mark)
         if connection.local.method.isEAP, connection.remoteAddress == nil {
             error(
                 mark, "`local.auth: \(connection.local.method.rawValue)` is a client's, which begins; `remote` needs an address")
         }
+    }
+
+    /// RFC 7296 §2.16: EAP needs "public-key-signature-based authentication of the responder".
+    private func warnSharedSecret(_ connection: Connection, _ mark: Mark) {
+        guard connection.local.method == .psk, connection.remote.method.isEAP, connection.remote.method != .eapOnly else {
+            return
+        }
+        warning(
+            mark,
+            "`local.auth: psk` beside EAP: every client knows the key and can play this gateway, and whoever asks gets an answer to "
+                + "try keys on; give the gateway a certificate")
     }
 
     private func readServer(_ body: Mapping, _ settings: inout EAPSettings, connection: Mapping) {

@@ -69,7 +69,7 @@ extension IKECore {
     /// "The INITIAL_CONTACT notification asserts that this IKE SA is the only IKE SA currently active between the authenticated
     /// identities." (§2.4) Half-open SAs with the same address count: they may be the peer's half of a simultaneous initiation.
     private func isOnlyContact(_ sa: IKESA, _ plan: ConnectionPlan) -> Bool {
-        if halfOpenByAddress[sa.path.remote.address] != nil { return false }
+        if halfOpenByAddress[sa.path.remote.address.site] != nil { return false }
         return !contacts(plan, at: sa.path.remote.address).contains { spi in
             guard let other = sas[spi], other !== sa else { return false }
             switch other.phase {

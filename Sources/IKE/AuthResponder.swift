@@ -177,6 +177,7 @@ extension IKECore {
         if payloads.notify(.initialContact) != nil { dropPredecessors(of: sa, plan, peer.identity, now: now) }
         let established = establish(
             sa, connection, peer, localMethod: localMethod, lowestNonce: state.transcript.lowestNonce, now: now)
+        limitPeer(of: sa, now: now)
         noteWindow(sa, payloads)
         noteMobility(sa, plan, payloads)
         // "which includes the PPK_IDENTITY notification with no data to indicate that the PPK is used". RFC 8784 §3.
@@ -232,6 +233,7 @@ extension IKECore {
             // "a responder may include all the payloads associated with authentication … while sending error notifications for
             // the piggybacked exchanges" (§2.21.2).
             respond(sa, .ikeAuth, head + [.notify(error.notify)], path: path)
+            closeAfter(error, sa, "request for a child", now: now)
         }
     }
 }

@@ -32,6 +32,13 @@ extension IKECore {
         _ connection: ConnectionState, _ server: EAPServerPlan, path: Path, now: Instant
     ) {
         let plan = connection.plan
+        // In silence, as with the key exchange: a peer that means it sends again.
+        let isPeer = isConfigured(path.remote.address)
+        let work = plan.localAuthentication.workMicroseconds
+        guard isPeer ? peerWork.take(work, now: now) : strangerWork.take(work, now: now) else {
+            counters.signaturesDeferred &+= 1
+            return
+        }
         let session = server.makeSession(
             EAPContext(crypto: crypto, random: random, peer: claimed, name: claimed.octets, remote: path.remote))
         let auth = ResponderAuth(
@@ -149,8 +156,8 @@ extension IKECore {
     /// "It is important that policy lookups and access control decisions use the actual authenticated identity." (§2.16) What EAP
     /// authenticated counts, not IDi, which anybody may claim.
     private func admitted(_ auth: ResponderAuth, _ outcome: EAPOutcome) throws(ProofRefusal) -> ProvenPeer {
-        let identity =
-            outcome.name == auth.claimed.octets ? auth.claimed : Identity(eapName: outcome.name) ?? .keyID(outcome.name)
+        // Not IDi, even when its octets are the same: its type is the peer's choice.
+        let identity = Identity(eapName: outcome.name) ?? .keyID(outcome.name)
         guard auth.connection.plan.remotePattern.matches(identity) else {
             throw refusal(
                 auth, "EAP authenticated it as \(identity), which remote.id \(auth.connection.plan.remotePattern) does not accept"

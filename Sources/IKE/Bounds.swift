@@ -2,12 +2,13 @@
 package enum Bounds {
     // Messages (RFC 7296 §2: 1280 octets must be accepted, 3000 should be).
     package static let messageBytes = 16_384
-    package static let payloadsPerMessage = 64
+    package static let payloadsPerMessage = 512
     package static let proposalsPerSA = 32
     package static let transformsPerProposal = 128
     package static let attributesPerTransform = 8
+    /// Sent, and compared: a payload may hold 255, of which the first so many count.
     package static let selectorsPerPayload = 64
-    package static let spisPerDelete = 256
+    package static let spisPerDelete = 1024
     package static let spiBytes = 8
     package static let identityBytes = 1024
     /// RFC 7296 §3.9: between 16 and 256 octets.
@@ -85,6 +86,8 @@ package enum Bounds {
     static let verificationInterval: Duration = .seconds(1)
     /// A refusal in the same words is logged and told again after this.
     package static let sameRefusalInterval: Duration = .seconds(5)
+    /// Refusals in other words that a connection logs within that time: strangers choose many of the words.
+    package static let refusalsLogged = 10
     package static let cookieSecretLifetime: Duration = .seconds(60)
     package static let logOffers = 4
 }
@@ -105,6 +108,8 @@ extension Bounds {
     static let shortestPause: Duration = .milliseconds(100)
     /// The longest pause between the beginnings of two attempts.
     static let longestReconnect: Duration = .seconds(20)
+    /// IKE SAs between the same two identities: devices of one user, and what a rekeying or reauthentication leaves for a while.
+    package static let ikeSAsPerPeer = 256
     /// Virtual addresses of one pool that one identity has at the same time: one device each, and no user takes all of them.
     package static let addressesPerIdentity = 64
     /// A peer's AUTH_LIFETIME is not believed below this: it would keep us authenticating all the time.

@@ -38,6 +38,8 @@ package final class ConnectionState {
     var hasFailed = false
     /// Why we refused the peer's last attempt: it shows both sides, which our own failed attempts cannot.
     var refusal: (reason: String, at: Instant)?
+    /// Refusals logged since when.
+    var refusalsLogged: (count: Int, since: Instant) = (0, Instant(nanoseconds: 0))
     /// The group that the peer asked for last, tried first the next time.
     var preferredMethod: KeyExchangeMethod?
     /// Virtual addresses that the peer gave us last.

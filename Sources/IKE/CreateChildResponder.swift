@@ -38,10 +38,7 @@ extension IKECore {
                 failure: [.notify(Notify(.temporaryFailure))], path: path, now: now)
         } catch {
             respond(sa, .createChildSA, [.notify(childNotify(error, payloads))], path: path)
-            if case .malformed = error {
-                finishClosed(
-                    sa, reason: "The peer's CREATE_CHILD_SA request is unusable: \(error.sentence).", failed: true, now: now)
-            }
+            closeAfter(error, sa, "CREATE_CHILD_SA request", now: now)
         }
     }
 

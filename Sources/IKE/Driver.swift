@@ -101,6 +101,9 @@ extension IKECore {
         let isNews = state.refusal.map { $0.0 != reason || now >= $0.1 + Bounds.sameRefusalInterval } ?? true
         guard isNews else { return }
         state.refusal = (reason, now)
+        if now >= state.refusalsLogged.since + Bounds.sameRefusalInterval { state.refusalsLogged = (0, now) }
+        state.refusalsLogged.count += 1
+        guard state.refusalsLogged.count <= Bounds.refusalsLogged else { counters.refusalsUnsaid &+= 1; return }
         log(.warning, state.plan.name, reason)
         guard current(state) == nil else { return }
         (state.failure, state.hasFailed) = (reason, true)

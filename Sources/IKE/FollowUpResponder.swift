@@ -88,10 +88,7 @@ extension IKECore {
             try complete(sa, established, connection, series, answer, path: path, now: now)
         } catch {
             respond(sa, .ikeFollowUpKE, error: error, path: path)
-            if case .malformed = error {
-                finishClosed(
-                    sa, reason: "The peer's additional key exchange is unusable: \(error.sentence).", failed: true, now: now)
-            }
+            closeAfter(error, sa, "additional key exchange", now: now)
         }
         touch(sa)
     }

@@ -25,6 +25,7 @@ public final class IKECore {
     var announced: [UInt64: IPAddress] = [:]
     /// Peers that have begun and not authenticated yet; 0 when nobody is under way.
     package internal(set) var halfOpenCount = 0
+    /// By `IPAddress.site`.
     var halfOpenByAddress: [IPAddress: Int] = [:]
     /// Half-open SAs of addresses that the configuration does not name, oldest first; some are gone already.
     var halfOpenStrangers: Deque<UInt64> = []
@@ -291,8 +292,9 @@ public final class IKECore {
         transmits.append(Transmit(bytes: bytes, path: path))
     }
 
+    /// What must happen is never lost; what is only told is, when nobody takes the events.
     func emit(_ event: Event) {
-        guard events.count < Bounds.eventQueue else { counters.eventsDropped &+= 1; return }
+        if case .log = event, events.count >= Bounds.eventQueue { counters.eventsDropped &+= 1; return }
         events.append(event)
     }
 

@@ -20,7 +20,7 @@ extension IKECore {
         guard bytes.count <= Bounds.initMessageBytes else { counters.malformed &+= 1; return }
         let isPeer = isConfigured(path.remote.address)
         let most = isPeer ? Bounds.halfOpenPerPeer : Bounds.halfOpenPerStranger
-        guard halfOpenByAddress[path.remote.address] ?? 0 < most else { counters.halfOpenRefused &+= 1; return }
+        guard halfOpenByAddress[path.remote.address.site] ?? 0 < most else { counters.halfOpenRefused &+= 1; return }
         guard cookieSuffices(message, nonce: nonce, path: path, now: now) else { return }
 
         let candidates = self.candidates(path)
@@ -91,7 +91,7 @@ extension IKECore {
         return false
     }
 
-    private func isConfigured(_ address: IPAddress) -> Bool { directory.names(address) }
+    func isConfigured(_ address: IPAddress) -> Bool { directory.names(address) }
 
     /// The table of half-open SAs is never closed to a peer that the configuration names, whatever strangers do: a quarter of
     /// it is for such peers alone, and in the rest the oldest stranger gives way to the next one. A flood from many true
@@ -112,8 +112,8 @@ extension IKECore {
     private func countHalfOpen(_ sa: IKESA) {
         sa.countsAsHalfOpen = true
         halfOpenCount += 1
-        halfOpenByAddress[sa.path.remote.address, default: 0] += 1
-        sa.halfOpenAddress = sa.path.remote.address
+        sa.halfOpenAddress = sa.path.remote.address.site
+        halfOpenByAddress[sa.path.remote.address.site, default: 0] += 1
         guard !isConfigured(sa.path.remote.address) else { return }
         halfOpenStrangers.append(sa.localSPI)
         // Most have authenticated or are gone by then.
@@ -248,5 +248,12 @@ extension IKECore {
             drop(sa, reason: nil, failed: false, now: now)
             return false
         }
+    }
+}
+
+extension IPAddress {
+    /// What one host may have all addresses of: in IPv6 the /64.
+    var site: IPAddress {
+        if case .v6(let address) = self { .v6(IPv6Address(high: address.high, low: 0)) } else { self }
     }
 }

@@ -218,7 +218,7 @@ package struct WireSelectors: Hashable, Sendable {
         var reader = OctetReader(body)
         let count = Int(try reader.u8("TS: number of selectors"))
         _ = try reader.take(3, "TS: reserved")
-        guard count >= 1, count <= Bounds.selectorsPerPayload else { throw .malformed("TS: number of selectors") }
+        guard count >= 1 else { throw .malformed("TS: number of selectors") }
         (selectors, ignored) = ([], 0)
         for _ in 0..<count {
             let type = try reader.u8("TS: type")

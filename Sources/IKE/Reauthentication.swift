@@ -16,7 +16,8 @@ extension IKECore {
             close(
                 sa,
                 reason:
-                    "The peer \(established.remoteIdentity) was not authenticated anew in time (reauth_time, or the time that RADIUS grants).",
+                    "The peer \(established.remoteIdentity) was not authenticated anew in time (reauth_time, or what RADIUS "
+                    + "grants).",
                 now: now)
             return
         }

@@ -200,6 +200,11 @@ extension IKECore {
             // "If a peer receives a request to rekey an IKE SA that it is currently trying to close, it SHOULD reply with
             // TEMPORARY_FAILURE." (§2.25.2)
             respond(sa, exchange, [.notify(Notify(.temporaryFailure))], path: path)
+        case (.established, _):
+            // Authentic, and of a kind that we do not have: without an answer the peer would think us dead.
+            counters.unexpected &+= 1
+            respond(sa, exchange, [.notify(Notify(.invalidSyntax))], path: path)
+            finishClosed(sa, reason: "The peer sent a request of exchange type \(exchange).", failed: true, now: now)
         default: counters.unexpected &+= 1
         }
     }
@@ -235,6 +240,12 @@ extension IKECore {
         if isFatal {
             finishClosed(sa, reason: "The peer's \(exchange) request is unusable: \(fault.sentence).", failed: true, now: now)
         }
+    }
+
+    /// After an answer with INVALID_SYNTAX the peer has no IKE SA any more.
+    func closeAfter(_ fault: IKEFault, _ sa: IKESA, _ what: String, now: Instant) {
+        guard fault.notify.type == .invalidSyntax else { return }
+        finishClosed(sa, reason: "The peer's \(what) is unusable: \(fault.sentence).", failed: true, now: now)
     }
 
     // MARK: Common

@@ -107,8 +107,8 @@ extension IKECore {
             let connection = connection(of: sa), let data = try? RedirectData(parsing: notify.data)
         else { counters.unexpected &+= 1; return }
         do throws(RedirectRefusal) {
-            let target = try redirectTarget(data, connection, from: sa.path.remote.address, now: now)
             guard connection.attempt == nil else { return }
+            let target = try redirectTarget(data, connection, from: sa.path.remote.address, now: now)
             log(.info, connection.plan.name, "The peer \(sa.path.remote.address) redirects to \(target).")
             connect(
                 connection, to: target, from: sa.path.remote.address, local: sa.path.local.address, sa.localSPI, now: now)
@@ -137,6 +137,11 @@ extension IKECore {
         guard target.isUsableUnicast, target != from, !connection.plan.localAddresses.contains(target),
             presentAddresses?.contains(target) != true
         else { throw RedirectRefusal(sentence: "\(start), which cannot be another gateway.") }
+        guard connection.plan.localAddresses.contains(where: { $0.isIPv4 == target.isIPv4 }) else {
+            throw RedirectRefusal(
+                sentence: "\(start), to which `local.address` has no address of its family; add one, or correct the peer's "
+                    + "redirect_to.")
+        }
         connection.redirects.removeAll { now >= $0 + Bounds.redirectPeriod }
         guard connection.redirects.count < Bounds.redirects else {
             throw RedirectRefusal(

@@ -54,15 +54,13 @@ extension IKECore {
             adoptSuccessor(successor, of: sa, now: now)
         } catch {
             respond(sa, .createChildSA, error: error, path: path)
-            if case .malformed = error {
-                finishClosed(
-                    sa, reason: "The peer's request to rekey the IKE SA is unusable: \(error.sentence).", failed: true, now: now)
-            }
+            closeAfter(error, sa, "request to rekey the IKE SA", now: now)
         }
     }
 
     /// The peer's new IKE SA takes over, or waits for the end of ours.
     func adoptSuccessor(_ successor: IKESA, of sa: IKESA, now: Instant) {
+        defer { limitPeer(of: successor, now: now) }
         if case .rekeyIKE(let ours) = sa.outstanding?.kind.creates {
             // "If a peer receives a request to rekey an IKE SA that it is currently rekeying, it SHOULD reply as usual, and
             // SHOULD prepare to close redundant SAs and move inherited Child SAs later based on the nonces" (§2.25.2).

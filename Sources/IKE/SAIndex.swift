@@ -26,6 +26,20 @@ extension IKECore {
         return result
     }
 
+    /// One peer cannot take the whole table: of too many IKE SAs between the same identities the oldest goes, without a word.
+    func limitPeer(of sa: IKESA, now: Instant) {
+        guard let pair = sa.indexedIdentities, let all = identityIndex[pair], all.count > Bounds.ikeSAsPerPeer else { return }
+        let oldest = all.compactMap { sas[$0] }.filter { $0 !== sa }
+            .min { ($0.established?.establishedAt ?? now, $0.localSPI) < ($1.established?.establishedAt ?? now, $1.localSPI) }
+        guard let oldest, let established = oldest.established else { return }
+        counters.peerSALimitReached &+= 1
+        let name = connection(of: oldest)?.plan.name
+        log(
+            .warning, name,
+            "The peer \(established.remoteIdentity) has more than \(Bounds.ikeSAsPerPeer) IKE SAs: its oldest is dropped.")
+        drop(oldest, reason: "The peer has too many IKE SAs.", failed: false, now: now)
+    }
+
     func unindex(_ sa: IKESA) {
         guard let pair = sa.indexedIdentities else { return }
         sa.indexedIdentities = nil

@@ -45,7 +45,7 @@ extension IKECore {
             for address in established.settled.granted {
                 for name in changed where pools[name]?.pool.contains(address) == true {
                     _ = pools[name]?.assign(
-                        to: established.remoteIdentity.description, owner: sa.localSPI, wanted: address)
+                        to: established.remoteIdentity.holder, owner: sa.localSPI, wanted: address)
                 }
             }
         }
@@ -129,7 +129,7 @@ extension IKECore {
     private func address(
         for sa: IKESA, _ established: EstablishedSA, _ plan: ConnectionPlan, isIPv4: Bool, wish: IPAddress?
     ) -> IPAddress? {
-        let holder = established.remoteIdentity.description
+        let holder = established.remoteIdentity.holder
         for case .address(let address) in established.peer.attributes where address.isIPv4 == isIPv4 {
             // Policy protects what the pools hold and nothing else.
             guard let name = plan.pools.first(where: { pools[$0]?.pool.contains(address) == true }) else { return nil }
@@ -287,5 +287,13 @@ extension IPAddress {
         case .v6(let address):
             return address.high >> 56 != 0xFF && address.high >> 54 != 0x3FA && (address.high | address.low >> 1) != 0
         }
+    }
+}
+
+extension Identity {
+    /// The whole of it, unlike the description: type, and every octet.
+    var holder: String {
+        let wire = WireIdentity(self)
+        return "\(wire.type):\(Hexadecimal.text(wire.data))"
     }
 }

@@ -49,7 +49,10 @@ private let host = """
 @Suite("Single hosts in the configuration") struct RoadTests {
     @Test("a gateway for single hosts")
     func gateway() throws {
-        let configuration = try accepted(road)
+        let loaded = parse(road)
+        // RFC 7296 §2.16: a gateway for EAP clients should have a certificate.
+        #expect(told(loaded).count == 1 && told(loaded)[0].contains("warning `local.auth: psk` beside EAP"))
+        let configuration = try #require(loaded.configuration)
         #expect(configuration.pools.map(\.first) == [IPAddress("10.9.0.1")!, IPAddress("10.8.0.10")!])
         #expect(configuration.pools.map(\.last) == [IPAddress("10.9.0.254")!, IPAddress("10.8.0.12")!])
         #expect(configuration.pools[0].dns == [IPAddress("10.1.0.53")!])

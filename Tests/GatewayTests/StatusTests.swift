@@ -40,7 +40,7 @@ struct StatusTests {
                 path: Path(local: Endpoint(IPAddress("192.0.2.1")!, 4500), remote: Endpoint(IPAddress("192.0.2.2")!, 4501))),
             children: [
                 .init(
-                    name: "net", state: .installed, reason: "left over", inboundSPI: 0xC0FFEE, outboundSPI: 0x1234_5678,
+                    name: "net", state: .installed, reason: nil, inboundSPI: 0xC0FFEE, outboundSPI: 0x1234_5678,
                     transform: ESPTransform(keyBits: 256, extendedSequenceNumbers: true),
                     path: TunnelPath(
                         local: IPAddress("192.0.2.1")!, remote: IPAddress("192.0.2.2")!, localPort: 4500, remotePort: 4501),

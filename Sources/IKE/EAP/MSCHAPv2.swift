@@ -19,11 +19,13 @@ public struct EAPUsers: Sendable {
 
     public var isEmpty: Bool { passwords.isEmpty }
 
-    /// `DOMAIN\name` is looked up as it is and without the domain.
-    func password(of name: [UInt8]) -> Secret? {
-        guard let whole = String(validating: name, as: UTF8.self) else { return nil }
-        if let found = passwords[whole] { return found }
-        return String(validating: MSCHAPv2.withoutDomain(name), as: UTF8.self).flatMap { passwords[$0] }
+    /// `DOMAIN\name` is looked up as it is and without the domain. The user is what the entry says: two domains may have the
+    /// same name.
+    func entry(of name: [UInt8]) -> (user: [UInt8], password: Secret)? {
+        for candidate in [name, MSCHAPv2.withoutDomain(name)] {
+            if let text = String(validating: candidate, as: UTF8.self), let found = passwords[text] { return (candidate, found) }
+        }
+        return nil
     }
 }
 
@@ -107,19 +109,19 @@ package final class MSCHAPv2Server {
 
     private func judge(_ challenge: [UInt8], _ peerChallenge: [UInt8], _ response: [UInt8], _ name: [UInt8]) -> EAPMethodStep {
         let plain = MSCHAPv2.withoutDomain(name)
-        let password = users.password(of: name)
+        let entry = users.entry(of: name)
         do throws(IKECryptoError) {
             // An unknown name costs the same work and gives the same answer as a wrong password.
-            let hash = try crypto.mschapPasswordHash(password ?? crypto.joined([], paddedTo: 8))
+            let hash = try crypto.mschapPasswordHash(entry?.password ?? crypto.joined([], paddedTo: 8))
             let expected = try crypto.mschapResponse(
                 passwordHash: hash, authenticatorChallenge: challenge, peerChallenge: peerChallenge, userName: plain)
             let isRight = zip(expected, response).reduce(UInt8(0)) { $0 | ($1.0 ^ $1.1) } == 0 && response.count == expected.count
-            guard password != nil, isRight else { return refuse(name, isKnown: password != nil) }
+            guard let entry, isRight else { return refuse(name, isKnown: entry != nil) }
             let proof = try crypto.mschapAuthenticatorResponse(
                 passwordHash: hash, response: response, authenticatorChallenge: challenge, peerChallenge: peerChallenge,
                 userName: plain)
             state = .proven(try crypto.mschapSessionKey(passwordHash: hash, response: response))
-            (userName, refusal) = (plain, nil)
+            (userName, refusal) = (entry.user, nil)
             let message = Array("S=\(Hexadecimal.text(proof)) M=".utf8)
             return .send(MSCHAPv2Packet.success(id: id, message: message).encoded)
         } catch {
