@@ -150,8 +150,8 @@ extension Reader {
             if settings.acceptsEAPOnly, let server, server != .tls {
                 error(
                     entry.mark,
-                    "`eap_only: allow` needs `remote.auth: eap-tls`; of \(server.rawValue) nobody here knows that it authenticates "
-                        + "both sides (RFC 5998 §3)")
+                    "`eap_only: allow` needs `remote.auth: eap-tls`; of \(server.rawValue) nobody here knows that it "
+                        + "authenticates both sides (RFC 5998 §3)")
             }
         }
         readServer(body, &settings, connection: mapping)
@@ -185,8 +185,8 @@ extension Reader {
         }
         warning(
             mark,
-            "`local.auth: psk` beside EAP: every client knows the key and can play this gateway, and whoever asks gets an answer to "
-                + "try keys on; give the gateway a certificate")
+            "`local.auth: psk` beside EAP: every client knows the key and can play this gateway, and whoever asks gets an answer "
+                + "to try keys on; give the gateway a certificate")
     }
 
     private func readServer(_ body: Mapping, _ settings: inout EAPSettings, connection: Mapping) {

@@ -139,7 +139,6 @@ final class ControlThread {
     func start() throws(GatewayStartError) {
         // What a gateway that was killed has left.
         for problem in surroundings.kernel.setVirtualAddresses([]) { complain(problem) }
-        _ = surroundings.kernel.takeChanges()
         applyKernelPlans()
         if let problem = complaints.latest, applied.routing == nil {
             throw GatewayStartError(exitCode: 1, sentence: problem)

@@ -121,11 +121,6 @@ final class LinuxKernel: KernelControlling {
         return problems
     }
 
-    private func ownRoutes() throws(SystemError) -> [NetlinkRoute] {
-        (try netlink.routes(table: RoutingPlan.table) + netlink.routes(.ipv6))
-            .filter { $0.protocolNumber == NetlinkRoute.ownProtocol }
-    }
-
     private static func ipv6Blackhole(_ prefix: IPPrefix) -> NetlinkRoute {
         NetlinkRoute(prefix: prefix, kind: .blackhole, table: NetlinkRoute.mainTable, metric: RoutingPlan.ipv6Metric)
     }
@@ -144,7 +139,7 @@ final class LinuxKernel: KernelControlling {
     }
 
     private func ownRoutes() throws(SystemError) -> [NetlinkRoute] {
-        var routes: [NetlinkRoute] = []
+        var routes = try netlink.routes(.ipv6)
         for table in RoutingPlan.tables { routes += try netlink.routes(table: table) }
         return routes.filter { $0.protocolNumber == NetlinkRoute.ownProtocol }
     }

@@ -81,7 +81,9 @@ package struct AddressLeases {
         if let wanted, known.contains(wanted) { return take(wanted, holder, owner) }
         if let free = known.first(where: { leases[$0]?.owners.isEmpty == true }) { return take(free, holder, owner) }
         guard known.count < Bounds.addressesPerIdentity else { return nil }
-        if let wanted, pool.contains(wanted), leases[wanted] == nil, idle.count < Self.idleMost { return take(wanted, holder, owner) }
+        if let wanted, pool.contains(wanted), leases[wanted] == nil, idle.count < Self.idleMost {
+            return take(wanted, holder, owner)
+        }
         if idle.count < Self.idleMost, let fresh = fresh() { return take(fresh, holder, owner) }
         return idle.first.map { take($0, holder, owner) }
     }

@@ -20,7 +20,7 @@ import Testing
         // The least that a corpus of real messages can have: an empty folder proves nothing.
         try #require(inputs.count >= 8)
         let note = FileManager.default.temporaryDirectory.appendingPathComponent("culvert-fuzz-\(UUID().uuidString)")
-        FileManager.default.createFile(atPath: note.path, contents: nil)
+        try Data().write(to: note)
         defer { try? FileManager.default.removeItem(at: note) }
         let path = note.path
         let changes = Self.changes(harness)

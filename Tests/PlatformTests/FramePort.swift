@@ -37,7 +37,7 @@ final class FramePort {
 
     /// The next frame that satisfies `condition`; nil when none comes within two seconds.
     func receive(where condition: ([UInt8]) -> Bool = { _ in true }) throws -> [UInt8]? {
-        for _ in 0..<200 where Poll.readable(descriptor.number, timeoutMilliseconds: 10) {
+        for _ in 0..<1000 where Poll.readable(descriptor.number, timeoutMilliseconds: 10) {
             if let frame = try descriptor.read(atMost: 65_536), condition(frame) { return frame }
         }
         return nil

@@ -94,7 +94,7 @@ import Testing
             for record in established.children { core.remove(record, of: sa, established) }
         }
         #expect(!play.world.works(child: 0, between: play.east, play.west))
-        _ = play.east.command("rekey") { _ = $0.rekey(connection: "c", child: "net0", ike: false, now: play.east.now) }
+        play.east.command("rekey") { _ = $0.rekey(connection: "c", child: "net0", ike: false, now: play.east.now) }
         #expect(play.world.run(for: .seconds(40)) { play.world.quietFault == nil }, "\(play.world.quietFault ?? "")")
         #expect(play.world.works(child: 0, between: play.east, play.west))
     }

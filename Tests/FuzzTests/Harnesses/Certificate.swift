@@ -118,10 +118,8 @@ private func judge(_ certificates: [[UInt8]], lists: [[UInt8]] = [], responses: 
             certificates: certificates, identity: identity, revocationLists: lists, ocspResponses: responses)
         let isSettled = peer.revocationCheck == nil
         precondition(!isSettled || !lists.isEmpty || !responses.isEmpty, "believed without a revocation list: \(peer.subject)")
-    } catch let refusal as CertificateRefusal {
-        precondition(refusal.sentence.hasSuffix(".") && refusal.sentence.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F })
     } catch {
-        preconditionFailure("\(error)")
+        precondition(error.sentence.hasSuffix(".") && error.sentence.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x7F })
     }
 }
 

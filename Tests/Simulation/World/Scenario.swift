@@ -162,7 +162,7 @@ struct Scenario: CustomStringConvertible {
 
     /// From dice of its own: what the first generation draws stays as it is.
     private mutating func drawSecondGeneration() {
-        var dice = Dice(seed ^ 0x5EC0_4D6E)
+        let dice = Dice(seed ^ 0x5EC0_4D6E)
         authentication = dice.pick([.presharedKey, .presharedKey, .certificates, .eap])
         asksResponder = authentication != .presharedKey && dice.chance(0.3)
         if authentication == .eap {
