@@ -160,8 +160,8 @@ extension Reader {
             guard let entry = own[key] ?? shared[key] else { continue }
             error(
                 entry.mark,
-                "`\(key)` needs the CA that issued the peer's `certificate`, which verifies what is said of it; add `ca`, or leave "
-                    + "`\(key)` out: exchanging the file revokes it")
+                "`\(key)` needs the CA that issued the peer's `certificate`, which verifies what is said of it; add `ca`, or "
+                    + "leave `\(key)` out: exchanging the file revokes it")
         }
     }
 
