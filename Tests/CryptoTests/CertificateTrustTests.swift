@@ -166,12 +166,13 @@ import Wire
         defer { X509_free(certificate) }
         X509_set_pubkey(certificate, key)
         let pem = try authority.key.privatePEM().exposed
-        let bio = BIO_new_mem_buf(pem, Int32(pem.count))
-        let signer = PEM_read_bio_PrivateKey(bio, nil, nil, nil)
-        defer {
-            BIO_free(bio)
-            EVP_PKEY_free(signer)
+        // The BIO reads from where the text lies.
+        let signer = pem.withUnsafeBytes { text in
+            let bio = BIO_new_mem_buf(text.baseAddress, Int32(text.count))
+            defer { BIO_free(bio) }
+            return PEM_read_bio_PrivateKey(bio, nil, nil, nil)
         }
+        defer { EVP_PKEY_free(signer) }
         X509_sign(certificate, signer, EVP_sha256())
         var start: UnsafeMutablePointer<UInt8>?
         let count = i2d_X509(certificate, &start)
