@@ -306,6 +306,7 @@ final class ControlThread {
         case .sequenceNumbersRunningOut(let inboundSPI):
             sequenceNumbersRunOut(inboundSPI)
         case .limitReached(let inboundSPI, let isHard):
+            if isHard { lifecycle.spend(inboundSPI: inboundSPI, now: now) }
             core.childLimitReached(inboundSPI: inboundSPI, hard: isHard, now: now)
         case .pathObserved(let inboundSPI, let address, let port):
             core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(address, port), now: now)
@@ -507,6 +508,7 @@ final class ControlThread {
     private func tickNow() {
         for spi in lifecycle.poll(now: now).sorted() { core.inboundTraffic(inboundSPI: spi, now: now) }
         for (spi, limit) in lifecycle.limitsReached() {
+            if limit == .hard { lifecycle.spend(inboundSPI: spi, now: now) }
             core.childLimitReached(inboundSPI: spi, hard: limit == .hard, now: now)
         }
         for remote in pathMTUs.expire(now: now) {

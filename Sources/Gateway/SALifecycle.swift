@@ -41,6 +41,8 @@ final class SALifecycle {
         /// What it may carry, and how much of that the core has been told of.
         var limits = SALimits()
         var reportedLimit: Limit?
+        /// It came to a hard limit: nothing leaves on it any more.
+        var isSpent = false
     }
 
     /// A lifetime in bytes or packets: near its end (rekey), or at it (the SA must go). RFC 4301 §4.4.2.1.
@@ -91,20 +93,12 @@ final class SALifecycle {
         case .installing, .ready: break
         }
         let others = pairs.values.filter { $0.key == pair.key && $0.inboundSPI != inboundSPI }
-        // The newest of those that the peer receives on; when that is not known of any, the one it has had the most time for.
-        let ready = others.filter { $0.state == .ready }
-        let received = ready.filter { pair in
-            pair.peerReceives || dataplane.counters(inboundSPI: pair.inboundSPI).map { $0.packetsIn > 0 } ?? false
-        }
-        let successor =
-            received.max { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
-            ?? ready.min { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
+        let successor = successor(of: pair, now: now)
         if active[pair.key] == inboundSPI {
             if let successor {
                 switchOutbound(to: successor.inboundSPI)
             } else if !others.contains(where: { $0.state == .installing }) {
-                active[pair.key] = nil
-                dataplane.clearOutbound(childIndex: pair.childIndex)
+                clearOutbound(pair)
             }
         }
         // Another peer's number may stand for the same peer, authenticated anew.
@@ -116,6 +110,35 @@ final class SALifecycle {
         } else {
             retire(inboundSPI)
         }
+    }
+
+    /// The newest of those that the peer receives on; when that is not known of any, the one it has had the most time for.
+    private func successor(of pair: Pair, now: Instant) -> Pair? {
+        let ready = pairs.values.filter {
+            $0.key == pair.key && $0.inboundSPI != pair.inboundSPI && $0.state == .ready && !$0.isSpent
+        }
+        let received = ready.filter { pair in
+            pair.peerReceives || dataplane.counters(inboundSPI: pair.inboundSPI).map { $0.packetsIn > 0 } ?? false
+        }
+        return received.max { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
+            ?? ready.min { ($0.readyAt ?? now, $0.inboundSPI) < ($1.readyAt ?? now, $1.inboundSPI) }
+    }
+
+    /// A pair has come to a hard limit: what waits for its successor waits without it. The workers stop it by themselves too.
+    func spend(inboundSPI: UInt32, now: Instant) {
+        guard let pair = pairs[inboundSPI], !pair.isSpent else { return }
+        pairs[inboundSPI]?.isSpent = true
+        guard active[pair.key] == inboundSPI else { return }
+        if let successor = successor(of: pair, now: now) {
+            switchOutbound(to: successor.inboundSPI)
+        } else {
+            clearOutbound(pair)
+        }
+    }
+
+    private func clearOutbound(_ pair: Pair) {
+        active[pair.key] = nil
+        dataplane.clearOutbound(childIndex: pair.childIndex)
     }
 
     func move(inboundSPIs: [UInt32], path: TunnelPath) {
@@ -140,7 +163,7 @@ final class SALifecycle {
     /// After the core has been told: an SA is used at once when it is the child's first, when the one before is on its way
     /// out, or when the peer is known to receive on it.
     func use(inboundSPI: UInt32, peerReceives: Bool) {
-        guard let pair = pairs[inboundSPI], pair.state == .ready else { return }
+        guard let pair = pairs[inboundSPI], pair.state == .ready, !pair.isSpent else { return }
         if peerReceives { pairs[inboundSPI]?.peerReceives = true }
         guard active[pair.key] != inboundSPI else { return }
         if peerReceives, let current = active[pair.key].flatMap({ pairs[$0] }), current.state == .ready, current.peerReceives,

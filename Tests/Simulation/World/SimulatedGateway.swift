@@ -323,7 +323,10 @@ final class SimulatedGateway {
     /// A limit on what a pair may carry: at a hard one it is not used any more.
     func reachLimit(hard: Bool) {
         guard let spi = lifecycle.active.min(by: { $0.key < $1.key })?.value else { return }
-        command(hard ? "hard limit" : "soft limit") { $0.childLimitReached(inboundSPI: spi, hard: hard, now: now) }
+        command(hard ? "hard limit" : "soft limit") {
+            if hard { lifecycle.spend(inboundSPI: spi, now: now) }
+            $0.childLimitReached(inboundSPI: spi, hard: hard, now: now)
+        }
         if hard, isRunning, lifecycle.active.values.contains(spi) { world.fail("\(name) sends beyond a hard limit") }
     }
 
