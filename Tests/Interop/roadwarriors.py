@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from culvert_lab.daemons import Culvert, Daemon, StrongSwan
+from culvert_lab.daemons import DEFAULT_BUILD, Culvert, Daemon, StrongSwan
 from culvert_lab.shell import eventually
 from gateways import SECRET, merge
 
@@ -60,7 +60,8 @@ def certificate_road(authority, *, auth="eap-tls", **more):
     }, more)
 
 
-def road_server(lab, *, auth="eap-mschapv2", local_auth="psk", eap_id="%any", secrets="", certificate="", settings=""):
+def road_server(lab, *, auth="eap-mschapv2", local_auth="psk", eap_id="%any", secrets="", certificate="", settings="",
+                build=DEFAULT_BUILD):
     """strongSwan in the west as the gateway of single hosts, with a pool."""
     conf = f"""
         connections {{
@@ -107,7 +108,7 @@ def road_server(lab, *, auth="eap-mschapv2", local_auth="psk", eap_id="%any", se
             {secrets}
         }}
         """
-    return StrongSwan(lab, "gw-west", conf, plugins=EAP_PLUGINS, settings=settings)
+    return StrongSwan(lab, "gw-west", conf, plugins=EAP_PLUGINS, settings=settings, build=build)
 
 
 def culvert_host(lab, *, connection=None):
@@ -132,7 +133,7 @@ def culvert_host(lab, *, connection=None):
 
 
 def road_host(lab, *, role="gw-east", local=None, auth="eap-mschapv2", remote_auth="psk", identity=USER, eap_id=USER,
-              password=PASSWORD, certificate="", extra="", secrets="", settings=""):
+              password=PASSWORD, certificate="", extra="", secrets="", settings="", build=DEFAULT_BUILD):
     """strongSwan as a host that asks for an address."""
     conf = f"""
         connections {{
@@ -174,7 +175,7 @@ def road_host(lab, *, role="gw-east", local=None, auth="eap-mschapv2", remote_au
             {secrets}
         }}
         """
-    return StrongSwan(lab, role, conf, plugins=EAP_PLUGINS, settings=settings)
+    return StrongSwan(lab, role, conf, plugins=EAP_PLUGINS, settings=settings, build=build)
 
 
 class Authority:

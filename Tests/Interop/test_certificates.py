@@ -7,8 +7,9 @@ import pytest
 
 from checks import assert_ping
 from conftest import make, remove
-from culvert_lab.daemons import REPOSITORY, STRONGSWAN, Culvert, Daemon, StrongSwan, culvert_binary
+from culvert_lab.daemons import REPOSITORY, Culvert, Daemon, StrongSwan, culvert_binary
 from culvert_lab.shell import eventually
+from gateways import NEWER, needs_newer
 
 EXAMPLE = REPOSITORY / "examples" / "certificates"
 RESPONDER_PORT = 8888
@@ -187,7 +188,7 @@ STRICT_PEER = """
 """
 
 
-@pytest.mark.skipif(STRONGSWAN == "/usr", reason="Debian's strongSwan has no RFC 4806; set STRONGSWAN to 5.9.14 or later")
+@needs_newer
 @pytest.mark.parametrize("starter", ["culvert", "strongswan"])
 def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
     """It wants to know for certain, has no revocation list, and cannot reach the responder."""
@@ -198,7 +199,7 @@ def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
     (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=east\n")
     responder = Daemon(lab, "gw-east", "ocsp")
     responder.launch(responder_arguments(tmp_path))
-    theirs = StrongSwan(lab, "gw-west", STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay})
+    theirs = StrongSwan(lab, "gw-west", STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay}, build=NEWER)
     theirs.give("x509ca", tmp_path / "ca.pem").give("x509", tmp_path / "west.pem").give("private", tmp_path / "west.key").start()
     text = text_of_the_example("east", tmp_path)
     ours = Culvert(lab, "gw-east", text if starter == "culvert" else text.replace("start: immediately", "start: manual")).start()

@@ -1,19 +1,29 @@
 """ML-KEM beside the classical key exchange (RFC 9370), postquantum preshared keys (RFC 8784), and what happens without them.
 
-strongSwan knows ML-KEM from 6.0 on; those tests run when STRONGSWAN names such a build. PPKs it has since 5.7.
+strongSwan knows ML-KEM from 6.0 on, PPKs since 5.7. With a newer Debian's OpenSSL Culvert has ML-KEM from there, otherwise from
+swift-crypto, which has no ML-KEM-512.
 """
 
 import pytest
 
 from checks import assert_pings_both_ways
-from culvert_lab.daemons import STRONGSWAN, Culvert
-from culvert_lab.shell import eventually
-from gateways import configuration, gateway, peer
+from culvert_lab import newer
+from culvert_lab.daemons import Culvert, culvert_binary
+from culvert_lab.shell import eventually, run
+from gateways import NEWER, configuration, gateway, needs_newer, peer
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 PPK = "a-postquantum-secret-of-more-than-32-characters"
 
-with_mlkem = pytest.mark.skipif(STRONGSWAN == "/usr", reason="Debian's strongSwan has no ML-KEM; set STRONGSWAN to a 6.x build")
+OURS, OPENSSL = "swift-crypto", "OpenSSL 3.5 or later"
+openssl_35 = pytest.mark.skipif(not newer.ROOT.exists(), reason="scripts/test has unpacked no newer Debian")
+
+
+def start(ours, library):
+    """Culvert with this system's libraries or with a newer Debian's."""
+    if library == OURS:
+        return ours.start()
+    return ours.start(prefix=newer.command(), env=newer.environment(culvert_binary()))
 
 
 def default_gateway(lab, side, **changes):
@@ -136,18 +146,21 @@ def test_a_required_ppk_keeps_the_tunnel_down_where_the_peer_has_none(shared_lab
         theirs.end()
 
 
-@with_mlkem
+@needs_newer
 @pytest.mark.parametrize("starter", ["culvert", "strongswan"])
-@pytest.mark.parametrize("suite, esp", [
-    (HYBRID, "aes256gcm16-x25519-ke1_mlkem768-noesn"),
-    ("aes256-sha256-ecp256-ke1_mlkem1024-ke2_x25519", "aes128gcm16-ecp256-ke1_mlkem768-ke2_mlkem1024-noesn"),
-    ("aes128gcm16-prfsha256-mlkem768", "aes256gcm16-mlkem768-noesn"),
+@pytest.mark.parametrize("suite, esp, library", [
+    (HYBRID, "aes256gcm16-x25519-ke1_mlkem768-noesn", OURS),
+    ("aes256-sha256-ecp256-ke1_mlkem1024-ke2_x25519", "aes128gcm16-ecp256-ke1_mlkem768-ke2_mlkem1024-noesn", OURS),
+    ("aes128gcm16-prfsha256-mlkem768", "aes256gcm16-mlkem768-noesn", OURS),
+    pytest.param("aes128gcm16-prfsha256-x25519-ke1_mlkem512", "aes128gcm16-mlkem512-noesn", OPENSSL, marks=openssl_35),
+    pytest.param("aes256gcm16-prfsha384-ecp384-ke1_mlkem1024-ke2_mlkem512", "aes256gcm16-ecp384-ke1_mlkem768-noesn", OPENSSL,
+                 marks=openssl_35),
 ])
-def test_mlkem_with_strongswan_also_when_rekeying(shared_lab, starter, suite, esp):
+def test_mlkem_with_strongswan_also_when_rekeying(shared_lab, starter, suite, esp, library):
     """Rekeys of both kinds by both ends: IKE_FOLLOWUP_KE as initiator and responder."""
-    theirs = peer(shared_lab, "west", ike=suite, esp=esp).start()
-    ours = gateway(shared_lab, "east", connection={"ike_proposals": [suite]},
-                   child={"esp_proposals": [esp], "start": "immediately" if starter == "culvert" else "manual"}).start()
+    theirs = peer(shared_lab, "west", ike=suite, esp=esp, build=NEWER).start()
+    ours = start(gateway(shared_lab, "east", connection={"ike_proposals": [suite]}, child={
+        "esp_proposals": [esp], "start": "immediately" if starter == "culvert" else "manual"}), library)
     try:
         if starter == "strongswan":
             theirs.initiate()
@@ -166,3 +179,36 @@ def test_mlkem_with_strongswan_also_when_rekeying(shared_lab, starter, suite, es
     finally:
         ours.end()
         theirs.end()
+
+
+@openssl_35
+@pytest.mark.parametrize("suite, esp, east_library", [
+    ("aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_mlkem1024", "aes256gcm16-mlkem1024", OURS),
+    ("aes128gcm16-prfsha256-x25519-ke1_mlkem512", "aes128gcm16-mlkem512", OPENSSL)])
+def test_mlkem_of_two_libraries(shared_lab, suite, esp, east_library):
+    """What swift-crypto encapsulates OpenSSL takes apart, and the other way round when the other end rekeys."""
+    changes = {"connection": {"ike_proposals": [suite]}, "child": {"esp_proposals": [esp]}}
+    west = start(gateway(shared_lab, "west", **changes), OPENSSL)
+    east = start(gateway(shared_lab, "east", **changes), east_library)
+    try:
+        assert east.wait_installed("west")["ike"]["proposal"] == suite
+        rekey_everything(east, "west")
+        rekey_everything(west, "east")
+        assert_pings_both_ways(shared_lab)
+    finally:
+        east.end()
+        west.end()
+
+
+def test_a_method_that_no_library_has_is_left_out_and_said(shared_lab):
+    """ML-KEM-512 with this system's libraries, where they are Debian 12's."""
+    if "OpenSSL 3.0" not in run(["openssl", "version"]).stdout:
+        pytest.skip("this system's OpenSSL has ML-KEM-512")
+    changes = {"connection": {"ike_proposals": ["aes256gcm16-prfsha384-x25519-mlkem512"]}}
+    west, east = gateway(shared_lab, "west", **changes).start(), gateway(shared_lab, "east", **changes).start()
+    try:
+        assert east.wait_installed("west")["ike"]["proposal"] == "aes256gcm16-prfsha384-x25519"
+        assert "mlkem512 needs OpenSSL 3.5" in " ".join(east.log().split())
+    finally:
+        east.end()
+        west.end()

@@ -2,15 +2,20 @@
 
 import ipaddress
 
+import pytest
+
 from checks import Wire
 from culvert_lab.radius import FreeRADIUS
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import ping
+from gateways import NEWER, needs_newer
 from roadwarriors import (
     PASSWORD, POOL, USER, Authority, certificate_road, culvert_host, road_gateway, road_host, road_server)
 
 RADIUS_SECRET = "a RADIUS secret of the lab"
 RESPONDER_PORT = 8889
+# strongSwan's libtls stops at TLS 1.2 unless told.
+TLS_13 = "tls { version_max = 1.3 }"
 
 
 def virtual_address(text):
@@ -120,10 +125,10 @@ def test_radius_decides_after_the_first_server_stayed_silent(lab):
     radius.end()
 
 
-def tls_host(lab, authority, *, remote_auth="pubkey", server="", settings="", responder=None):
+def tls_host(lab, authority, *, remote_auth="pubkey", server="", settings="", responder=None, **more):
     """strongSwan as an EAP-TLS client with a certificate for USER."""
     key, certificate = authority.issue(USER, f"email:{USER}", responder=responder)
-    host = road_host(lab, auth="eap-tls", remote_auth=remote_auth, settings=settings,
+    host = road_host(lab, auth="eap-tls", remote_auth=remote_auth, settings=settings, **more,
                      certificate=f"certs = {certificate.name}" + (f"\n aaa_id = {server}" if server else ""))
     return host.give("x509", certificate).give("private", key).give("x509ca", authority.certificate)
 
@@ -138,6 +143,18 @@ def test_certificates_within_eap_tls(lab):
     assert_reaches(lab, "gw-east", lab.west.host, source=address)
     assert "negotiated TLS 1.2" in theirs.log()
     assert peers(ours)[0]["virtual_addresses"] == [address]
+
+
+@needs_newer
+def test_tls_13_within_eap_tls_of_strongswan(lab):
+    """RFC 9190, strongSwan 6 as the client."""
+    authority = Authority(lab.directory)
+    ours = road_gateway(lab, connection=certificate_road(authority)).start()
+    theirs = tls_host(lab, authority, settings=TLS_13, build=NEWER).start()
+    theirs.initiate()
+    assert_reaches(lab, "gw-east", lab.west.host, source=virtual_address(theirs.sas()))
+    assert "negotiated TLS 1.3" in theirs.log()
+    assert peers(ours)[0]["id"] == USER
 
 
 def test_a_certificate_of_somebody_else_is_refused_with_the_reason(lab):
@@ -196,11 +213,13 @@ def test_culvert_is_the_host_with_a_password(lab):
     assert "INSTALLED" not in theirs.sas()
 
 
-def test_culvert_is_the_host_with_a_certificate(lab):
+@pytest.mark.parametrize("version", ["1.2", pytest.param("1.3", marks=needs_newer)])
+def test_culvert_is_the_host_with_a_certificate(lab, version):
     """EAP-TLS, the server proving itself by its certificate too."""
     authority = Authority(lab.directory)
     key, certificate = authority.issue("west.example")
-    theirs = road_server(lab, auth="eap-tls", local_auth="pubkey", certificate=f"certs = {certificate.name}")
+    more = {"settings": TLS_13, "build": NEWER} if version == "1.3" else {}
+    theirs = road_server(lab, auth="eap-tls", local_auth="pubkey", certificate=f"certs = {certificate.name}", **more)
     theirs.give("x509", certificate).give("private", key).give("x509ca", authority.certificate).start()
     own_key, own = authority.issue(USER, f"email:{USER}")
     ours = culvert_host(lab, connection={
@@ -208,6 +227,7 @@ def test_culvert_is_the_host_with_a_certificate(lab):
         "remote": {"auth": "certificate", "ca": [str(authority.certificate)]}, "psk": None, "eap": None}).start()
     ours.wait_installed("office")
     assert_reaches(lab, "gw-east", lab.west.host)
+    assert f"negotiated TLS {version}" in theirs.log()
 
 
 def test_radius_with_certificates(lab):

@@ -1,5 +1,6 @@
 """Daemons that live in a namespace: a Culvert gateway and a strongSwan peer, started, asked, and killed."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import time
 
+from . import newer
 from .shell import LabError, eventually, run
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -84,9 +86,9 @@ class Culvert(Daemon):
         self.configuration_path.write_text(text)
         self.configuration_path.chmod(0o600)
 
-    def start(self, *options, prefix=(), answer_within=20):
+    def start(self, *options, prefix=(), answer_within=20, env=None):
         """Starts the gateway and waits until its socket answers; `prefix` is a command that runs it (setpriv, say)."""
-        self.launch([*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options])
+        self.launch([*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options], env)
         if answer_within:
             eventually(
                 self.answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
@@ -151,26 +153,45 @@ class Culvert(Daemon):
         return found[0]
 
 
-STRONGSWAN_PLUGINS = ("random nonce aes sha1 sha2 hmac kdf gcm openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey "
-                      "kernel-libipsec kernel-netlink socket-default vici updown")
-# STRONGSWAN=/opt/strongswan runs the tests against another build of it, installed there, instead of Debian's.
-STRONGSWAN = os.environ.get("STRONGSWAN", "/usr")
-STRONGSWAN_DAEMON = f"{STRONGSWAN}/sbin/charon-systemd"
-STRONGSWAN_CLIENT = f"{STRONGSWAN}/sbin/swanctl"
-if STRONGSWAN != "/usr":
-    STRONGSWAN_PLUGINS = STRONGSWAN_PLUGINS.replace("kernel-libipsec", "ml kernel-libipsec")
+PLUGINS = ("random nonce aes sha1 sha2 hmac kdf gcm openssl pem pkcs1 pkcs8 x509 revocation constraints pubkey "
+           "kernel-libipsec kernel-netlink socket-default vici updown")
+
+
+@dataclasses.dataclass(frozen=True)
+class StrongSwanBuild:
+    """Where charon and swanctl come from; `prefix` is a command that runs them."""
+
+    directory: str = "/usr/sbin"
+    plugins: str = PLUGINS
+    prefix: tuple = ()
+
+
+def newer_strongswan():
+    """One that knows ML-KEM (strongSwan 6.0 and later) and RFC 4806: $STRONGSWAN, else Debian testing's; None when there is none."""
+    if "STRONGSWAN" in os.environ:
+        return DEFAULT_BUILD
+    return StrongSwanBuild(prefix=tuple(newer.command())) if newer.ROOT.exists() else None
+
+
+# STRONGSWAN=/opt/strongswan runs the tests against another build of it, installed there; STRONGSWAN=newer against Debian testing's.
+if os.environ.get("STRONGSWAN") == "newer":
+    DEFAULT_BUILD = StrongSwanBuild(prefix=tuple(newer.command()))
+elif "STRONGSWAN" in os.environ:
+    DEFAULT_BUILD = StrongSwanBuild(f"{os.environ['STRONGSWAN']}/sbin", PLUGINS.replace("kernel-libipsec", "ml kernel-libipsec"))
+else:
+    DEFAULT_BUILD = StrongSwanBuild()
 
 
 class StrongSwan(Daemon):
-    """Debian's charon with its user-space ESP (kernel-libipsec, which always encapsulates in UDP), no systemd needed.
+    """charon, of this system unless `build` says otherwise, with its user-space ESP (kernel-libipsec, which always encapsulates in UDP), no systemd needed.
 
     One process per namespace: STRONGSWAN_CONF names its own file, vici its own socket.
     """
 
-    def __init__(self, lab, role, swanctl, *, settings="", plugins="", credentials=None):
+    def __init__(self, lab, role, swanctl, *, settings="", plugins="", credentials=None, build=DEFAULT_BUILD):
         """`credentials`: a folder of the shape of /etc/swanctl, with x509, x509ca, x509crl, private and pubkey."""
         super().__init__(lab, role, "strongswan")
-        self.settings = settings
+        self.settings, self.build = settings, build
         self.uri = f"unix://{self.directory}/vici.sock"
         # swanctl looks for certificates and keys beside the file.
         self.swanctl_path = (credentials or self.directory) / "swanctl.conf"
@@ -178,7 +199,7 @@ class StrongSwan(Daemon):
         self.conf_path = self.directory / "strongswan.conf"
         self.conf_path.write_text(f"""
             charon-systemd {{
-                load = {STRONGSWAN_PLUGINS} {plugins}
+                load = {build.plugins} {plugins}
                 retransmit_tries = 4
                 retransmit_timeout = 1.0
                 retransmit_base = 1.5
@@ -204,7 +225,7 @@ class StrongSwan(Daemon):
             """)
 
     def start(self):
-        self.launch([STRONGSWAN_DAEMON], env={"STRONGSWAN_CONF": str(self.conf_path)})
+        self.launch([*self.build.prefix, f"{self.build.directory}/charon-systemd"], env={"STRONGSWAN_CONF": str(self.conf_path)})
         eventually(
             lambda: self.alive() and self.swanctl("--version", "--daemon", check=False).returncode == 0, timeout=20,
             what=lambda: f"strongSwan in {self.role} does not answer: {self.log()[-500:]}")
@@ -220,7 +241,7 @@ class StrongSwan(Daemon):
         return self
 
     def swanctl(self, *words, check=True, timeout=60):
-        return run([STRONGSWAN_CLIENT, *words, "--uri", self.uri], check=check, timeout=timeout,
+        return run([*self.build.prefix, f"{self.build.directory}/swanctl", *words, "--uri", self.uri], check=check, timeout=timeout,
                    env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path), "SWANCTL_DIR": str(self.directory)})
 
     def set(self, settings):
