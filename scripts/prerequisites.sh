@@ -50,7 +50,8 @@ install_packages() {
 # Unpacks the named packages of a newer Debian, and all that they need, under .peers: nothing is installed, /etc/apt is not read.
 # Their strongSwan and OpenSSL know ML-KEM. Without them (no network, another distribution) the tests that need them are skipped.
 newer_debian=forky
-newer_packages=(charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins libcharon-extauth-plugins)
+newer_packages=(charon-systemd strongswan-swanctl libcharon-extra-plugins libcharon-extauth-plugins libstrongswan-standard-plugins
+    libstrongswan-extra-plugins)
 
 unpack_newer_debian() {
     local place=$repository/.peers/$newer_debian made=$repository/.peers/$newer_debian.part package
@@ -60,9 +61,10 @@ unpack_newer_debian() {
     mkdir -p "$made"/apt/{state/lists,cache/archives,etc/preferences.d} && : >"$made/apt/state/status"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $newer_debian main" \
         >"$made/apt/etc/sources.list"
-    local apt=(apt-get -qq -o "Dir::State=$made/apt/state" -o "Dir::State::status=$made/apt/state/status" -o "Dir::Cache=$made/apt/cache"
-        -o "Dir::Etc=$made/apt/etc" -o "Dir::Etc::sourcelist=$made/apt/etc/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o Dir::Etc::parts=/dev/null -o Acquire::Languages=none -o Acquire::Retries=2 -o Debug::NoLocking=1)
+    local apt=(apt-get -qq -o "Dir::State=$made/apt/state" -o "Dir::State::status=$made/apt/state/status"
+        -o "Dir::Cache=$made/apt/cache" -o "Dir::Etc=$made/apt/etc" -o "Dir::Etc::sourcelist=$made/apt/etc/sources.list"
+        -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::parts=/dev/null
+        -o Acquire::Languages=none -o Acquire::Retries=2 -o Debug::NoLocking=1)
     # apt would fetch as _apt, who may not look into a home directory.
     if [ "$(id -u)" = 0 ]; then apt+=(-o APT::Sandbox::User=root); fi
     if "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends --download-only "${newer_packages[@]}"; then

@@ -69,7 +69,7 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
     }
 
     public func evaluate(
-        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
         let now = now()
         let sent = try parse(certificates)
@@ -195,7 +195,7 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
 
     /// What is left to ask; throws when nothing can settle it and policy wants it settled.
     private func revocationCheck(
-        _ settled: SettledDepths, _ chain: [Certificate], _ responses: [[UInt8]], _ sentences: Sentences, _ now: Int64,
+        _ settled: SettledDepths, _ chain: [Certificate], _ responses: OCSPResponses, _ sentences: Sentences, _ now: Int64,
         _ warnings: inout [String]
     ) throws(CertificateRefusal) -> RevocationCheck? {
         let isStrict = policy.lists == .strict
@@ -208,10 +208,12 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
         let (leaf, issuer) = (chain[0], chain[1])
         var because: String?
         if policy.ocsp != .off {
-            guard responses.count <= Self.maxCarried else {
+            guard responses.carried.count <= Self.maxCarried else {
                 throw CertificateRefusal(.malformed, "The peer sent more than \(Self.maxCarried) OCSP responses.")
             }
-            let verdicts = responses.map { ocsp.judge($0, leaf, issuer: issuer, now: now) }
+            let verdicts = responses.all.enumerated().map { index, response in
+                ocsp.judge(response, leaf, issuer: issuer, isAnswer: index >= responses.carried.count, now: now)
+            }
             for case .revoked(let at, let reason) in verdicts { throw sentences.revoked(depth: 0, at: at, reason: reason) }
             if verdicts.contains(.good) { return nil }
             for case .unusable(let reason) in verdicts { because = reason }

@@ -35,13 +35,14 @@ struct OCSP: Sendable {
     }
 
     /// What `response` (DER) says about `certificate`.
-    func judge(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, now: Int64) -> Verdict {
-        inspect(response, certificate, issuer: issuer, now: now).verdict
+    /// - Parameter isAnswer: to our own question; the nonce of any other is somebody else's affair.
+    func judge(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, isAnswer: Bool, now: Int64) -> Verdict {
+        inspect(response, certificate, issuer: issuer, isAnswer: isAnswer, now: now).verdict
     }
 
     /// The same, with the time of the next update when the response names one. Seconds since 1970.
     func inspect(
-        _ response: [UInt8], _ certificate: Certificate, issuer: Certificate, now: Int64
+        _ response: [UInt8], _ certificate: Certificate, issuer: Certificate, isAnswer: Bool, now: Int64
     ) -> (verdict: Verdict, nextUpdate: Int64?) {
         func unusable(_ reason: String) -> (Verdict, Int64?) { (.unusable(reason), nil) }
         guard response.count <= Self.maxResponseBytes else { return unusable("the OCSP response is too long") }
@@ -67,7 +68,7 @@ struct OCSP: Sendable {
         guard culvert_ocsp_signature_is_weak(basic) == 0 else {
             return unusable("the OCSP response is signed with a hash that is too weak")
         }
-        guard isNonceOurs(basic, certificate, now: now) else {
+        guard !isAnswer || isNonceOurs(basic, certificate, now: now) else {
             return unusable("the OCSP response answers another question (its nonce is not ours)")
         }
         return inspect(basic, certificate, issuer, now)
@@ -102,8 +103,8 @@ struct OCSP: Sendable {
 
     // MARK: Nonces
 
-    /// A response without a nonce stands on its times alone: many responders sign their answers beforehand (RFC 8954 §2.1), and
-    /// one carried in IKE has none (RFC 4806 §6). One with a nonce answers the question that had it, and nobody else's.
+    /// A response without a nonce stands on its times alone: many responders sign their answers beforehand (RFC 8954 §2.1). So
+    /// does one carried in IKE (RFC 4806 §6), where the nonce, if any, is from a question of the peer's, as strongSwan has it.
     private func isNonceOurs(_ basic: OpaquePointer, _ certificate: Certificate, now: Int64) -> Bool {
         var count: Int32 = 0
         guard let start = culvert_ocsp_nonce(basic, &count) else { return count == 0 }

@@ -95,7 +95,7 @@ public final class OwnCertificateStatus: OwnRevocationStatus {
     /// Judges a response as a peer would, and keeps a good one. The clause that says what is wrong.
     private func keep(_ response: [UInt8]) -> String? {
         let now = now()
-        let (verdict, nextUpdate) = ocsp.inspect(response, certificate, issuer: issuer, now: now)
+        let (verdict, nextUpdate) = ocsp.inspect(response, certificate, issuer: issuer, isAnswer: false, now: now)
         return state.withLock { state in
             switch verdict {
             case .good:

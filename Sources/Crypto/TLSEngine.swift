@@ -149,7 +149,8 @@ final class OpenSSLTLSEngine: TLSEngine {
         open = nil
         do throws(CertificateRefusal) {
             let found = try credentials.trust.evaluate(
-                certificates: certificates, identity: peer, revocationLists: [], ocspResponses: response.map { [$0] } ?? [])
+                certificates: certificates, identity: peer, revocationLists: [],
+                ocspResponses: OCSPResponses(carried: [], answer: response))
             warnings = found.warnings
             if let check = found.revocationCheck {
                 guard !check.isRequired else { return .failed(output: [], reason: Self.clause(check.sentence)) }

@@ -77,19 +77,20 @@ final class Authority {
 extension CertificateTrust {
     func peer(
         _ chain: [Certificate], _ identity: Identity = .fqdn("west.example"), lists: [RevocationList] = [],
-        ocsp: [[UInt8]] = []
+        answer: [UInt8]? = nil, carried: [[UInt8]] = []
     ) throws(CertificateRefusal) -> TrustedPeer {
         try evaluate(
-            certificates: chain.map(\.der), identity: identity, revocationLists: lists.map(\.der), ocspResponses: ocsp)
+            certificates: chain.map(\.der), identity: identity, revocationLists: lists.map(\.der),
+            ocspResponses: OCSPResponses(carried: carried, answer: answer))
     }
 
     /// The refusal, which must be there; its sentence must have all of `words`.
     func refusal(
         _ chain: [Certificate], _ identity: Identity = .fqdn("west.example"), lists: [RevocationList] = [],
-        ocsp: [[UInt8]] = [], says words: String..., sourceLocation: SourceLocation = #_sourceLocation
+        answer: [UInt8]? = nil, says words: String..., sourceLocation: SourceLocation = #_sourceLocation
     ) -> CertificateRefusal.Kind? {
         do throws(CertificateRefusal) {
-            _ = try peer(chain, identity, lists: lists, ocsp: ocsp)
+            _ = try peer(chain, identity, lists: lists, answer: answer)
             return nil
         } catch {
             for word in words { #expect(error.sentence.contains(word), "\(error.sentence)", sourceLocation: sourceLocation) }

@@ -34,7 +34,7 @@ extension RevocationTests {
         let answer = try responder.answer(check.request)
         #expect(status.take(answer) == nil && !status.isPending && status.current() == answer)
         // The peer did not ask the responder: the answer has no nonce.
-        #expect(try responder.trust(.require).peer([responder.leaf], ocsp: [answer]).revocationCheck == nil)
+        #expect(try responder.trust(.require).peer([responder.leaf], answer: answer).revocationCheck == nil)
         #expect(responder.trust(.require).wantsOCSP && !responder.trust(.off).wantsOCSP)
         clock.now += 11 * 3600
         #expect(isIdle(status))

@@ -194,7 +194,7 @@ import Testing
             #expect(check.responders == ["http://ocsp.example:8080/here"] && check.isRequired == isRequired)
             #expect(check.sentence.contains("CN=west"))
             let answer = try responder.answer(check.request)
-            #expect(try trust.peer([responder.leaf], ocsp: [answer]).revocationCheck == nil)
+            #expect(try trust.peer([responder.leaf], answer: answer).revocationCheck == nil)
         }
         #expect(try responder.trust(.off).peer([responder.leaf]).revocationCheck == nil)
         let list = try responder.authority.revocationList(at: responder.now - day, until: responder.now + day)
@@ -207,11 +207,11 @@ import Testing
         let responder = try Responder(status: "R")
         let trust = responder.trust(.auto)
         let answer = try responder.answer(try responder.question(trust).request)
-        #expect(trust.refusal([responder.leaf], ocsp: [answer], says: "revoked", "2025-01-01", "superseded") == .revoked)
+        #expect(trust.refusal([responder.leaf], answer: answer, says: "revoked", "2025-01-01", "superseded") == .revoked)
         let ignorant = try Responder(status: "-")
         let strict = ignorant.trust(.require)
         let shrug = try ignorant.answer(try ignorant.question(strict).request)
-        let check = try #require(try strict.peer([ignorant.leaf], ocsp: [shrug]).revocationCheck)
+        let check = try #require(try strict.peer([ignorant.leaf], answer: shrug).revocationCheck)
         #expect(check.isRequired && check.sentence.contains("does not know"))
     }
 
@@ -239,7 +239,7 @@ import Testing
             }
             try responder.sign(by: certificate, key)
             let answer = try responder.answer(request)
-            let check = try trust.peer([responder.leaf], ocsp: [answer]).revocationCheck
+            let check = try trust.peer([responder.leaf], answer: answer).revocationCheck
             #expect((check == nil) == isGood, "\(check?.sentence ?? "settled")")
             if !isGood { #expect(check?.sentence.contains("authorised") == true) }
         }
@@ -260,19 +260,23 @@ import Testing
         let request = try responder.question(trust).request
         let answer = try responder.answer(request)
         let says = { (trust: CertificateTrust, response: [UInt8], words: String) in
-            let check = try trust.peer([responder.leaf], ocsp: [response]).revocationCheck
+            let check = try trust.peer([responder.leaf], answer: response).revocationCheck
             #expect(check?.sentence.contains(words) == true, "\(check?.sentence ?? "settled")")
         }
         // Another gateway (or this one after a restart) asked: its nonce is not ours.
         try says(responder.trust(.require), answer, "nonce")
-        #expect(try trust.peer([responder.leaf], ocsp: [answer]).revocationCheck == nil)
+        // Carried in IKE it may have any: the peer asked.
+        #expect(try responder.trust(.require).peer([responder.leaf], carried: [answer]).revocationCheck == nil)
+        let late = try responder.trust(.require, later: day + 400).peer([responder.leaf], carried: [answer]).revocationCheck
+        #expect(late?.sentence.contains("too old") == true)
+        #expect(try trust.peer([responder.leaf], answer: answer).revocationCheck == nil)
         let plain = try responder.answer(request, "-ndays", "1", "-resp_no_certs")
-        #expect(try trust.peer([responder.leaf], ocsp: [plain]).revocationCheck == nil)
+        #expect(try trust.peer([responder.leaf], answer: plain).revocationCheck == nil)
         // The certificates that a response carries are not signed with it, so the one without them is damaged.
         for index in plain.indices {
             var broken = plain
             broken[index] ^= 0x10
-            #expect(try trust.peer([responder.leaf], ocsp: [broken]).revocationCheck != nil, "octet \(index)")
+            #expect(try trust.peer([responder.leaf], answer: broken).revocationCheck != nil, "octet \(index)")
         }
         try says(trust, [], "cannot be read")
         try says(trust, [0x30, 0x03, 0x0A, 0x01, 0x06], "unauthorized")
@@ -288,11 +292,11 @@ import Testing
         let request = try responder.question(responder.trust(.require)).request
         let cut = try withoutNonce(request)
         let answer = try responder.answer(cut)
-        #expect(try responder.trust(.require).peer([responder.leaf], ocsp: [answer]).revocationCheck == nil)
-        #expect(try responder.trust(.require, later: day + 200).peer([responder.leaf], ocsp: [answer]).revocationCheck == nil)
-        let late = try responder.trust(.require, later: day + 400).peer([responder.leaf], ocsp: [answer]).revocationCheck
+        #expect(try responder.trust(.require).peer([responder.leaf], answer: answer).revocationCheck == nil)
+        #expect(try responder.trust(.require, later: day + 200).peer([responder.leaf], answer: answer).revocationCheck == nil)
+        let late = try responder.trust(.require, later: day + 400).peer([responder.leaf], answer: answer).revocationCheck
         #expect(late?.sentence.contains("too old") == true)
-        let early = try responder.trust(.require, later: -3600).peer([responder.leaf], ocsp: [answer]).revocationCheck
+        let early = try responder.trust(.require, later: -3600).peer([responder.leaf], answer: answer).revocationCheck
         #expect(early?.sentence.contains("future") == true)
     }
 

@@ -140,6 +140,23 @@ struct ControlThreadTests {
         try await pair.stop()
     }
 
+    @Test func `an address that a peer gives us is not taken when it belongs to somebody`() async throws {
+        let pair = try await start()
+        try await pair.on { east, _ in
+            func given(_ addresses: String...) -> [String] {
+                east.control.take(VirtualConfiguration(addresses: addresses.map(ip)), of: "peer")
+                return east.kernel.virtualAddresses.map(\.description)
+            }
+            #expect(given("10.9.0.1") == ["10.9.0.1"])
+            #expect(given("127.0.0.2") == [], "the peer")
+            #expect(given("192.0.2.1") == [], "ours")
+            #expect(given("192.0.2.77") == [], "a next hop, perhaps")
+            #expect(given("10.1.0.1", "10.1.0.50", "10.9.0.2") == ["10.9.0.2"], "hosts of our site, and one of its own")
+            #expect(east.control.virtualAddresses["peer"]?.addresses == [ip("10.9.0.2")], "policy follows")
+        }
+        try await pair.stop()
+    }
+
     @Test func `strangers are shut out when every peer has an address and none may come from another`() async throws {
         let pair = try await start()
         try await pair.on { east, _ in

@@ -170,6 +170,16 @@ import Wire
         #expect(told.contains("let the peer redirect to an address") && told.contains("into remote.address"))
     }
 
+    /// It would be tried again and again from nowhere.
+    @Test func `a target of a family in which we have no address is not followed`() throws {
+        let pair = Pair()
+        pair.westSide.paths.redirectTo = .address(IPAddress("2001:db8::9")!)
+        try pair.start()
+        pair.run(5)
+        #expect(pair.east.core.counters.redirectsFollowed == 0)
+        #expect(pair.east.logs.contains { $0.contains("no address of its family") && $0.contains("redirect_to") })
+    }
+
     @Test func `the payload is what RFC 5685 draws`() throws {
         let nonce = [UInt8](repeating: 5, count: 16)
         let data = RedirectData(gateway: .address(IPAddress("198.51.100.9")!), nonce: nonce)

@@ -14,8 +14,8 @@ from culvert_lab.daemons import Culvert, culvert_binary  # noqa: E402
 
 LOG_LINES_SHOWN = 40
 # Files whose tests load the machine, or measure: one at a time. The others mostly wait, and run side by side.
-LOADING = ("test_bench", "test_esp_second_opinion", "test_flood", "test_forwarding", "test_hostile", "test_ipv6", "test_lifetimes",
-           "test_native", "test_paths", "test_strongswan")
+LOADING = ("test_bench", "test_esp_second_opinion", "test_flood", "test_forwarding", "test_hostile", "test_ipv6",
+           "test_lifetimes", "test_native", "test_paths", "test_strongswan")
 TEST_SECONDS = 180
 
 numbers = itertools.count(1)

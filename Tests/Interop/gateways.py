@@ -19,7 +19,8 @@ SUITES = [
 IDENTITY = {"east": "east.example", "west": "west.example"}
 
 NEWER = newer_strongswan()
-needs_newer = pytest.mark.skipif(NEWER is None, reason="this system's strongSwan cannot do it, and scripts/test has unpacked no newer one")
+needs_newer = pytest.mark.skipif(
+    NEWER is None, reason="this system's strongSwan cannot do it, and scripts/test has unpacked no newer one")
 
 
 def merge(base, changes):

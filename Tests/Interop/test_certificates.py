@@ -215,3 +215,26 @@ def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
     finally:
         stop(ours, theirs)
         responder.kill()
+
+
+@needs_newer
+def test_the_ocsp_response_that_strongswan_brings_along_counts(lab, tmp_path):
+    """RFC 4806. We insist on one and cannot reach the responder, which listens on strongSwan's loopback."""
+    files_of_the_example(tmp_path)
+    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=west", "--san", "west.example", "--ocsp",
+                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "west", "--force")
+    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
+    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=west\n")
+    responder = Daemon(lab, "gw-west", "ocsp")
+    responder.launch(responder_arguments(tmp_path))
+    conf = STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay}
+    conf = conf.replace("revocation = strict", "revocation = relaxed").replace("ocsp = request", "ocsp = reply")
+    theirs = StrongSwan(lab, "gw-west", conf, plugins="curl", build=NEWER)
+    theirs.give("x509ca", tmp_path / "ca.pem").give("x509", tmp_path / "west.pem").give("private", tmp_path / "west.key").start()
+    strict = re.sub(r"    crl: \[.*", "    ocsp: require", text_of_the_example("east", tmp_path))
+    ours = Culvert(lab, "gw-east", strict).start()
+    try:
+        ours.wait_installed("west", timeout=8)
+    finally:
+        stop(ours, theirs)
+        responder.kill()

@@ -88,7 +88,8 @@ class Culvert(Daemon):
 
     def start(self, *options, prefix=(), answer_within=20, env=None):
         """Starts the gateway and waits until its socket answers; `prefix` is a command that runs it (setpriv, say)."""
-        self.launch([*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options], env)
+        self.launch(
+            [*prefix, culvert_binary(), "run", "--config", self.configuration_path, "--socket", self.socket, *options], env)
         if answer_within:
             eventually(
                 self.answers, timeout=answer_within, what=lambda: f"culvert in {self.role} does not answer: {self.tail()}")
@@ -167,13 +168,13 @@ class StrongSwanBuild:
 
 
 def newer_strongswan():
-    """One that knows ML-KEM (strongSwan 6.0 and later) and RFC 4806: $STRONGSWAN, else Debian testing's; None when there is none."""
+    """One that knows ML-KEM (strongSwan 6.0 and later) and RFC 4806: $STRONGSWAN, else a newer Debian's, or None."""
     if "STRONGSWAN" in os.environ:
         return DEFAULT_BUILD
     return StrongSwanBuild(prefix=tuple(newer.command())) if newer.ROOT.exists() else None
 
 
-# STRONGSWAN=/opt/strongswan runs the tests against another build of it, installed there; STRONGSWAN=newer against Debian testing's.
+# STRONGSWAN=/opt/strongswan: the tests take another build, installed there. STRONGSWAN=newer: a newer Debian's.
 if os.environ.get("STRONGSWAN") == "newer":
     DEFAULT_BUILD = StrongSwanBuild(prefix=tuple(newer.command()))
 elif "STRONGSWAN" in os.environ:
@@ -183,9 +184,10 @@ else:
 
 
 class StrongSwan(Daemon):
-    """charon, of this system unless `build` says otherwise, with its user-space ESP (kernel-libipsec, which always encapsulates in UDP), no systemd needed.
+    """charon, of this system unless `build` says otherwise, with its user-space ESP, no systemd needed.
 
-    One process per namespace: STRONGSWAN_CONF names its own file, vici its own socket.
+    That ESP (kernel-libipsec) always encapsulates in UDP. One process per namespace: STRONGSWAN_CONF names its own
+    file, vici its own socket.
     """
 
     def __init__(self, lab, role, swanctl, *, settings="", plugins="", credentials=None, build=DEFAULT_BUILD):
@@ -241,7 +243,8 @@ class StrongSwan(Daemon):
         return self
 
     def swanctl(self, *words, check=True, timeout=60):
-        return run([*self.build.prefix, f"{self.build.directory}/swanctl", *words, "--uri", self.uri], check=check, timeout=timeout,
+        return run([*self.build.prefix, f"{self.build.directory}/swanctl", *words, "--uri", self.uri],
+                   check=check, timeout=timeout,
                    env=os.environ | {"STRONGSWAN_CONF": str(self.conf_path), "SWANCTL_DIR": str(self.directory)})
 
     def set(self, settings):

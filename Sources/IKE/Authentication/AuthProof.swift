@@ -37,7 +37,7 @@ struct PeerProof: Sendable {
     var certificates: [[UInt8]]
     var rawKeys: [[UInt8]]
     var revocationLists: [[UInt8]]
-    var ocspResponses: [[UInt8]]
+    var ocspResponses: OCSPResponses
 
     /// Nil when the payloads hold no AUTH.
     init?(_ payloads: PayloadList, _ identity: WireIdentity, claimed: Identity) {
@@ -47,13 +47,13 @@ struct PeerProof: Sendable {
         certificates = some(CertificateEncoding.x509)
         rawKeys = some(CertificateEncoding.rawPublicKey)
         revocationLists = some(CertificateEncoding.revocationList)
-        ocspResponses = some(CertificateEncoding.ocsp)
+        ocspResponses = OCSPResponses(carried: some(CertificateEncoding.ocsp))
     }
 
     /// With what an OCSP responder answered to us.
     func with(_ ocspResponse: [UInt8]?) -> Self {
         var proof = self
-        if let ocspResponse { proof.ocspResponses.append(ocspResponse) }
+        proof.ocspResponses.answer = ocspResponse
         return proof
     }
 }

@@ -94,6 +94,19 @@ public struct RevocationCheck: Hashable, Sendable {
     }
 }
 
+/// OCSPResponses in DER about a peer's certificate.
+public struct OCSPResponses: Hashable, Sendable, ExpressibleByArrayLiteral {
+    /// Those that came in CERT payloads of encoding 14. Nobody can have asked for them with a nonce of ours. RFC 4806 §6.
+    public var carried: [[UInt8]]
+    /// What a responder answered to the question of a `RevocationCheck`.
+    public var answer: [UInt8]?
+
+    public init(carried: [[UInt8]], answer: [UInt8]? = nil) { (self.carried, self.answer) = (carried, answer) }
+    public init(arrayLiteral elements: [UInt8]...) { self.init(carried: elements) }
+
+    public var all: [[UInt8]] { carried + (answer.map { [$0] } ?? []) }
+}
+
 /// The certificate authorities, revocation lists and policy that one connection trusts. Knows the time of day by itself.
 public protocol PeerTrust: AnyObject, Sendable {
     /// SHA-1 of each trust anchor's SubjectPublicKeyInfo, for CERTREQ. RFC 7296 §3.7.
@@ -103,9 +116,8 @@ public protocol PeerTrust: AnyObject, Sendable {
     ///   - certificates: X.509, DER, as they came in CERT payloads; the first is the end entity's. RFC 7296 §3.6.
     ///   - identity: from the peer's ID payload.
     ///   - revocationLists: CRLs in DER, from CERT payloads of encoding 7.
-    ///   - ocspResponses: OCSPResponse in DER, from CERT payloads of encoding 14 (RFC 4806) or from a responder.
     func evaluate(
-        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer
     /// The key inside a SubjectPublicKeyInfo (RFC 7670), or nil when it cannot be used.
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)?

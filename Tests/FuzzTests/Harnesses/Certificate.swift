@@ -115,7 +115,8 @@ private func judge(_ certificates: [[UInt8]], lists: [[UInt8]] = [], responses: 
     do {
         let identity = certificates.first.flatMap { try? Certificate(der: $0) }?.identities.first ?? Known.identity
         let peer = try Known.trust.evaluate(
-            certificates: certificates, identity: identity, revocationLists: lists, ocspResponses: responses)
+            certificates: certificates, identity: identity, revocationLists: lists,
+            ocspResponses: OCSPResponses(carried: responses))
         let isSettled = peer.revocationCheck == nil
         precondition(!isSettled || !lists.isEmpty || !responses.isEmpty, "believed without a revocation list: \(peer.subject)")
     } catch {

@@ -42,10 +42,10 @@ final class TestTrust: PeerTrust, @unchecked Sendable {
     }
 
     func evaluate(
-        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
         evaluations += 1
-        seenOCSP = ocspResponses
+        seenOCSP = ocspResponses.all
         seenCertificates = certificates.count
         if let refusal { throw refusal }
         let certificate = certificates[0]
@@ -56,10 +56,10 @@ final class TestTrust: PeerTrust, @unchecked Sendable {
         guard identity.description == name else {
             throw CertificateRefusal(.nameMismatch, "It is for \(name), not for \(identity).")
         }
-        if ocspResponses.contains(Array("revoked".utf8)) {
+        if ocspResponses.all.contains(Array("revoked".utf8)) {
             throw CertificateRefusal(.revoked, "It was revoked on 2026-01-01; issue a new one.")
         }
-        let settled = ocspResponses.contains(Array("good".utf8))
+        let settled = ocspResponses.all.contains(Array("good".utf8))
         return TrustedPeer(
             key: key, subject: "CN=\(name)", expires: 1_900_000_000, revocationCheck: settled ? nil : check, warnings: [])
     }

@@ -1,8 +1,9 @@
 import Crypto
-import IKE
 import IPsec
 import Testing
 import Wire
+
+@testable import IKE
 
 /// The rounds of IKE_AUTH with EAP, with a method made for the test: a password that goes over the wire in three packets.
 @Suite struct EAPExchangeTests {
@@ -104,6 +105,26 @@ import Wire
         pair.east.core.removeConnection("c", now: pair.now)
         pair.run(15)
         #expect(pair.isEmpty(pair.east) && pair.isEmpty(pair.west))
+    }
+
+    /// Anybody may begin EAP, and our signature costs more than theirs.
+    @Test func `signatures for strangers wait when there have been many, and the stranger gets in later`() throws {
+        let pair = pair()
+        pair.westSide.remoteAddress = nil
+        var isFirst = true
+        pair.network.filter = { bytes, source, _ in
+            guard isFirst, source.address == pair.east.address, bytes[18] == ExchangeType.ikeAuth.rawValue else { return true }
+            isFirst = false
+            // In debt for more than a second.
+            pair.west.core.strangerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
+            return pair.west.core.strangerWork.take(2 * Bounds.unauthenticatedWorkMicroseconds, now: pair.now)
+        }
+        try pair.start()
+        pair.network.run(for: .milliseconds(500))
+        let deferred = pair.west.core.counters.signaturesDeferred
+        #expect(!isFirst && deferred >= 1 && pair.west.ups == 0)
+        #expect(pair.network.run(for: .seconds(5)) { pair.isUp })
+        #expect(pair.mismatch == nil && pair.west.core.counters.authenticationsRefused == 0)
     }
 
     /// The PPK is mixed in when EAP is through, before the AUTH payloads that follow it. RFC 8784 §3.

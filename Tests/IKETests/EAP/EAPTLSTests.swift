@@ -47,12 +47,12 @@ private final class Pinned: PeerTrust, Sendable {
     var authorityKeyHashes: [[UInt8]] { [] }
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)? { nil }
     func evaluate(
-        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
         guard certificates.first == certificate else { throw CertificateRefusal(.untrusted, "nobody trusts it") }
         guard identity == self.identity else { throw CertificateRefusal(.nameMismatch, "it is not for \(identity)") }
-        if ocspResponses == [Array("revoked".utf8)] { throw CertificateRefusal(.revoked, "It was revoked on 2026-01-01.") }
-        let isSettled = ocspResponses == [Array("good".utf8)]
+        if ocspResponses.answer == Array("revoked".utf8) { throw CertificateRefusal(.revoked, "It was revoked on 2026-01-01.") }
+        let isSettled = ocspResponses.answer == Array("good".utf8)
         return TrustedPeer(key: NoKey(), subject: "CN=\(identity)", expires: .max, revocationCheck: isSettled ? nil : check)
     }
     private final class NoKey: VerifyingKey, Sendable {

@@ -42,14 +42,14 @@ final class ToyTrust: PeerTrust {
     }
 
     func evaluate(
-        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: [[UInt8]]
+        certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
         guard let certificate = certificates.first, let end = certificate.firstIndex(of: 0) else {
             throw CertificateRefusal(.malformed, "There is no certificate.")
         }
         let name = String(decoding: certificate[..<end], as: UTF8.self)
         guard identity.description == name else { throw CertificateRefusal(.nameMismatch, "It is for \(name).") }
-        let isSettled = !asksResponder || ocspResponses.contains(Self.good)
+        let isSettled = !asksResponder || ocspResponses.all.contains(Self.good)
         let check = RevocationCheck(
             responders: ["http://192.0.2.99/"], request: [1], isRequired: true, sentence: "No responder answered.")
         return TrustedPeer(
