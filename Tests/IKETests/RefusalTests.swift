@@ -157,6 +157,35 @@ import Wire
         #expect(pair.east.downs.count == 1)
     }
 
+    /// strongSwan 6 does when it cannot install what it has agreed to. RFC 7296 §3.10.1
+    @Test(arguments: [ExchangeType.ikeAuth, .createChildSA], [NotifyType.noProposalChosen, NotifyType(10_000)])
+    func `an agreement with an error beside it is a refusal`(_ exchange: ExchangeType, _ error: NotifyType) throws {
+        let pair = Pair()
+        var answer: (bytes: [UInt8], path: Path)?
+        pair.network.filter = { bytes, source, destination in
+            guard source.address == pair.west.address, bytes[18] == exchange.rawValue, answer == nil else { return true }
+            answer = (bytes, Path(local: destination, remote: source))
+            return false
+        }
+        try pair.start()
+        if exchange == .createChildSA {
+            #expect(pair.network.run(for: .seconds(5)) { pair.isUp })
+            #expect(pair.east.core.rekey(connection: "c", child: "net", ike: false, now: pair.now))
+        }
+        #expect(pair.network.run(for: .seconds(2)) { answer != nil })
+        let (bytes, path) = try #require(answer)
+        let forge = try #require(Forge(pair.west))
+        let amended = try forge.amended(bytes, with: .notify(Notify(error)))
+        let before = pair.east.installations
+        pair.east.core.handleDatagram(amended, path: path, now: pair.now)
+        pair.east.takeEvents(now: pair.now)
+        #expect(pair.east.installations == before, "there is nothing that the peer would receive on")
+        #expect(pair.east.status(now: pair.now)?.state == .established)
+        let child = try #require(pair.east.status(now: pair.now)?.children.first)
+        let reason = try #require(exchange == .ikeAuth ? child.reason : child.rekeyProblem)
+        #expect(reason.contains(error == .noProposalChosen ? "could not install" : "10000"), "\(reason)")
+    }
+
     @Test func `a forged refusal does not stop a genuine answer`() throws {
         let pair = Pair()
         try pair.configureWest()

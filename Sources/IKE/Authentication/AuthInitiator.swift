@@ -196,11 +196,12 @@ extension IKECore {
         now: Instant
     ) {
         guard let child = state.child else { return }
-        guard payloads.proposals != nil else {
+        guard payloads.agreedProposals != nil else {
             let error = payloads.firstError ?? Notify(.noProposalChosen)
             childFailed(
                 connection, child.name,
-                reason: Reasons.childRefused(error, offer: child, isRekey: false, plan: connection.plan), now: now)
+                reason: Reasons.childRefused(
+                    error, offer: child, isRekey: false, hasAgreed: payloads.proposals != nil, plan: connection.plan), now: now)
             return
         }
         do throws(IKEFault) {

@@ -81,6 +81,9 @@ package struct PayloadList: Sendable {
     package func notify(_ type: NotifyType) -> Notify? { notifies.first { $0.type == type } }
     /// "types in the range 0 - 16383 are intended for reporting errors" (§3.10.1).
     package var firstError: Notify? { notifies.first { $0.type.isError } }
+    /// The SA payload of an answer that agrees: with an error beside it "the corresponding request has failed entirely" (RFC 7296
+    /// §3.10.1). strongSwan 6 sends both when it cannot install what it has agreed to.
+    package var agreedProposals: [WireProposal]? { firstError == nil ? proposals : nil }
     package var extensibleAuthentication: [UInt8]? {
         for case .extensibleAuthentication(let packet) in all { return packet }
         return nil

@@ -61,7 +61,7 @@ extension IKECore {
         guard let connection = connection(of: sa) else { return }
         if state.rekeys == nil { connection.slots[state.offer.name]?.isCreating = false }
         touch(connection: connection.plan.name)
-        if payloads.proposals == nil {
+        if payloads.agreedProposals == nil {
             refusedChild(sa, established, connection, state, payloads, now: now)
             return
         }
@@ -211,7 +211,8 @@ extension IKECore {
             return
         default: break
         }
-        let reason = Reasons.childRefused(error, offer: state.offer, isRekey: old != nil, plan: connection.plan)
+        let reason = Reasons.childRefused(
+            error, offer: state.offer, isRekey: old != nil, hasAgreed: payloads.proposals != nil, plan: connection.plan)
         if old != nil {
             log(.warning, connection.plan.name, "Rekeying child \(state.offer.name) failed. \(reason)")
             old?.rekeyAt = now + Bounds.longestChildRetry

@@ -79,7 +79,7 @@ extension IKECore {
     func finishFollowUp(
         _ sa: IKESA, _ established: EstablishedSA, _ series: FollowUpSeries, _ payloads: PayloadList, now: Instant
     ) {
-        guard let theirs = payloads.keyExchange else {
+        guard let theirs = payloads.keyExchange, payloads.firstError == nil else {
             refusedFollowUp(sa, established, series, payloads.firstError ?? Notify(.invalidSyntax), now: now)
             return
         }

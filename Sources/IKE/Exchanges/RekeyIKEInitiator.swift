@@ -33,7 +33,7 @@ extension IKECore {
     func finishRekeyIKE(_ sa: IKESA, _ established: EstablishedSA, _ state: RekeyingIKE, _ payloads: PayloadList, now: Instant) {
         guard let connection = connection(of: sa) else { return }
         let rival = state.collision.flatMap { sas[$0] }
-        guard let answer = payloads.proposals else {
+        guard let answer = payloads.agreedProposals else {
             refusedRekeyIKE(sa, established, connection, state, payloads.firstError ?? Notify(.noProposalChosen), rival, now: now)
             return
         }

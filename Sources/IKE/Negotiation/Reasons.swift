@@ -95,7 +95,10 @@ enum Reasons {
     }
 
     /// - Parameter isRekey: the child is there already and was to be replaced.
-    static func childRefused(_ notify: Notify, offer: ChildOffer, isRekey: Bool, plan: ConnectionPlan) -> String {
+    /// - Parameter hasAgreed: the refusal has an SA payload beside it.
+    static func childRefused(
+        _ notify: Notify, offer: ChildOffer, isRekey: Bool, hasAgreed: Bool = false, plan: ConnectionPlan
+    ) -> String {
         let name = offer.name
         let proposals = plan.children.first { $0.name == name }?.proposals ?? []
         let ours = "esp_proposals\(plan.line("\(name)/esp_proposals")) \(proposals.map(\.keywords).joined(separator: ", "))"
@@ -105,6 +108,11 @@ enum Reasons {
                 + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here"
                 + "\(plan.line("\(name)/local_subnets")) do not overlap remote_subnets there; remote_subnets here"
                 + "\(plan.line("\(name)/remote_subnets")) do not overlap local_subnets there. The peer's status shows both sides."
+        case .noProposalChosen where hasAgreed:
+            return "The peer agreed to a proposal for child \(name) and answered NO_PROPOSAL_CHOSEN with it: most likely it could "
+                + "not install what it agreed to. Candidate causes: its ESP cannot do what its configuration allows, such as "
+                + "extended sequence numbers (esn); its kernel refused the SA. We offered \(ours): leave out what it cannot do. "
+                + "The peer's log says why."
         case .noProposalChosen:
             return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered \(ours). "
                 + proposalCauses(proposals, isRekey: isRekey) + " The peer's status shows both sides."

@@ -26,6 +26,18 @@ struct Forge {
             iv: random.bytes(suite.cipher.ivBytes))
     }
 
+    /// A response of this end's, with one more payload.
+    func amended(_ bytes: [UInt8], with payload: Payload) throws -> [UInt8] {
+        let message = try WireMessage(parsing: bytes)
+        guard let suite = sa.suite, let keys = sa.ourKeys, let encrypted = message.encrypted else { return [] }
+        let sealer = MessageSealer(crypto: OpenSSLCrypto(), cipher: suite.cipher)
+        let inner = try sealer.open(encrypted, keys: keys)
+        let all = try PayloadChain(first: encrypted.firstPayload, bytes: inner[...]).payloads.all + [payload]
+        return try sealer.seal(
+            message.header, first: all.first?.type ?? .none, inner: PayloadChain.encode(all), keys: keys,
+            iv: random.bytes(suite.cipher.ivBytes))
+    }
+
     /// The payloads of a message that the other end sealed.
     func open(_ bytes: [UInt8]) throws -> PayloadList {
         guard let suite = sa.suite, let keys = sa.peerKeys, let encrypted = try WireMessage(parsing: bytes).encrypted else {
