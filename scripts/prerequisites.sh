@@ -7,6 +7,7 @@ if [ "$(uname -m)" = x86_64 ]; then build_packages+=(libipsec-mb-dev); fi
 lab_packages=(iproute2 iputils-ping iperf3 tcpdump ethtool nftables procps python3)
 test_packages=(python3-venv charon-systemd strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins
     libcharon-extauth-plugins freeradius libcap2-bin util-linux binutils)
+if [ "$(uname -m)" = x86_64 ]; then test_packages+=(qemu-system-x86); fi
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'
@@ -52,6 +53,8 @@ install_packages() {
 newer_debian=forky
 newer_packages=(charon-systemd strongswan-swanctl libcharon-extra-plugins libcharon-extauth-plugins libstrongswan-standard-plugins
     libstrongswan-extra-plugins)
+# And a kernel, for a virtual machine with ESP of its own.
+if [ "$(uname -m)" = x86_64 ]; then newer_packages+=(linux-image-cloud-amd64 busybox-static iproute2); fi
 
 unpack_newer_debian() {
     local place=$repository/.peers/$newer_debian made=$repository/.peers/$newer_debian.part package

@@ -9,6 +9,10 @@ from culvert_lab.traffic import Server, iperf, ping
 
 UDP_TRIES = 3  # a receiver that gets no processor for a while loses packets to its own socket buffer
 
+# What an SA can lose: no SA, a wrong one, one at its end. Rings and sockets that overflow are a matter of load.
+SA_REASONS = ("no-sa", "unknown-spi", "replay", "authentication-failed", "selector-mismatch", "sequence-exhausted",
+              "lifetime-ended")
+
 
 def assert_ping(lab, side, *, target=None, count=3, **options):
     """Every ping from a site's host to the other's (or to `target`) is answered; returns the outcome."""

@@ -13,7 +13,8 @@ from culvert_lab import topology  # noqa: E402
 from culvert_lab.daemons import Culvert, culvert_binary  # noqa: E402
 
 LOG_LINES_SHOWN = 40
-# Files whose tests load the machine, or measure: one at a time. The others mostly wait, and run side by side.
+# Files whose tests load the machine, or measure: one at a time, but for tests that are marked `waits`. The others mostly wait, and
+# run side by side.
 LOADING = ("test_bench", "test_esp_second_opinion", "test_flood", "test_forwarding", "test_hostile", "test_ipv6",
            "test_lifetimes", "test_native", "test_paths", "test_strongswan")
 TEST_SECONDS = 180
@@ -29,12 +30,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "full: long, only with --full")
     config.addinivalue_line("markers", "load: loads the machine or measures; runs with nothing beside it")
+    config.addinivalue_line("markers", "waits: mostly waits, in a file whose tests load the machine")
     config.addinivalue_line("markers", "peer_only: needs no culvert binary")
 
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if item.path.stem in LOADING:
+        if item.path.stem in LOADING and not item.get_closest_marker("waits"):
             item.add_marker(pytest.mark.load)
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))

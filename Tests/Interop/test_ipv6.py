@@ -230,6 +230,7 @@ def fragments(frame, mac, size=496):
     return result
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("starter", ["culvert", "strongswan"])
 def test_traffic_both_ways_with_strongswan(labs, starter):
     lab = labs("ipv6")
@@ -250,6 +251,7 @@ def test_kernel_sockets_take_esp_where_xdp_is_detached(labs):
                what=lambda: json.dumps(pair.west.drops()))
 
 
+@pytest.mark.waits
 def test_the_examples_are_accepted_and_make_a_tunnel(labs):
     from culvert_lab.daemons import REPOSITORY, Culvert
     lab = labs("ipv6")
@@ -261,6 +263,7 @@ def test_the_examples_are_accepted_and_make_a_tunnel(labs):
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 def test_the_gateway_listens_on_its_own_address_alone(labs):
     """No dual-stack socket: another address of the machine stays closed, and IPv4 too."""
     lab = labs("ipv6")

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from checks import assert_ping, pings_again
+from checks import SA_REASONS, assert_ping, pings_again
 from conftest import make, remove
 from culvert_lab.capture import Capture
 from culvert_lab.daemons import Culvert, culvert_binary
@@ -17,9 +17,6 @@ from culvert_lab.shell import eventually
 from culvert_lab.traffic import Server, iperf, ping
 from gateways import Pair, configuration, gateway, peer
 
-# What an SA can lose: no SA, a wrong one, one at its end. Rings and sockets that overflow are a matter of load.
-SA_REASONS = ("no-sa", "unknown-spi", "replay", "authentication-failed", "selector-mismatch", "sequence-exhausted",
-              "lifetime-ended")
 # 5 s is the shortest lifetime; the end that made a child renews it after 3.5 to 4 s.
 SHORT = {"connection": {"ike_lifetime": "13s"}, "child": {"lifetime": "5s"}}
 UDP_TRIES = 3  # a machine that stands still for a moment overflows rings, which is no fault of a rekey
@@ -214,6 +211,7 @@ def test_reauthentication_loses_nothing(lab):
 # Dead peers
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("action", ["wait", "clear"])
 def test_what_happens_after_a_death_is_configured(lab, action):
     pair = Pair(lab, connection={"dpd_action": action, "dpd_interval": "1s"}).up()
@@ -234,6 +232,7 @@ def test_what_happens_after_a_death_is_configured(lab, action):
 # Start modes
 
 
+@pytest.mark.waits
 def test_the_ping_that_opens_the_tunnel_is_answered(lab):
     pair = Pair(lab, child={"start": "on-traffic"})
     pair.west.start()
@@ -244,6 +243,7 @@ def test_the_ping_that_opens_the_tunnel_is_answered(lab):
     pair.end()
 
 
+@pytest.mark.waits
 def test_a_single_datagram_opens_the_tunnel_and_arrives(lab):
     """Nobody repeats it: what the gateway does not keep is lost."""
     pair = Pair(lab, child={"start": "on-traffic"}, dataplane={"workers": 2})
@@ -314,6 +314,7 @@ def test_a_group_guessed_wrong_is_corrected(mixed):
     assert ours.connection("west")["children"][0]["state"] == "installed"
 
 
+@pytest.mark.waits
 def test_strongswans_guess_is_corrected_too(lab):
     theirs = peer(lab, "west", esp="aes256gcm16-ecp256-ecp384-noesn").start()
     ours = gateway(lab, "east", child={"esp_proposals": ["aes256gcm16-ecp384"]}).start()
@@ -327,6 +328,7 @@ def test_strongswans_guess_is_corrected_too(lab):
 @pytest.mark.parametrize("esp, group", [
     ("aes256gcm16-noesn", None), ("aes256gcm16-x25519-noesn", "CURVE_25519"), ("aes256gcm16-modp2048-noesn", "MODP_2048"),
 ], ids=["without", "x25519", "modp2048"])
+@pytest.mark.waits
 def test_the_default_proposals_rekey_with_the_peers_group_or_without(lab, esp, group):
     """Whoever asks: perfect forward secrecy where strongSwan has it, of its group, and none where it has none."""
     theirs = peer(lab, "west", esp=esp).start()
@@ -344,6 +346,7 @@ def test_the_default_proposals_rekey_with_the_peers_group_or_without(lab, esp, g
     assert_ping(lab, "east")
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("make_before_break", ["yes", "no"])
 def test_strongswan_reauthenticates(lab, make_before_break):
     """Made before broken nothing is lost; broken before made there is a gap, and then traffic again."""
@@ -365,6 +368,7 @@ def test_strongswan_reauthenticates(lab, make_before_break):
     eventually(lambda: children_of(theirs) == 1, timeout=15, what=lambda: f"strongSwan has {theirs.sas()}")
 
 
+@pytest.mark.waits
 def test_culvert_reauthenticates_with_strongswan(lab):
     theirs = peer(lab, "west").start()
     ours = gateway(lab, "east", connection={"reauth_time": "8s"}).start()

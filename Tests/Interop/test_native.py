@@ -99,6 +99,7 @@ def test_nothing_was_lost_to_replay_or_authentication(pair):
                     if count and name in ("replay", "authentication-failed", "selector-mismatch", "no-socket", "malformed")}
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("esp, expected", [
     ("aes256gcm16-noesn", "aes256gcm16"), ("aes128gcm16-esn", "aes128gcm16-esn"), ("aes128gcm16-noesn", "aes128gcm16")])
 def test_every_esp_proposal_carries_traffic(lab, esp, expected):
@@ -108,6 +109,7 @@ def test_every_esp_proposal_carries_traffic(lab, esp, expected):
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 def test_udp_encapsulation_can_be_forced(lab):
     Pair(lab, connection={"nat_traversal": "force"}).up()
     with Wire(lab) as wire:
@@ -116,6 +118,7 @@ def test_udp_encapsulation_can_be_forced(lab):
     assert wire.kinds["esp-in-udp"] >= 12 and not wire.kinds["esp"]
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("kind", ["routed", "nat-east"])
 def test_a_tunnel_crosses_a_router_and_a_nat(labs, kind):
     lab = labs(kind)
@@ -128,6 +131,7 @@ def test_a_tunnel_crosses_a_router_and_a_nat(labs, kind):
     assert pair.east.connection("west")["local"]["nat"] is (kind == "nat-east")
 
 
+@pytest.mark.waits
 def test_down_and_up_again(lab):
     pair = Pair(lab, child={"start": "manual"})
     pair.west.start()
@@ -142,6 +146,7 @@ def test_down_and_up_again(lab):
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 def test_on_traffic_starts_when_a_packet_comes(lab):
     pair = Pair(lab, child={"start": "on-traffic"})
     pair.west.start()

@@ -175,6 +175,7 @@ def test_a_link_goes_down_and_a_path_goes_silent(lab):
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 def test_an_initiator_takes_the_addresses_of_its_peer_in_turn(lab):
     gateway(lab, "west").start()
     east = gateway(lab, "east", connection={"remote": {"address": ["192.0.2.99", "192.0.2.98", lab.west.underlay]}}).start()
@@ -259,6 +260,7 @@ def test_a_mapping_changes_under_traffic_and_the_open_side_follows_at_once(labs,
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 def test_keepalives_are_sent_as_often_as_asked(labs):
     lab = labs("nat-east")
     Pair(lab, connection={"nat_keepalive": "1s", "dpd_interval": "60s"}).up()
@@ -307,6 +309,7 @@ def test_mobility_with_strongswan(lab, mover):
     assert_pings_both_ways(lab)
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("starter", ["culvert", "strongswan"])
 def test_fragments_with_strongswan(lab, starter):
     """Both sides split at a few hundred octets, and each puts the other's together."""
@@ -351,6 +354,7 @@ def doors(lab):
     return inner, Culvert(lab, "gw-west", merge(whole, {"connections": [door, tunnel]}))
 
 
+@pytest.mark.waits
 @pytest.mark.parametrize("client", ["culvert", "strongswan"])
 def test_a_peer_is_redirected(lab, client):
     inner, west = doors(lab)

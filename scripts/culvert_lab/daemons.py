@@ -183,6 +183,36 @@ else:
     DEFAULT_BUILD = StrongSwanBuild()
 
 
+def strongswan_conf(plugins, uri, log_path, settings):
+    """A strongswan.conf; `settings` are more lines of it."""
+    return f"""
+            charon-systemd {{
+                load = {plugins}
+                retransmit_tries = 4
+                retransmit_timeout = 1.0
+                retransmit_base = 1.5
+                make_before_break = yes
+                {settings}
+                plugins {{
+                    vici {{ socket = {uri} }}
+                    kernel-libipsec {{ load = yes
+                        allow_peer_ts = yes }}
+                }}
+                filelog {{
+                    log {{
+                        path = {log_path}
+                        default = 1
+                        ike = 2
+                        cfg = 2
+                        knl = 2
+                        esp = 1
+                        flush_line = yes
+                    }}
+                }}
+            }}
+            """
+
+
 class StrongSwan(Daemon):
     """charon, of this system unless `build` says otherwise, with its user-space ESP, no systemd needed.
 
@@ -199,32 +229,7 @@ class StrongSwan(Daemon):
         self.swanctl_path = (credentials or self.directory) / "swanctl.conf"
         self.swanctl_path.write_text(swanctl)
         self.conf_path = self.directory / "strongswan.conf"
-        self.conf_path.write_text(f"""
-            charon-systemd {{
-                load = {build.plugins} {plugins}
-                retransmit_tries = 4
-                retransmit_timeout = 1.0
-                retransmit_base = 1.5
-                make_before_break = yes
-                {settings}
-                plugins {{
-                    vici {{ socket = {self.uri} }}
-                    kernel-libipsec {{ load = yes
-                        allow_peer_ts = yes }}
-                }}
-                filelog {{
-                    log {{
-                        path = {self.log_path}
-                        default = 1
-                        ike = 2
-                        cfg = 2
-                        knl = 2
-                        esp = 1
-                        flush_line = yes
-                    }}
-                }}
-            }}
-            """)
+        self.conf_path.write_text(strongswan_conf(f"{build.plugins} {plugins}", self.uri, self.log_path, settings))
 
     def start(self):
         self.launch([*self.build.prefix, f"{self.build.directory}/charon-systemd"], env={"STRONGSWAN_CONF": str(self.conf_path)})

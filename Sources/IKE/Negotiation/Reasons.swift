@@ -109,10 +109,10 @@ enum Reasons {
                 + "\(plan.line("\(name)/local_subnets")) do not overlap remote_subnets there; remote_subnets here"
                 + "\(plan.line("\(name)/remote_subnets")) do not overlap local_subnets there. The peer's status shows both sides."
         case .noProposalChosen where hasAgreed:
-            return "The peer agreed to a proposal for child \(name) and answered NO_PROPOSAL_CHOSEN with it: most likely it "
-                + "could not install what it agreed to. Candidate causes: its ESP cannot do what its configuration allows, such as "
-                + "extended sequence numbers (esn); its kernel refused the SA. We offered \(ours): leave out what it cannot do. "
-                + "The peer's log says why."
+            return "The peer agreed to a proposal for child \(name) and answered NO_PROPOSAL_CHOSEN with it: "
+                + "most likely it could not install what it agreed to. Candidate causes: its ESP cannot do what its "
+                + "configuration allows, such as extended sequence numbers (esn); its kernel refused the SA. We offered "
+                + "\(ours): leave out what it cannot do. The peer's log says why."
         case .noProposalChosen:
             return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered \(ours). "
                 + proposalCauses(proposals, isRekey: isRekey) + " The peer's status shows both sides."
