@@ -48,6 +48,21 @@ install_packages() {
         give_up "apt-get could not install ${missing[*]}: install them by hand and start again"
 }
 
+# Whether `scripts/test WORD…` runs a part: `runs_part interop "$@"`. Without --only all of the usual parts run.
+runs_part() {
+    local part=$1 only=
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --only) only=${2:-} && shift ;;
+            --only=*) only=${1#--only=} ;;
+            --) break ;;
+        esac
+        if [ $# -gt 0 ]; then shift; fi
+    done
+    case ,${only:-$part}, in *",$part,"*) return 0 ;; *) return 1 ;; esac
+}
+
 # Unpacks the named packages of a newer Debian, and all that they need, under .peers: nothing is installed, /etc/apt is not read.
 # Their strongSwan and OpenSSL know ML-KEM. Without them (no network, another distribution) the tests that need them are skipped.
 newer_debian=forky

@@ -66,13 +66,13 @@ public final class Dataplane {
     deinit { stop() }
 
     private static func makeUMEM(_ settings: DataplaneSettings, log: (String) -> Void) throws(SystemError) -> Arena {
-        let bytes = settings.workerCPUs.count * settings.framesPerWorker * settings.frameBytes
+        let bytes = settings.frameMemoryBytes
         let wanted: HugePages = settings.hugePages == .require ? .require : settings.hugePages == .off ? .off : .auto
         let arena = try Arena(byteCount: bytes, hugePages: wanted, numaNode: settings.numaNode)
         if settings.hugePages == .auto, !arena.usesHugePages {
             log(
                 "no huge pages: using ordinary ones for \(bytes >> 20) MiB of frames; "
-                    + "reserve \((bytes + (2 << 20) - 1) >> 21) with sysctl vm.nr_hugepages for fewer TLB misses"
+                    + "reserve \(settings.hugePageCount) with sysctl vm.nr_hugepages for fewer TLB misses"
             )
         }
         return arena

@@ -1,5 +1,6 @@
 public import Crypto
 public import IPsec
+import Platform
 public import Wire
 
 public enum HugePagePolicy: String, Sendable { case auto, require, off }
@@ -27,6 +28,12 @@ public struct DataplaneSettings: Sendable {
             hugePages, framesPerWorker, frameBytes, numaNode
         )
     }
+
+    /// Octets of all workers' frames.
+    public var frameMemoryBytes: Int { workerCPUs.count * framesPerWorker * frameBytes }
+
+    /// Huge pages of 2 MiB that hold them.
+    public var hugePageCount: Int { (frameMemoryBytes + Arena.hugePageBytes - 1) / Arena.hugePageBytes }
 
     /// The smallest frame that holds a packet of this MTU with 256 octets of headroom, trailer and ICV.
     public static func frameBytes(mtu: Int) -> Int { mtu + 14 + 64 + 256 <= 2048 ? 2048 : 4096 }

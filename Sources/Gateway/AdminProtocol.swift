@@ -40,6 +40,8 @@ public struct AdminResponse: Codable, Hashable, Sendable {
     public var status: StatusReport?
     /// Answer to `version`.
     public var version: String?
+    /// Beside `status`: the absolute path of the file that the gateway was started with.
+    public var configuration: String?
 
     public init(ok: Bool, code: Int32? = nil, message: String? = nil, status: StatusReport? = nil, version: String? = nil) {
         (self.ok, self.code, self.message, self.status, self.version) = (ok, code, message, status, version)

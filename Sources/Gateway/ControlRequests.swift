@@ -130,9 +130,8 @@ extension ControlThread {
             return
         }
         pump()
-        reply(
-            .done(
-                "Rekeying \(name)\(request.child.map { "/" + $0 } ?? "")\(request.ike == true ? ", the IKE SA" : "") has begun."))
+        let what = request.ike == true ? "the IKE SA of \(name)" : "\(name)\(request.child.map { "/" + $0 } ?? "")"
+        reply(.done("Rekeying of \(what) has begun."))
     }
 
     /// Sends the peer of a live connection to another gateway. RFC 5685 §5.

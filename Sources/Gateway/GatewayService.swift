@@ -93,13 +93,18 @@ private struct RunningGateway: Service {
     func start() async throws {
         let (parts, loop) = (parts, loop)
         let path = options.socketPath ?? configuration.controlSocket
+        let configurationPath = SystemFiles.absolute(options.configurationPath)
         do {
             try await loop.flatSubmit {
                 let admin = AdminServer(loop: loop, path: path) { request, reply in
                     guard let control = parts.value.control else {
                         reply(.refused("The gateway is starting; try again.")); return
                     }
-                    control.handle(request, reply: reply)
+                    control.handle(request) { response in
+                        var response = response
+                        if request.command == .status { response.configuration = configurationPath }
+                        reply(response)
+                    }
                 }
                 return admin.start().assumeIsolated().map { parts.value.admin = admin }.nonisolated()
             }.get()
@@ -146,7 +151,9 @@ private struct RunningGateway: Service {
         let logger = logger
         do {
             let dataplane = try Dataplane(settings, log: { logger.info("\($0)") })
-            logger.info("\(settings.workerCPUs.count) workers on CPUs \(settings.workerCPUs), engine \(settings.engine.rawValue)")
+            let workers = settings.workerCPUs.count == 1 ? "1 worker on CPU" : "\(settings.workerCPUs.count) workers on CPUs"
+            let cpus = settings.workerCPUs.map(String.init).joined(separator: ", ")
+            logger.info("\(workers) \(cpus), engine \(settings.engine.rawValue)")
             return dataplane
         } catch {
             throw GatewayStartError(exitCode: error.isPrivilege ? 77 : 1, sentence: error.sentence)

@@ -46,7 +46,8 @@ extension ControlThread {
         let added = new.connections.indices.filter { !kept.contains(new.connections[$0].name) }
         for index in added { add(index) }
         pump()
-        let summary = "\(kept.count) connections unchanged, \(removed.count) ended, \(added.count) begun"
+        let noun = kept.count == 1 ? "connection" : "connections"
+        let summary = "\(kept.count) \(noun) unchanged, \(removed.count) ended, \(added.count) begun"
         log(.info, "reloaded: \(summary)")
         return .done("Reloaded: \(summary).")
     }

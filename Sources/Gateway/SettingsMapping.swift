@@ -1,9 +1,22 @@
-import Configuration
+public import Configuration
 import Crypto
 import Dataplane
 import IKE
 import IPsec
 import Wire
+
+/// What a configuration takes of the machine, for who looks at the machine without a gateway.
+public enum MachineNeeds {
+    /// Huge pages of 2 MiB that the frames of all workers lie on.
+    /// - Parameters:
+    ///   - queues: receive queues of each port that exists now.
+    ///   - mtus: octets, of each port that exists now.
+    public static func hugePages(_ configured: GatewayConfiguration.Dataplane, queues: [Int], mtus: [Int]) -> Int {
+        SettingsMapping.dataplaneSettings(
+            configured, allowedCPUs: LinuxKernel.allowedCPUs(), queues: queues, mtus: mtus, bestEngine: .best, numaNode: nil
+        ).hugePageCount
+    }
+}
 
 /// From the configuration's words to what core and data plane are made with.
 enum SettingsMapping {

@@ -30,6 +30,14 @@ public enum SystemFiles {
     }
 
     /// True when there is a socket of this name.
+    /// `path` from the root on; a relative one starts from the working directory.
+    public static func absolute(_ path: String) -> String {
+        var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+        guard !path.hasPrefix("/"), getcwd(&buffer, buffer.count) != nil else { return path }
+        let directory = String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return directory == "/" ? "/" + path : "\(directory)/\(path)"
+    }
+
     public static func isSocket(_ path: String) -> Bool { type(path) == S_IFSOCK }
 
     public static func isDirectory(_ path: String) -> Bool { type(path) == S_IFDIR }

@@ -17,9 +17,16 @@ struct SocketOptions: ParsableArguments {
 
     static let usualFile = "/etc/culvert/culvert.yaml"
 
-    /// `--socket`, else the file's `control_socket`, else the built-in path.
-    var path: String {
-        socket ?? ConfigurationReader.controlSocket(path: config ?? Self.usualFile) ?? ConfigurationReader.defaultControlSocket
+    /// `--socket`, else the file's `control_socket`, else the built-in path. A file that is named must be there.
+    func path() throws(AdminClientError) -> String {
+        if let config, !Machine.isReadable(config) {
+            throw AdminClientError(
+                exit: Exit.configuration,
+                sentence:
+                    "\(config): \(String(cString: strerror(errno))): correct --config, or leave it out for \(Self.usualFile).")
+        }
+        return socket ?? ConfigurationReader.controlSocket(path: config ?? Self.usualFile)
+            ?? ConfigurationReader.defaultControlSocket
     }
 
     /// One request and its answer. Complaints go to stderr, and the exit code is thrown.
@@ -43,6 +50,7 @@ struct SocketOptions: ParsableArguments {
     }
 
     func exchange(_ request: AdminRequest, answerWithinSeconds: Int) throws(AdminClientError) -> AdminResponse {
+        let path = try path()
         let connection = try AdminConnection(path: path, answerWithinSeconds: answerWithinSeconds)
         let line: [UInt8]
         do {

@@ -6,7 +6,10 @@ import Gateway
 struct Check: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show every problem in a configuration, as FILE:LINE:COL: error|warning: TEXT.",
-        discussion: "Reads the file alone, never the machine. Ends with 78 when the file is refused; warnings alone are 0.")
+        discussion: """
+            Reads the file and the secrets and certificates that it names, never the machine's interfaces. Ends with 78 when the \
+            file is refused; warnings alone are 0.
+            """)
 
     @Argument(help: "The configuration.", completion: .file())
     var file: String

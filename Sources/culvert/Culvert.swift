@@ -6,7 +6,7 @@ import Configuration
 struct Culvert: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "culvert",
-        abstract: "An IPsec site-to-site gateway over AF_XDP.",
+        abstract: "An IPsec gateway over AF_XDP: between sites, for single hosts, or as one of them.",
         discussion: """
             Ends with 0: done; 1: it ran and the answer is no; 64: wrong usage; 69: no gateway answers on the socket; \
             77: privileges missing; 78: configuration refused.

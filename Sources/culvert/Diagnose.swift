@@ -21,24 +21,43 @@ struct Diagnose: ParsableCommand {
             throw Exit.unavailable
         }
         let terminal = Terminal.output
+        let path = gateway.config ?? response.configuration ?? SocketOptions.usualFile
+        var checks = DoctorChecks()
+        checks.gatewayRuns = true
+        checks.configuration = ConfigurationReader.load(path: path).configuration
         var problems = 0
-        for connection in report.connections { problems += show(connection, terminal) }
-        showDrops(report, terminal)
-        problems += showMachine(terminal)
+        for connection in report.connections {
+            problems += show(connection, checks.configuration?.connections.first { $0.name == connection.name }, terminal)
+        }
+        let interfaces = checks.configuration == nil ? [] : checks.interfaces().filter { $0.verdict == .fail }
+        showDrops(report, interfaces, terminal)
+        problems += showMachine(checks, path, terminal)
         print(problems == 0 ? "\nNothing is wrong." : "\n\(counted(problems, "problem")) found.")
         if problems > 0 { throw Exit.no }
     }
 
     /// The count of problems it found.
-    private func show(_ connection: StatusReport.Connection, _ terminal: Terminal) -> Int {
-        let broken = connection.children.filter { $0.state != .installed }
-        guard connection.state != .established || !broken.isEmpty else {
-            print("\(terminal.paint("ok", .green))    \(connection.name): established, every child is installed")
+    private func show(_ connection: StatusReport.Connection, _ configured: Connection?, _ terminal: Terminal) -> Int {
+        let missing = connection.children.filter { $0.state != .installed }
+        let idle = missing.filter { child in
+            guard child.state == .down, child.reason == nil else { return false }
+            return configured?.children.first { $0.name == child.name }.map { $0.start != .immediately } ?? false
+        }
+        let broken = missing.filter { !idle.contains($0) }
+        if connection.state == .established, broken.isEmpty {
+            let rest =
+                idle.isEmpty ? "every child is installed" : "waiting to be asked for: \(idle.map(\.name).joined(separator: ", "))"
+            print("\(terminal.paint("ok", .green))    \(connection.name): established, \(rest)")
+            return 0
+        }
+        // A connection that waits to be asked (start: manual, on-traffic) is down and in order.
+        if connection.state == .down, missing.allSatisfy({ $0.reason == nil }), isWaiting(connection) {
+            print("\(terminal.paint("ok", .green))    \(connection.name): idle. \(connection.reason ?? "")")
             return 0
         }
         print("\(terminal.paint("fail", .red))  \(connection.name): \(connection.state.rawValue)")
         if let reason = connection.reason { print("      \(reason)") }
-        if connection.state == .connecting {
+        if connection.reason?.hasPrefix("No answer") == true {
             print(
                 "      -> look for a firewall between \(connection.local.address) and \(connection.remote.address): "
                     + "UDP 500 and 4500, protocol 50"
@@ -50,29 +69,32 @@ struct Diagnose: ParsableCommand {
         if connection.state == .established {
             print("      -> `culvert up \(connection.name)` tries the missing children again and tells why they fail")
         }
-        // A connection that waits to be asked (start: manual, on-traffic) is down and in order.
-        return connection.state == .down && broken.allSatisfy({ $0.reason == nil }) && !hasLocalProblem(connection) ? 0 : 1
+        return 1
     }
 
-    private func hasLocalProblem(_ connection: StatusReport.Connection) -> Bool {
+    private func isWaiting(_ connection: StatusReport.Connection) -> Bool {
         let reason = connection.reason ?? ""
-        return !(reason.isEmpty || reason.hasPrefix("Waiting for"))
+        return reason.isEmpty || reason.hasPrefix("Waiting for")
     }
 
-    private func showDrops(_ report: StatusReport, _ terminal: Terminal) {
+    /// - Parameter interfaces: those that are not in order: packets find no way out of them, and a route would not help.
+    private func showDrops(_ report: StatusReport, _ interfaces: [Finding], _ terminal: Terminal) {
         for (name, count) in report.drops.filter({ $0.value > 0 }).sorted(by: { $0.key < $1.key }) {
             guard let reason = DropReason(name: name) else { continue }
             print("\(terminal.paint("drop", .yellow))  \(name), \(Readable.count(count)) packets: \(reason.text)")
-            print("      -> \(reason.remedy)")
+            let isOfInterfaces = reason == .noRoute && !interfaces.isEmpty
+            let names = interfaces.map(\.subject).joined(separator: ", ")
+            print("      -> \(isOfInterfaces ? "first mend what is told below of \(names)" : reason.remedy)")
         }
     }
 
     /// What is wrong at this end; needs the file, since the gateway does not tell its interfaces.
-    private func showMachine(_ terminal: Terminal) -> Int {
-        var checks = DoctorChecks()
-        checks.gatewayRuns = true
-        let path = gateway.config ?? SocketOptions.usualFile
-        if Machine.exists(path) { checks.configuration = ConfigurationReader.load(path: path).configuration }
+    private func showMachine(_ checks: DoctorChecks, _ path: String, _ terminal: Terminal) -> Int {
+        if checks.configuration == nil {
+            print(
+                "\(terminal.paint("warn", .yellow))  \(path) cannot be read or is refused, so the interfaces are not looked at: "
+                    + "see `culvert check \(path)`")
+        }
         // The client's own privileges are not the gateway's.
         let failed = checks.all().filter { $0.verdict == .fail && !["privilege", "AF_XDP"].contains($0.subject) }
         for finding in failed {

@@ -1,5 +1,6 @@
 import Configuration
 import Crypto
+import Gateway
 import Glibc
 
 /// One thing looked at: what was found, and what to do when it is not right.
@@ -121,15 +122,25 @@ struct DoctorChecks {
             findings.append(
                 Finding(
                     verdict: policy == .require ? .fail : .warn, subject: "huge pages",
-                    found: "\(free) of \(total) of 2 MB are free",
-                    remedy: "`sysctl vm.nr_hugepages=256`; without them packets cost more TLB misses"))
+                    found: "\(free) of \(total) of 2 MB are free", remedy: hugePageRemedy))
         }
         return findings
     }
 
+    /// As many as `culvert run` asks for.
+    private var hugePageRemedy: String {
+        guard let configuration else {
+            return "without them packets cost more TLB misses; with --config FILE this tells how many to reserve"
+        }
+        let ports = configuration.interfaces.compactMap { Machine.Interface($0.name) }
+        let count = MachineNeeds.hugePages(
+            configuration.dataplane, queues: ports.map { max(1, $0.receiveQueues) }, mtus: ports.map(\.mtu))
+        return "`sysctl vm.nr_hugepages=\(count)` for the frames of this configuration; without them packets cost more TLB misses"
+    }
+
     // MARK: Interfaces and addresses
 
-    private func interfaces() -> [Finding] {
+    func interfaces() -> [Finding] {
         guard let configuration else {
             return Machine.names(in: "/sys/class/net").filter { $0 != "lo" }.compactMap { Machine.Interface($0) }.map {
                 interface in
@@ -153,7 +164,26 @@ struct DoctorChecks {
                     verdict: .warn, subject: interface.name, found: description(interface),
                     remedy: "ESP takes some 60 bytes of each packet; raise the MTU")
             }
+            if let problem = attachmentProblem(interface) { return problem }
             return Finding(verdict: .ok, subject: interface.name, found: "\(configured.role.rawValue), \(description(interface))")
+        }
+    }
+
+    /// While a gateway runs, its XDP program is on each of its interfaces.
+    private func attachmentProblem(_ interface: Machine.Interface) -> Finding? {
+        guard gatewayRuns else { return nil }
+        let index = Int(if_nametoindex(interface.name))
+        guard index > 0, let attached = try? Machine.xdpProgram(interfaceIndex: index) else { return nil }
+        switch attached {
+        case .ours: return nil
+        case .none:
+            return Finding(
+                verdict: .fail, subject: interface.name, found: "the gateway is not attached to it (no XDP program there)",
+                remedy: "the gateway's log says why; it tries again by itself")
+        case .another(let name):
+            return Finding(
+                verdict: .fail, subject: interface.name, found: "another XDP program is attached to it: \(name)",
+                remedy: "detach that (`ip link set dev \(interface.name) xdp off`), or take the interface out of `interfaces`")
         }
     }
 
@@ -194,7 +224,7 @@ struct DoctorChecks {
             remedy: isCovered ? "" : "add it to the underlay interface, or correct `local.address`")
     }
 
-    /// Another IKE daemon (strongSwan, Libreswan) on our ports.
+    /// Another IKE daemon (strongSwan, Libreswan) on our ports, or a gateway on another socket.
     private func ports() -> [Finding] {
         guard !gatewayRuns else { return [Finding(verdict: .ok, subject: "gateway", found: "answers on the control socket")] }
         let taken = Machine.boundUDPPorts.intersection([500, 4500]).sorted()
@@ -202,7 +232,14 @@ struct DoctorChecks {
         return [
             Finding(
                 verdict: .fail, subject: "UDP 500, 4500", found: "\(taken.map(String.init).joined(separator: " and ")) in use",
-                remedy: "stop the other IKE daemon: `ss -lunp` names it")
+                remedy: portRemedy)
         ]
+    }
+
+    private var portRemedy: String {
+        let gateways = Machine.processes(named: "culvert").map(String.init).joined(separator: ", ")
+        guard !gateways.isEmpty else { return "stop the other IKE daemon: `ss -lunp` names it" }
+        return "Culvert itself runs (process \(gateways)) with another control socket: name it with --socket; "
+            + "otherwise stop the IKE daemon that `ss -lunp` names"
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+import Platform
 import Wire
 
 /// What /proc, /sys and a few harmless system calls say about this machine. Reads only.
@@ -43,6 +44,15 @@ enum Machine {
     }
 
     static func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
+
+    /// If not, `errno` says why.
+    static func isReadable(_ path: String) -> Bool { access(path, R_OK) == 0 }
+
+    /// Other processes of this name, ascending.
+    static func processes(named name: String) -> [Int] {
+        let own = Int(getpid())
+        return names(in: "/proc").compactMap { Int($0) }.filter { $0 != own && line("/proc/\($0)/comm") == name }.sorted()
+    }
 
     /// The last part of what a symbolic link points at.
     static func linkName(_ path: String) -> String? {
@@ -131,6 +141,14 @@ enum Machine {
             ports.insert(port)
         }
         return ports
+    }
+
+    enum AttachedProgram { case none, ours, another(String) }
+
+    /// Without the privilege to read its name, a program is taken for ours.
+    static func xdpProgram(interfaceIndex: Int) throws -> AttachedProgram {
+        guard let found = try XDPProgram.attachment(interfaceIndex: interfaceIndex) else { return .none }
+        return found.name.isEmpty || found.name == XDPProgram.name ? .ours : .another(found.name)
     }
 
     /// A network device as /sys shows it.

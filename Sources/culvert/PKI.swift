@@ -85,7 +85,7 @@ struct SubjectArgument: ExpressibleByArgument {
     }
 }
 
-/// What every command that writes needs.
+/// What the commands that write a certificate need.
 struct PKIOutput: ParsableArguments {
     @Option(help: ArgumentHelp("Where to write; .pem and .key are added.", valueName: "name"), completion: .file())
     var out: String
@@ -236,17 +236,21 @@ struct PKIKey: ParsableCommand {
         commandName: "key", abstract: "Make a key without a certificate, for `auth: public-key`.",
         discussion: "Writes NAME.key, which stays here, and NAME.pub, which the other gateway gets.")
 
-    @OptionGroup var output: PKIOutput
+    @Option(help: ArgumentHelp("Where to write; .key and .pub are added.", valueName: "name"), completion: .file())
+    var out: String
+
+    @Flag(help: "Overwrite what is there.")
+    var force = false
 
     @Option(help: "Kind of key.")
     var keyType = KeyType(.ed25519)
 
     func run() throws {
-        let publicPath = "\(output.out).pub"
-        try PKIFiles.refuseOverwriting([output.keyPath, publicPath], force: output.force)
+        let (keyPath, publicPath) = ("\(out).key", "\(out).pub")
+        try PKIFiles.refuseOverwriting([keyPath, publicPath], force: force)
         let key = try PKIFiles.generate(keyType.kind)
-        try PKIFiles.write(key, to: output.keyPath, force: output.force)
-        try PKIFiles.write(text: PEM.text("PUBLIC KEY", key.subjectPublicKeyInfo), to: publicPath, force: output.force)
-        print("Made a key (\(key.kind.text)): \(output.keyPath), \(publicPath)")
+        try PKIFiles.write(key, to: keyPath, force: force)
+        try PKIFiles.write(text: PEM.text("PUBLIC KEY", key.subjectPublicKeyInfo), to: publicPath, force: force)
+        print("Made a key (\(key.kind.text)): \(keyPath), \(publicPath)")
     }
 }

@@ -28,7 +28,7 @@ struct PKIRevocationList: ParsableCommand {
     func validate() throws { try PKIFiles.validate(days: days, pathLength: nil) }
 
     func run() throws {
-        let list = try RevocationDraft(signer, out).write(days: days)
+        let list = try RevocationDraft(signer, out).write(seconds: Int64(days) * 86_400)
         print("\(out): \(counted(list.entries.count, "certificate")) revoked, next update \(list.nextUpdateText)")
     }
 }
@@ -47,13 +47,13 @@ struct PKIRevoke: ParsableCommand {
     @Option(help: "Why.")
     var reason: RevocationReason?
 
-    @Option(help: "Days until the next update.")
-    var days = 30
+    @Option(help: "Days until the next update; unless told as many as the list had, 30 for a new one.")
+    var days: Int?
 
     @Argument(help: "The certificates.", completion: .file())
     var certificate: [String]
 
-    func validate() throws { try PKIFiles.validate(days: days, pathLength: nil) }
+    func validate() throws { try PKIFiles.validate(days: days ?? 30, pathLength: nil) }
 
     func run() throws {
         var draft = try RevocationDraft(signer, crl)
@@ -66,7 +66,7 @@ struct PKIRevoke: ParsableCommand {
             draft.add(revoked.serialNumber, reason)
             print("Revoked \(revoked.subject), serial number \(revoked.serialNumber)")
         }
-        let list = try draft.write(days: days)
+        let list = try draft.write(seconds: days.map { Int64($0) * 86_400 } ?? draft.span ?? 30 * 86_400)
         print("\(crl): \(counted(list.entries.count, "certificate")) revoked, next update \(list.nextUpdateText)")
     }
 }
@@ -78,6 +78,8 @@ private struct RevocationDraft {
     var entries: [RevocationList.Entry] = []
     /// cRLNumber of the version before.
     var number: UInt64 = 0
+    /// Seconds from the update to the next of the version before; nil without one.
+    var span: Int64?
 
     init(_ signer: PKISigner, _ path: String) throws {
         authority = try signer.load()
@@ -88,6 +90,7 @@ private struct RevocationDraft {
             throw Exit.no
         }
         entries = list.entries
+        span = list.nextUpdate.map { $0 - list.thisUpdate }.flatMap { $0 > 0 ? $0 : nil }
         number = (list.number ?? []).suffix(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
 
@@ -96,12 +99,12 @@ private struct RevocationDraft {
         entries.append(.init(serialNumber: serialNumber, revokedAt: CredentialInspection.timeOfDay(), reason: reason))
     }
 
-    func write(days: Int) throws -> RevocationList {
+    func write(seconds: Int64) throws -> RevocationList {
         let now = CredentialInspection.timeOfDay()
         let list = try PKIFiles.told("The revocation list") {
             try RevocationList.issue(
                 by: authority.certificate, key: authority.key, entries: entries, number: number &+ 1, thisUpdate: now,
-                nextUpdate: now + Int64(days) * 86_400)
+                nextUpdate: now + seconds)
         }
         try PKIFiles.write(text: PEM.text("X509 CRL", list.der), to: path, force: true)
         return list

@@ -215,7 +215,7 @@ struct PKIVerify: ParsableCommand {
             for warning in peer.warnings { complain(warning) }
             print("\(certificate): good, \(peer.subject)")
         } catch let refusal as CertificateRefusal {
-            complain("\(certificate): \(refusal.kind.rawValue): \(refusal.sentence)")
+            complain("\(certificate): refused, \(refusal.kind.words): \(refusal.sentence)")
             throw Exit.no
         }
     }
@@ -226,5 +226,22 @@ struct PKIVerify: ParsableCommand {
             throw ValidationError("--id \(id) is not an identity; write a name, user@host, an address or a distinguished name.")
         }
         return identity
+    }
+}
+
+extension CertificateRefusal.Kind {
+    /// The kind in words: `the name does not match`.
+    fileprivate var words: String {
+        switch self {
+        case .malformed: "malformed"
+        case .expired: "expired"
+        case .notYetValid: "not yet valid"
+        case .untrusted: "not trusted"
+        case .revoked: "revoked"
+        case .nameMismatch: "the name does not match"
+        case .keyUsage: "not for this use"
+        case .weak: "too weak"
+        case .revocationUnknown: "whether it is revoked is not known"
+        }
     }
 }

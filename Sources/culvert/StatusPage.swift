@@ -78,7 +78,9 @@ struct StatusPage {
 
     private func child(_ child: StatusReport.Child, of connection: StatusReport.Connection) -> [String] {
         let state = terminal.paint(child.state.rawValue, colour(child.state))
-        let subnets = "\(child.localSubnets.joined(separator: ", ")) <-> \(child.remoteSubnets.joined(separator: ", "))"
+        // A side without subnets is an address that is not known yet.
+        let sides = [child.localSubnets, child.remoteSubnets].map { $0.isEmpty ? "dynamic" : $0.joined(separator: ", ") }
+        let subnets = sides.joined(separator: " <-> ")
         var lines = ["  \(terminal.paint(child.name, .bold))  \(state)  \(subnets)"]
         if let reason = child.reason { lines.append("    \(reason)") }
         if child.state == .installed {

@@ -231,7 +231,7 @@ struct ControlThreadTests {
         let pair = try await start()
         #expect(try await pair.ask(east: true, AdminRequest(.up, connection: "peer", timeoutSeconds: 10)).ok)
         let same = try await pair.ask(east: true, AdminRequest(.reload))
-        #expect(same.message?.contains("1 connections unchanged") == true)
+        #expect(same.message?.contains("1 connection unchanged") == true)
         try await pair.on { east, _ in
             #expect(east.control.lifecycle.isActive(ChildKey("peer", "net")))
             let problem = Diagnostic(file: "f", line: 3, column: 1, severity: .error, text: "no such key")

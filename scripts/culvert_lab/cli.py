@@ -19,7 +19,7 @@ examples:
     scripts/lab up                               the laboratory `lab`, wire is a bridge
     scripts/lab up --instance two --wire nat-east --queues 2
     scripts/lab exec host-east ping -c 3 10.2.0.2
-    scripts/lab exec gw-east culvert run --config examples/two-site/east.yaml
+    scripts/lab exec gw-east culvert run --config examples/two-site/east.yaml --socket /run/east.sock
     scripts/lab exec wire tcpdump -n -i east
     scripts/lab list
     scripts/lab down
