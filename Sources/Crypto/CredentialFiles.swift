@@ -40,10 +40,10 @@ public enum CredentialFile {
     }
 
     /// What tells that a file has changed: nil when it is not there.
-    struct Stamp: Hashable {
+    public struct Stamp: Hashable, Sendable {
         var device: UInt64, inode: UInt64, bytes: Int64, seconds: Int, nanoseconds: Int
 
-        init?(path: String) {
+        public init?(path: String) {
             var status = stat()
             guard stat(path, &status) == 0 else { return nil }
             (device, inode, bytes) = (UInt64(status.st_dev), UInt64(status.st_ino), Int64(status.st_size))

@@ -229,7 +229,8 @@ final class OpenSSLTLSEngine: TLSEngine {
             TLSOutcome(
                 masterSessionKey: crypto.slice(material, 0..<half),
                 extendedMasterSessionKey: crypto.slice(material, half..<2 * half), version: String(cString: SSL_get_version(ssl)),
-                peerSubject: subject, warnings: warnings))
+                peerSubject: subject, warnings: warnings,
+                review: CertificateReview(trust: credentials.trust, certificates: certificates, identity: peer)))
     }
 
     /// Everything that waits to be sent.

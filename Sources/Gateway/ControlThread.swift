@@ -1,4 +1,5 @@
 import Configuration
+import Crypto
 import Dataplane
 import IKE
 import IPsec
@@ -51,6 +52,9 @@ final class ControlThread {
     /// The certificates that connections need.
     var watched: [String: [CredentialLoading.Watched]] = [:]
     var nextExpiryCheck: Instant?
+    /// Of the revocation lists of each connection, as they were looked at last.
+    var listStamps: [String: [CredentialFile.Stamp?]] = [:]
+    var nextListCheck = Instant(nanoseconds: 0)
     lazy var ocsp = OCSPClient(loop: loop, mark: SocketOptionValue(RoutingPlan.socketMark))
     let ownStatuses = OwnStatusKeeper()
     var waiting: [UpRequest] = []
@@ -291,9 +295,6 @@ final class ControlThread {
             guard let spi = lifecycle.inboundReady(token: token, now: now) else { return }
             core.childInstalled(token: token, now: now)
             lifecycle.use(inboundSPI: spi, peerReceives: core.peerReceives(inboundSPI: spi))
-            if let key = lifecycle.child(inboundSPI: spi) {
-                log(.info, "child \(key.child) is installed", connection: key.connection)
-            }
             if lifecycle.awaitsSwitch { scheduleTick() }
         case .wantsTunnel(let childIndex):
             guard let key = children.key(at: childIndex) else { return }
@@ -518,6 +519,7 @@ final class ControlThread {
         keepFilter()
         if surroundings.kernel.mustReadAgain { kernelReadable() }
         tellExpiry()
+        followRevocationLists()
         keepOwnStatuses()
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         pump()

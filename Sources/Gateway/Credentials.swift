@@ -7,6 +7,8 @@ import Logging
 extension ControlThread {
     /// How often expiring certificates are told about in the log.
     static let expiryInterval: Duration = .seconds(86_400)
+    /// How often revocation lists are looked at for peers that are connected.
+    static let listInterval: Duration = .seconds(5)
 
     var credentials: CredentialLoading {
         CredentialLoading(
@@ -20,6 +22,7 @@ extension ControlThread {
         defer { configuration.connections[position].wipeSecrets() }
         keyFingerprints[connection.name] = credentials.fingerprint(connection, surroundings.crypto)
         watched[connection.name] = credentials.watched(connection)
+        lookAtLists(of: connection)
         credentialProblems[connection.name] = nil
         do throws(CredentialLoading.Problem) {
             let plan = try SettingsMapping.plan(connection, credentials: credentials)
@@ -38,6 +41,7 @@ extension ControlThread {
     /// A connection that is no more.
     func forgetCredentials(of connection: String) {
         (keyFingerprints[connection], watched[connection], credentialProblems[connection]) = (nil, nil, nil)
+        listStamps[connection] = nil
     }
 
     /// Once a day: what expires within 30 days, or has.
@@ -58,6 +62,24 @@ extension ControlThread {
             else { continue }
             log(.warning, "the peer \(notice).", connection: status.name)
         }
+    }
+
+    /// Whether a revocation list of the connection is another than the last time.
+    @discardableResult
+    private func lookAtLists(of connection: Connection) -> Bool {
+        let stamps = connection.remote.revocationLists.map { CredentialFile.Stamp(path: $0) }
+        return listStamps.updateValue(stamps, forKey: connection.name) != stamps
+    }
+
+    /// A list that has changed is read by whoever proves itself next; who is connected is judged by it within seconds.
+    func followRevocationLists() {
+        if now >= nextListCheck {
+            nextListCheck = now + Self.listInterval
+            for connection in configuration.connections where lookAtLists(of: connection) {
+                core.lookAgainAtPeers(of: connection.name)
+            }
+        }
+        if core.hasReviews { core.reviewPeers(now: now) }
     }
 
     func checkRevocation(_ check: RevocationCheck, token: UInt64) {

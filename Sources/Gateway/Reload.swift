@@ -30,7 +30,10 @@ extension ControlThread {
             new.connections[index].wipeSecrets()
         }
         let removed = configuration.connections.filter { !kept.contains($0.name) }
-        for connection in removed { core.removeConnection(connection.name, now: now) }
+        let names = Set(new.connections.map(\.name))
+        for connection in removed {
+            core.removeConnection(connection.name, isChanged: names.contains(connection.name), now: now)
+        }
         pump()
         for connection in removed {
             forgetCredentials(of: connection.name)

@@ -35,6 +35,8 @@ public final class IKECore {
     var childIndex: [UInt32: UInt64] = [:]
     /// IKE SAs by who speaks: what INITIAL_CONTACT is about.
     var identityIndex: [IdentityPair: Set<UInt64>] = [:]
+    /// IKE SAs whose peers are to be judged again.
+    var reviews: Deque<UInt64> = []
     /// Installations under way: token to inbound SPI.
     var installs: [UInt64: UInt32] = [:]
     var nextToken: UInt64 = 1
@@ -95,11 +97,14 @@ public final class IKECore {
     }
 
     /// Deletes the connection's SAs (DELETE is sent, events are emitted) and forgets it.
-    public func removeConnection(_ name: String, now: Instant) {
+    /// - Parameter isChanged: it comes back with other settings; for the log.
+    public func removeConnection(_ name: String, isChanged: Bool = false, now: Instant) {
         guard let connection = connections[name] else { return }
-        for spi in connection.sas {
-            if let sa = sas[spi] { close(sa, reason: "The connection was removed from the configuration.", now: now) }
-        }
+        let reason =
+            isChanged
+            ? "The connection was changed in the configuration: it begins anew."
+            : "The connection was removed from the configuration."
+        for spi in connection.sas { if let sa = sas[spi] { close(sa, reason: reason, now: now) } }
         connections[name] = nil
         connectionOrder.removeAll { $0 == name }
         directory.remove(connection.plan)

@@ -13,8 +13,10 @@ extension IKECore {
         let children = plan.children.map { status($0, state, now: now) }
         guard let sa, let established = sa.established else {
             let isConnecting = state.attempt != nil
+            // One that takes anybody has not failed because one of them did: it listens, and the reason says what was.
+            let hasFailed = state.hasFailed && plan.remoteAddress != nil
             return ConnectionStatus(
-                name: plan.name, state: isConnecting ? .connecting : state.hasFailed ? .failed : .down,
+                name: plan.name, state: isConnecting ? .connecting : hasFailed ? .failed : .down,
                 reason: reason(state, now: now), ike: nil, children: children)
         }
         var ike = ConnectionStatus.IKE(

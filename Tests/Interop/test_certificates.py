@@ -85,7 +85,9 @@ def test_the_example_works_and_a_revoked_peer_is_shut_out(lab, directory):
         assert certificates["ca"]["expires_in_seconds"] > 3000 * 86400
         # West's list changes on disk; nobody tells the gateway.
         pki(directory, "revoke", "--ca", "ca", "--crl", "ca.crl", "--reason", "key-compromise", "west.pem")
-        east.client("down", "west")
+        reason = east.wait_reason("west", "revoked", timeout=15)
+        assert "CN=west" in reason and connection(east)["state"] != "established"
+        assert "shut out of connection west" in east.log()
         done = east.client("up", "west", "--timeout", "10s", check=False)
         assert done.returncode == 1, done.stdout
         assert "CN=west" in done.stderr and "revoked" in done.stderr and "key-compromise" in done.stderr

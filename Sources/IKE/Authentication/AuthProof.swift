@@ -26,6 +26,8 @@ package struct ProvenPeer: Sendable {
     /// The name that EAP authenticated, and what a backend granted.
     package var eapName: [UInt8]?
     package var attributes: [EAPAttribute] = []
+    /// Of a peer that proved itself by a certificate.
+    package var review: CertificateReview?
 }
 
 /// What a peer puts forward in IKE_AUTH.
@@ -181,7 +183,8 @@ extension IKECore {
         let scheme = try verify(sa, transcript, proof, plan, trusted.key)
         return ProvenPeer(
             identity: proof.claimed, method: scheme.sentence, subject: trusted.subject, certificateExpires: trusted.expires,
-            revocationCheck: trusted.revocationCheck, warnings: trusted.warnings)
+            revocationCheck: trusted.revocationCheck, warnings: trusted.warnings,
+            review: CertificateReview(trust: trust, certificates: proof.certificates, identity: proof.claimed))
     }
 
     private func judgeRawKey(

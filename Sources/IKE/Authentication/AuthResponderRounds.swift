@@ -165,7 +165,7 @@ extension IKECore {
         }
         return ProvenPeer(
             identity: identity, method: outcome.method?.description ?? "EAP", warnings: outcome.warnings, eapName: outcome.name,
-            attributes: outcome.attributes)
+            attributes: outcome.attributes, review: outcome.review)
     }
 
     private func refusal(_ auth: ResponderAuth, _ sentence: String) -> ProofRefusal {

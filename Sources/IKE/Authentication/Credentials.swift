@@ -107,6 +107,25 @@ public struct OCSPResponses: Hashable, Sendable, ExpressibleByArrayLiteral {
     public var all: [[UInt8]] { carried + (answer.map { [$0] } ?? []) }
 }
 
+/// What a peer's certificate was judged by, to judge it again after a revocation list has changed.
+public struct CertificateReview: Sendable {
+    private let trust: any PeerTrust
+    private let certificates: [[UInt8]]
+    private let identity: Identity
+
+    public init(trust: any PeerTrust, certificates: [[UInt8]], identity: Identity) {
+        (self.trust, self.certificates, self.identity) = (trust, certificates, identity)
+    }
+
+    /// That it was revoked, by the lists as they are now. Nothing else ends what has been believed.
+    package func revocation() -> CertificateRefusal? {
+        do throws(CertificateRefusal) {
+            _ = try trust.evaluate(certificates: certificates, identity: identity, revocationLists: [], ocspResponses: [])
+            return nil
+        } catch { return error.kind == .revoked ? error : nil }
+    }
+}
+
 /// The certificate authorities, revocation lists and policy that one connection trusts. Knows the time of day by itself.
 public protocol PeerTrust: AnyObject, Sendable {
     /// SHA-1 of each trust anchor's SubjectPublicKeyInfo, for CERTREQ. RFC 7296 §3.7.

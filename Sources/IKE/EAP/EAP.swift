@@ -163,10 +163,13 @@ public struct EAPOutcome: Sendable {
     public var attributes: [EAPAttribute]
     /// What was not perfect about the proof, in sentences.
     public var warnings: [String]
+    /// Of a peer that proved itself by a certificate within the method.
+    public var review: CertificateReview?
     public init(
-        masterSessionKey: Secret?, name: [UInt8], method: EAPType? = nil, attributes: [EAPAttribute] = [], warnings: [String] = []
+        masterSessionKey: Secret?, name: [UInt8], method: EAPType? = nil, attributes: [EAPAttribute] = [],
+        warnings: [String] = [], review: CertificateReview? = nil
     ) {
-        self.warnings = warnings
+        (self.warnings, self.review) = (warnings, review)
         (self.masterSessionKey, self.name, self.method, self.attributes) = (masterSessionKey, name, method, attributes)
     }
 }

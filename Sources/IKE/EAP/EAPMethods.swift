@@ -71,7 +71,10 @@ final class SteppedServer: EAPServerMethod {
         case .send(let data): .request(data)
         case .ask(let check): .ask(check)
         case .success(_, let key):
-            .success(EAPOutcome(masterSessionKey: key, name: name(), warnings: conversation?.settled?.warnings ?? []))
+            .success(
+                EAPOutcome(
+                    masterSessionKey: key, name: name(), warnings: conversation?.settled?.warnings ?? [],
+                    review: conversation?.settled?.review))
         case .failure(_, let reason): .failure(reason)
         }
     }

@@ -24,10 +24,12 @@ public struct TLSOutcome: Sendable {
     public var peerSubject: String
     /// What was not perfect about the peer's certificate, in sentences.
     public var warnings: [String]
+    public var review: CertificateReview?
     public init(
-        masterSessionKey: Secret, extendedMasterSessionKey: Secret, version: String, peerSubject: String, warnings: [String] = []
+        masterSessionKey: Secret, extendedMasterSessionKey: Secret, version: String, peerSubject: String,
+        warnings: [String] = [], review: CertificateReview? = nil
     ) {
-        self.warnings = warnings
+        (self.warnings, self.review) = (warnings, review)
         (self.masterSessionKey, self.extendedMasterSessionKey) = (masterSessionKey, extendedMasterSessionKey)
         (self.version, self.peerSubject) = (version, peerSubject)
     }

@@ -53,10 +53,11 @@ extension IKECore {
         connection.slots[record.name]?.retryWait = nil
         connection.slots[record.name]?.nextAttempt = nil
         connection.slots[record.name]?.isCreating = false
+        let (spiIn, spiOut) = (String(record.inboundSPI, radix: 16), String(record.outboundSPI, radix: 16))
         log(
             .info, name,
-            "Child \(record.name) is up: \(record.localSelectors.sentence) <-> \(record.remoteSelectors.sentence), "
-                + "\(record.suite.transform.keyword).")
+            "Child \(record.name) \(record.replaces == nil ? "is up" : "was rekeyed"): \(record.localSelectors.sentence) <-> "
+                + "\(record.remoteSelectors.sentence), \(record.suite.transform.keyword), spi in \(spiIn) out \(spiOut).")
         if record.isRedundant {
             enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
         }

@@ -20,7 +20,7 @@ public struct CoreCounters: Hashable, Sendable {
     public var strangersRefused = 0
     public var unprotectedAnswers = 0, unprotectedAnswersSuppressed = 0
     /// Certificates of peers that were not accepted, and questions to OCSP responders or backends that stayed unanswered.
-    public var certificatesRefused = 0, outsideWaitsExpired = 0, signaturesDeferred = 0
+    public var certificatesRefused = 0, peersRevoked = 0, outsideWaitsExpired = 0, signaturesDeferred = 0
     public var refusalsUnsaid = 0, peerSALimitReached = 0
     public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0
     public var childLimitReached = 0, taskLimitReached = 0

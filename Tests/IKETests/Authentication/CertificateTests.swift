@@ -42,6 +42,32 @@ import Wire
         #expect(pair.ike(pair.west)?.remoteSubject == "CN=east.example" && pair.ike(pair.west)?.remoteMethod == "Ed25519")
     }
 
+    /// The file of the revocation list has changed. Only that ends what has been believed, and also what was rekeyed meanwhile.
+    @Test(arguments: [CertificateRefusal.Kind.revoked, .expired], [false, true])
+    func `a connected peer that is revoked is shut out`(_ kind: CertificateRefusal.Kind, isRekeyed: Bool) throws {
+        let pair = Pair()
+        let trust = TestTrust()
+        pair.useCertificates(.ed25519, westTrust: trust)
+        try pair.establish()
+        trust.refusal = CertificateRefusal(kind, "It is no good any more.")
+        pair.west.core.lookAgainAtPeers(of: "c")
+        #expect(pair.west.core.hasReviews)
+        if isRekeyed {
+            #expect(pair.east.core.rekey(connection: "c", child: nil, ike: true, now: pair.now))
+            pair.run(2)
+        }
+        pair.west.core.reviewPeers(now: pair.now)
+        pair.run(2)
+        #expect(!pair.west.core.hasReviews)
+        #expect(pair.isUp == (kind == .expired))
+        #expect(pair.west.installed.isEmpty == (kind == .revoked) && pair.east.installed.isEmpty == (kind == .revoked))
+        #expect(pair.west.core.counters.peersRevoked == (kind == .revoked ? 1 : 0))
+        guard kind == .revoked else { return }
+        #expect(pair.west.logs.contains { $0.contains("shut out") && $0.contains("east.example") && $0.contains("no good") })
+        pair.run(20)
+        #expect(pair.west.core.counters.certificatesRefused >= 1 && !pair.isUp, "it came again")
+    }
+
     @Test func `intermediates go along, and the authorities that are trusted are announced`() throws {
         let pair = Pair()
         let trust = TestTrust()
