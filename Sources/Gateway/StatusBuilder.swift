@@ -104,7 +104,7 @@ struct StatusBuilder {
         let local = isInstalled ? status?.localSelectors.map(\.description) : nil
         let remote = isInstalled ? status?.remoteSelectors.map(\.description) : nil
         return StatusReport.Child(
-            name: configured.name, state: state, reason: isInstalled ? status?.rekeyProblem : status?.reason,
+            name: configured.name, state: state, reason: isInstalled ? status?.problem : status?.reason,
             mode: configured.mode.rawValue,
             encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
             spiIn: isInstalled ? status.map { Self.hexadecimal(UInt64($0.inboundSPI), digits: 8) } : nil,

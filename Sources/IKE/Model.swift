@@ -289,8 +289,8 @@ public struct ConnectionStatus: Sendable {
         public var name: String
         public var state: State
         public var reason: String?
-        /// Of an installed child: why it could not be replaced when its time came.
-        public var rekeyProblem: String?
+        /// Of an installed child: why it could not be replaced when its time came, or why nothing goes through it.
+        public var problem: String?
         public var inboundSPI: UInt32, outboundSPI: UInt32
         public var transform: ESPTransform?
         public var path: TunnelPath?

@@ -76,7 +76,11 @@ extension IKECore {
                 inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
                 path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)
-            status.rekeyProblem = slot?.rekeyProblem.map { "The last rekey failed. \($0)" }
+            let local = sa.path.local.address
+            status.problem =
+                isPresent(local)
+                ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" }
+                : "Nothing goes through: the address \(local) is not on this machine any more, or its interface is down."
             return status
         }
         let isConnecting = slot?.isCreating == true || (state.attempt != nil && slot?.isWanted == true)

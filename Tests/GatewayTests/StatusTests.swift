@@ -51,7 +51,7 @@ struct StatusTests {
 
     @Test func `a child that could not be rekeyed is installed, and says so`() throws {
         var status = established
-        status.children[0].rekeyProblem = "The last rekey failed. No common ESP proposal."
+        status.children[0].problem = "The last rekey failed. No common ESP proposal."
         let net = try #require(builder([status]).report().connections.first?.children.first)
         #expect(net.state == .installed && net.reason == "The last rekey failed. No common ESP proposal.")
     }

@@ -37,6 +37,20 @@ import Wire
 
     // MARK: Addresses in turn
 
+    @Test(arguments: [true, false])
+    func `a child whose address is gone says so until it is back`(_ mobike: Bool) throws {
+        let pair = Pair()
+        for change in [\Pair.eastSide, \Pair.westSide] { pair[keyPath: change].paths.mobike = mobike }
+        try pair.establish()
+        func problem() -> String { pair.east.status(now: pair.now)?.children.first?.problem ?? "" }
+        pair.east.setAddresses("192.0.2.1", "198.51.100.1", now: pair.now)
+        #expect(problem() == "")
+        pair.east.core.setLocalAddresses([], now: pair.now)
+        #expect(problem().contains("192.0.2.1 is not on this machine") && pair.isUp(pair.east))
+        pair.east.core.setLocalAddresses([pair.east.address], now: pair.now)
+        #expect(problem() == "")
+    }
+
     @Test func `an initiator tries the peer's addresses in turn until one answers`() throws {
         for position in 0..<3 {
             let pair = Pair()

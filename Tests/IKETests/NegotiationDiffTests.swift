@@ -41,7 +41,7 @@ import Wire
         func reason(_ node: Node) -> String {
             let child = node.status(now: pair.now)?.children.first
             #expect(child?.state != .installed || child?.reason == nil)
-            return child?.rekeyProblem ?? child?.reason ?? ""
+            return child?.problem ?? child?.reason ?? ""
         }
         return (reason(pair.east), reason(pair.west))
     }

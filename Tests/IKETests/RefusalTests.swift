@@ -27,6 +27,15 @@ import Wire
         #expect(pair.west.core.tableSizes["children"] == 0 && pair.east.installed.isEmpty && pair.west.installed.isEmpty)
     }
 
+    /// It has not failed because somebody did; the reason says who and why.
+    @Test func `a connection that takes anybody goes on listening after a refusal`() throws {
+        let pair = Pair()
+        (pair.westSide.secret, pair.westSide.remoteAddress) = ("quite another secret, just as long", nil)
+        let (_, west) = try reasons(pair)
+        #expect(west.contains("pre-shared key") && west.contains("east.example"))
+        #expect(pair.west.status(now: pair.now)?.state == .down)
+    }
+
     @Test func `a peer with another identity than expected`() throws {
         let pair = Pair()
         pair.eastSide.identity = .fqdn("stranger.example")
@@ -182,7 +191,7 @@ import Wire
         #expect(pair.east.installations == before, "there is nothing that the peer would receive on")
         #expect(pair.east.status(now: pair.now)?.state == .established)
         let child = try #require(pair.east.status(now: pair.now)?.children.first)
-        let reason = try #require(exchange == .ikeAuth ? child.reason : child.rekeyProblem)
+        let reason = try #require(exchange == .ikeAuth ? child.reason : child.problem)
         #expect(reason.contains(error == .noProposalChosen ? "could not install" : "10000"), "\(reason)")
     }
 

@@ -2,6 +2,7 @@ import COpenSSL
 import Crypto
 import IKE
 import IPsec
+import Synchronization
 import Testing
 
 /// A key and a certificate that signs itself.
@@ -40,6 +41,8 @@ private final class Pinned: PeerTrust, Sendable {
     let identity: Identity
     /// To be asked until a response says `good`.
     let check: RevocationCheck?
+    /// By a list that has changed meanwhile.
+    static let revoked = Mutex<Set<[UInt8]>>([])
     init(_ certificate: [UInt8], _ identity: Identity, check: RevocationCheck? = nil) {
         (self.certificate, self.identity, self.check) = (certificate, identity, check)
     }
@@ -50,6 +53,7 @@ private final class Pinned: PeerTrust, Sendable {
         certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
         guard certificates.first == certificate else { throw CertificateRefusal(.untrusted, "nobody trusts it") }
+        guard Self.revoked.withLock({ !$0.contains(certificate) }) else { throw CertificateRefusal(.revoked, "it was revoked") }
         guard identity == self.identity else { throw CertificateRefusal(.nameMismatch, "it is not for \(identity)") }
         if ocspResponses.answer == Array("revoked".utf8) { throw CertificateRefusal(.revoked, "It was revoked on 2026-01-01.") }
         let isSettled = ocspResponses.answer == Array("good".utf8)
@@ -84,6 +88,7 @@ private final class Pinned: PeerTrust, Sendable {
         var packets: Int
         var largest: Int
         var version: String?
+        var review: CertificateReview?
     }
 
     /// Runs both ends against each other; `tamper` may change what the client sends.
@@ -118,7 +123,8 @@ private final class Pinned: PeerTrust, Sendable {
             largest = max(largest, request.count, answer.count)
             guard case .send(let next) = theirs else {
                 return Ends(
-                    client: mine, server: theirs, packets: packets, largest: largest, version: there.settled?.version)
+                    client: mine, server: theirs, packets: packets, largest: largest, version: there.settled?.version,
+                    review: there.settled?.review)
             }
             if case .failure = mine { return Ends(client: mine, server: theirs, packets: packets, largest: largest) }
             request = next
@@ -138,6 +144,11 @@ private final class Pinned: PeerTrust, Sendable {
         #expect(mine.count == 64)
         #expect(ends.version == (allowsTLS13 ? "TLSv1.3" : "TLSv1.2"))
         #expect(ends.largest <= EAPTLSFraming.pieceBytes + 5)
+        // The client's certificate can be judged again.
+        let review = try #require(ends.review)
+        #expect(review.revocation() == nil)
+        _ = Pinned.revoked.withLock { $0.insert(client.certificate) }
+        #expect(review.revocation()?.kind == .revoked)
     }
 
     @Test("a client whose certificate is not trusted is refused with the reason", arguments: [true, false])
