@@ -59,10 +59,12 @@ extension Dataplane {
             throw DataplaneError("\(description.name) has no Ethernet address or no receive queue; AF_XDP needs both")
         }
         guard description.mtu + Ethernet.headerBytes + 256 <= settings.frameBytes else {
+            let mtu = settings.frameBytes - 256 - Ethernet.headerBytes
+            // Frames are chosen at the start, by the MTUs of then.
+            let restart = settings.frameBytes < 4096 ? ", or restart the gateway, which then takes larger frames" : ""
             throw DataplaneError(
                 "\(description.name) has an MTU of \(description.mtu), more than frames of \(settings.frameBytes) octets hold; "
-                    + "lower it to \(settings.frameBytes - 256 - Ethernet.headerBytes) (ip link set \(description.name) mtu …)"
-            )
+                    + "lower it to \(mtu) (ip link set \(description.name) mtu …)\(restart)")
         }
         let queues = min(description.queues, Int(CULVERT_MAX_QUEUES))
         let busiest =

@@ -71,6 +71,18 @@ def test_diagnose_names_an_interface_that_lost_its_program(shared_lab):
         ours.end()
 
 
+def test_an_mtu_that_outgrows_the_frames_is_told_with_what_to_do(lab):
+    ours = idle(lab)
+    lab.ip("gw-east", "link", "set", "lan0", "mtu", "3000")
+    eventually(lambda: "lan0 has an MTU of 3000" in ours.log(), timeout=10, what=ours.tail)
+    assert re.search(r"lan0 has an MTU of 3000.* lower it to 1778 .*restart the gateway", ours.log()), ours.log()
+    ours.end()
+    ours = idle(lab)
+    again = ours.log().rsplit(" ended", 1)[-1]
+    assert "lan0: XDP" in again and "MTU of 3000" not in again, again
+    ours.end()
+
+
 def test_doctor_knows_a_gateway_on_another_socket_and_reserves_what_run_asks_for(shared_lab, tmp_path):
     ours = idle(shared_lab)
     try:
