@@ -43,7 +43,8 @@ struct Diagnose: ParsableCommand {
             guard child.state == .down, child.reason == nil else { return false }
             return configured?.children.first { $0.name == child.name }.map { $0.start != .immediately } ?? false
         }
-        let broken = missing.filter { !idle.contains($0) }
+        // An installed child with a reason could not be renewed, or nothing goes through it.
+        let broken = connection.children.filter { ($0.state != .installed || $0.reason != nil) && !idle.contains($0) }
         if connection.state == .established, broken.isEmpty {
             let rest =
                 idle.isEmpty ? "every child is installed" : "waiting to be asked for: \(idle.map(\.name).joined(separator: ", "))"
@@ -66,7 +67,7 @@ struct Diagnose: ParsableCommand {
         for child in broken {
             print("      child \(child.name): \(child.state.rawValue)\(child.reason.map { ": \($0)" } ?? "")")
         }
-        if connection.state == .established {
+        if connection.state == .established, broken.contains(where: { $0.state != .installed }) {
             print("      -> `culvert up \(connection.name)` tries the missing children again and tells why they fail")
         }
         return 1

@@ -8,7 +8,7 @@ import pytest
 from culvert_lab.daemons import REPOSITORY, Culvert, culvert_binary
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import ping
-from gateways import configuration, gateway
+from gateways import Pair, gateway
 from test_certificates import pki
 
 ROAD = REPOSITORY / "examples" / "road-warrior"
@@ -49,6 +49,16 @@ def test_diagnose_blames_a_firewall_only_when_nobody_answers(shared_lab):
     finally:
         shared_lab.ip("gw-east", "link", "set", "wan0", "up")
         ours.end()
+
+
+def test_diagnose_tells_of_an_installed_child_that_carries_nothing(lab):
+    pair = Pair(lab).up()
+    assert pair.east.client("diagnose", check=False).returncode == 0
+    lab.ip("gw-east", "address", "del", f"{lab.east.underlay}/24", "dev", "wan0")
+    eventually(lambda: pair.east.connection("west")["children"][0]["reason"], timeout=5, what="the child has no reason")
+    assert pair.east.connection("west")["state"] == "established"
+    done = pair.east.client("diagnose", check=False)
+    assert done.returncode == 1 and re.search(r"fail +west: established\n +child net: installed: Nothing goes", done.stdout), done
 
 
 def test_diagnose_reads_the_file_of_the_running_gateway_and_names_an_interface_that_is_not_there(shared_lab):
