@@ -165,7 +165,7 @@ final class ControlThread {
         findLocalProblems()
         core.setPools(configuration.pools)
         for connection in configuration.connections.indices { add(connection) }
-        log(.info, "gateway \(configuration.name) \(CulvertVersion.current) is running, \(children.count) children configured")
+        log(.info, "gateway \(configuration.name) \(CulvertVersion.current) is running, children configured: \(children.count)")
         scheduleTick()
         scheduleRetry()
         pump()
