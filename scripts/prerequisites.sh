@@ -73,7 +73,8 @@ if [ "$(uname -m)" = x86_64 ]; then newer_packages+=(linux-image-cloud-amd64 bus
 
 unpack_newer_debian() {
     local place=$repository/.peers/$newer_debian made=$repository/.peers/$newer_debian.part package
-    [ -d "$place" ] && return
+    # Unpacked before, and of the same packages.
+    [ "$(cat "$place/packages" 2>/dev/null)" = "${newer_packages[*]}" ] && return
     step "Unpacking ${newer_packages[*]} of Debian $newer_debian under .peers"
     rm -rf "$made"
     mkdir -p "$made"/apt/{state/lists,cache/archives,etc/preferences.d} && : >"$made/apt/state/status"
@@ -82,12 +83,14 @@ unpack_newer_debian() {
     local apt=(apt-get -qq -o "Dir::State=$made/apt/state" -o "Dir::State::status=$made/apt/state/status"
         -o "Dir::Cache=$made/apt/cache" -o "Dir::Etc=$made/apt/etc" -o "Dir::Etc::sourcelist=$made/apt/etc/sources.list"
         -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::parts=/dev/null
-        -o Acquire::Languages=none -o Acquire::Retries=2 -o Debug::NoLocking=1)
+        -o Acquire::Languages=none -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Debug::NoLocking=1)
     # apt would fetch as _apt, who may not look into a home directory.
     if [ "$(id -u)" = 0 ]; then apt+=(-o APT::Sandbox::User=root); fi
     if "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends --download-only "${newer_packages[@]}"; then
-        for package in "$made"/apt/cache/archives/*.deb; do dpkg-deb -x "$package" "$made" || return 0; done
-        rm -rf "$made/apt" && mv "$made" "$place"
+        for package in "$made"/apt/cache/archives/*.deb; do
+            dpkg-deb -x "$package" "$made" || give_up "$package cannot be unpacked; is the disk full?"
+        done
+        rm -rf "$made/apt" "$place" && echo "${newer_packages[*]}" >"$made/packages" && mv -T "$made" "$place"
     else
         step "Could not get them: the tests that need ML-KEM in the peer will be skipped"
     fi

@@ -54,7 +54,7 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
         for anchor in authorities + pinned { X509_STORE_add_cert(store, anchor.handle) }
         ERR_clear_error()
         (self.authorities, self.pinned, self.policy, self.now, self.store) = (authorities, pinned, policy, now, store)
-        lists = revocationLists.map { RevocationListFile(path: $0) }
+        lists = revocationLists.map { RevocationListFile.shared($0) }
         // RFC 7296 §3.7: "a concatenated list of SHA-1 hashes of the public keys of trusted Certification Authorities".
         authorityKeyHashes = authorities.map { OpenSSLCrypto().sha1($0.subjectPublicKeyInfo) }
     }

@@ -42,12 +42,15 @@ public enum CredentialFile {
     /// What tells that a file has changed: nil when it is not there.
     public struct Stamp: Hashable, Sendable {
         var device: UInt64, inode: UInt64, bytes: Int64, seconds: Int, nanoseconds: Int
+        /// Of the last change of the mode, too: a file that could not be read may be readable now.
+        var changedSeconds: Int, changedNanoseconds: Int
 
         public init?(path: String) {
             var status = stat()
             guard stat(path, &status) == 0 else { return nil }
             (device, inode, bytes) = (UInt64(status.st_dev), UInt64(status.st_ino), Int64(status.st_size))
             (seconds, nanoseconds) = (status.st_mtim.tv_sec, status.st_mtim.tv_nsec)
+            (changedSeconds, changedNanoseconds) = (status.st_ctim.tv_sec, status.st_ctim.tv_nsec)
         }
     }
 

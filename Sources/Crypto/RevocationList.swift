@@ -119,6 +119,20 @@ final class RevocationListFile: Sendable {
     }
     private let state: Mutex<State>
 
+    private struct Shared { weak var file: RevocationListFile? }
+    private static let files = Mutex<[String: Shared]>([:])
+
+    /// The one for a path: a list that many connections name is read and kept once.
+    static func shared(_ path: String) -> RevocationListFile {
+        files.withLock { files in
+            if let file = files[path]?.file { return file }
+            files = files.filter { $0.value.file != nil }
+            let file = RevocationListFile(path: path)
+            files[path] = Shared(file: file)
+            return file
+        }
+    }
+
     init(path: String) {
         self.path = path
         state = Mutex(State(stamp: nil, lists: [], problem: nil))

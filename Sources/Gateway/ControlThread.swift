@@ -372,10 +372,12 @@ final class ControlThread {
         pump()
     }
 
-    private var outside: OutsideLinks {
-        let names = configuration.interfaces.filter { $0.role == .underlay }.map(\.name)
-        let links = names.compactMap { surroundings.kernel.view.link(named: $0)?.index }
-        return OutsideLinks(tun: surroundings.kernel.tunLinkIndex, underlay: Set(links))
+    private var outside: OutsideLinks { OutsideLinks(configuration, surroundings.kernel) }
+
+    /// The routes that keep what is protected in, before anything else that may fail. A sentence for each that is missing.
+    static func protect(_ configuration: GatewayConfiguration, _ kernel: any KernelControlling) -> [String] {
+        let policy = PolicySet(configuration, children: ChildTable(configuration.connections), virtual: [:], peerRules: [])
+        return kernel.apply(RoutingPlan(policy, view: kernel.view, outside: OutsideLinks(configuration, kernel)))
     }
 
     private func applyKernelPlans() {
@@ -487,10 +489,10 @@ final class ControlThread {
 
     // MARK: Time
 
-    private func scheduleTick() {
+    func scheduleTick() {
         ticking?.cancel()
         guard !isStopping else { return }
-        let pause = lifecycle.awaitsSwitch ? Self.hurriedTick : Self.tick
+        let pause = lifecycle.awaitsSwitch || core.hasReviews ? Self.hurriedTick : Self.tick
         ticking = loop.assumeIsolated().scheduleTask(in: pause) { [self] in
             tickNow()
             scheduleTick()

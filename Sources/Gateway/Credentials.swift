@@ -9,6 +9,8 @@ extension ControlThread {
     static let expiryInterval: Duration = .seconds(86_400)
     /// How often revocation lists are looked at for peers that are connected.
     static let listInterval: Duration = .seconds(5)
+    /// How long peers are judged again before everything else has its turn.
+    static let reviewTime: Duration = .milliseconds(10)
 
     var credentials: CredentialLoading {
         CredentialLoading(
@@ -76,10 +78,23 @@ extension ControlThread {
         if now >= nextListCheck {
             nextListCheck = now + Self.listInterval
             for connection in configuration.connections where lookAtLists(of: connection) {
-                core.lookAgainAtPeers(of: connection.name)
+                core.lookAgainAtPeers(of: connection.name, now: now)
+                tellUnreadableLists(of: connection)
             }
         }
-        if core.hasReviews { core.reviewPeers(now: now) }
+        guard core.hasReviews else { return }
+        let end = now + Self.reviewTime
+        while core.hasReviews, now < end { core.reviewPeer(now: now) }
+        scheduleTick()
+    }
+
+    private func tellUnreadableLists(of connection: Connection) {
+        for path in connection.remote.revocationLists {
+            do throws(CredentialError) { _ = try RevocationList.read(file: path) } catch {
+                let text = "the revocation list \(path) \(error.clause); the last good one is used"
+                log(.error, text, connection: connection.name)
+            }
+        }
     }
 
     func checkRevocation(_ check: RevocationCheck, token: UInt64) {

@@ -119,6 +119,7 @@ private struct RunningGateway: Service {
     /// On the loop.
     private func startControl() throws {
         let kernel = try LinuxKernel()
+        for problem in ControlThread.protect(configuration, kernel) { logger.error("\(problem)") }
         let path = options.configurationPath
         let surroundings = GatewaySurroundings(
             kernel: kernel, dataplane: try makeDataplane(kernel), crypto: OpenSSLCrypto(), random: SystemRandom(),
@@ -131,6 +132,7 @@ private struct RunningGateway: Service {
             throw error
         }
         parts.value.control = control
+        ServiceManager.tellReady()
         let parts = parts
         watcher.watch(kernel.monitorDescriptor, on: loop) {
             parts.value.control?.kernelReadable()

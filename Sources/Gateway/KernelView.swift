@@ -1,3 +1,4 @@
+import Configuration
 import Wire
 
 /// What the kernel last said about links, addresses, routes and neighbours, reduced to what decisions need.
@@ -131,6 +132,13 @@ struct OutsideLinks: Hashable, Sendable {
     /// Those with the role `underlay` alone: a host behind the gateway that talks to the gateway's neighbours out there talks to
     /// the far side.
     var underlay: Set<Int>
+
+    init(tun: Int?, underlay: Set<Int>) { (self.tun, self.underlay) = (tun, underlay) }
+
+    init(_ configuration: GatewayConfiguration, _ kernel: any KernelControlling) {
+        let names = configuration.interfaces.filter { $0.role == .underlay }.map(\.name)
+        self.init(tun: kernel.tunLinkIndex, underlay: Set(names.compactMap { kernel.view.link(named: $0)?.index }))
+    }
 
     func isLocalNetwork(_ linkIndex: Int) -> Bool { linkIndex != tun && !underlay.contains(linkIndex) }
 }

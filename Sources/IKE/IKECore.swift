@@ -37,6 +37,7 @@ public final class IKECore {
     var identityIndex: [IdentityPair: Set<UInt64>] = [:]
     /// IKE SAs whose peers are to be judged again.
     var reviews: Deque<UInt64> = []
+    var lastReview: Instant?
     /// Installations under way: token to inbound SPI.
     var installs: [UInt64: UInt32] = [:]
     var nextToken: UInt64 = 1
@@ -345,7 +346,8 @@ public final class IKECore {
     /// Sizes of all tables, for tests that watch them.
     package var tableSizes: [String: Int] {
         [
-            "sas": sas.count, "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
+            "sas": sas.count, "reviews": reviews.count,
+            "initIndex": initIndex.count, "halfOpen": halfOpenCount, "children": childIndex.count,
             "installs": installs.count, "waits": authenticationWaits.count, "timers": timers.count, "transmits": transmits.count,
             "events": events.count, "connections": connections.count, "directory": directory.count,
             "announced": announced.count,

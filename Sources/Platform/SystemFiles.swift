@@ -29,7 +29,6 @@ public enum SystemFiles {
         guard unlink(path) == 0 || errno == ENOENT else { throw SystemError(call: "unlink", subject: path) }
     }
 
-    /// True when there is a socket of this name.
     /// `path` from the root on; a relative one starts from the working directory.
     public static func absolute(_ path: String) -> String {
         var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
@@ -38,6 +37,7 @@ public enum SystemFiles {
         return directory == "/" ? "/" + path : "\(directory)/\(path)"
     }
 
+    /// True when there is a socket of this name.
     public static func isSocket(_ path: String) -> Bool { type(path) == S_IFSOCK }
 
     public static func isDirectory(_ path: String) -> Bool { type(path) == S_IFDIR }

@@ -19,9 +19,10 @@ struct SocketOptions: ParsableArguments {
 
     /// `--socket`, else the file's `control_socket`, else the built-in path. A file that is named must be there.
     func path() throws(AdminClientError) -> String {
-        if let config, !Machine.isReadable(config) {
+        if let config, !Machine.isReadable(config), socket == nil || errno == ENOENT {
+            let isForbidden = errno == EACCES
             throw AdminClientError(
-                exit: Exit.configuration,
+                exit: isForbidden ? Exit.privilege : Exit.configuration,
                 sentence:
                     "\(config): \(String(cString: strerror(errno))): correct --config, or leave it out for \(Self.usualFile).")
         }

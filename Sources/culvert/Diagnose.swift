@@ -56,6 +56,12 @@ struct Diagnose: ParsableCommand {
             print("\(terminal.paint("ok", .green))    \(connection.name): idle. \(connection.reason ?? "")")
             return 0
         }
+        // One that takes any peer listens; what it tells is of a peer that is not there any more, or of a stranger.
+        if connection.state == .down, configured?.remoteAddresses.isEmpty == true {
+            let last = connection.reason.map { ". Last: \($0)" } ?? ""
+            print("\(terminal.paint("ok", .green))    \(connection.name): listening, nobody is connected\(last)")
+            return 0
+        }
         print("\(terminal.paint("fail", .red))  \(connection.name): \(connection.state.rawValue)")
         if let reason = connection.reason { print("      \(reason)") }
         if connection.reason?.hasPrefix("No answer") == true {

@@ -237,7 +237,7 @@ struct DoctorChecks {
     }
 
     private var portRemedy: String {
-        let gateways = Machine.processes(named: "culvert").map(String.init).joined(separator: ", ")
+        let gateways = Machine.processes(named: "culvert", command: "run").map(String.init).joined(separator: ", ")
         guard !gateways.isEmpty else { return "stop the other IKE daemon: `ss -lunp` names it" }
         return "Culvert itself runs (process \(gateways)) with another control socket: name it with --socket; "
             + "otherwise stop the IKE daemon that `ss -lunp` names"

@@ -48,10 +48,14 @@ enum Machine {
     /// If not, `errno` says why.
     static func isReadable(_ path: String) -> Bool { access(path, R_OK) == 0 }
 
-    /// Other processes of this name, ascending.
-    static func processes(named name: String) -> [Int] {
+    /// Other processes of this name whose first argument is `command`, ascending.
+    static func processes(named name: String, command: String) -> [Int] {
         let own = Int(getpid())
-        return names(in: "/proc").compactMap { Int($0) }.filter { $0 != own && line("/proc/\($0)/comm") == name }.sorted()
+        return names(in: "/proc").compactMap { Int($0) }.filter { process in
+            guard process != own, line("/proc/\(process)/comm") == name else { return false }
+            let words = (text("/proc/\(process)/cmdline") ?? "").split(separator: "\0", omittingEmptySubsequences: false)
+            return words.count > 1 && words[1] == command
+        }.sorted()
     }
 
     /// The last part of what a symbolic link points at.

@@ -90,7 +90,7 @@ private struct RevocationDraft {
             throw Exit.no
         }
         entries = list.entries
-        span = list.nextUpdate.map { $0 - list.thisUpdate }.flatMap { $0 > 0 ? $0 : nil }
+        span = list.nextUpdate.map { $0 - list.thisUpdate }.flatMap { $0 > 0 ? min($0, Int64(PKIFiles.mostDays) * 86_400) : nil }
         number = (list.number ?? []).suffix(8).reduce(0) { $0 << 8 | UInt64($1) }
     }
 

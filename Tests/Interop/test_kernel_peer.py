@@ -19,8 +19,10 @@ pytestmark = pytest.mark.skipif(machine.missing() is not None, reason=str(machin
 def linux():
     """The machine in the west, for all tests: it takes ten seconds to boot."""
     lab = make()
-    yield machine.Machine(lab, "gw-west").start()
-    remove(lab)
+    try:
+        yield machine.Machine(lab, "gw-west").start()
+    finally:
+        remove(lab)
 
 
 def peer(linux, *, esp="aes256gcm16-esn", ike="aes256gcm16-prfsha256-x25519", **more):

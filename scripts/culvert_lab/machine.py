@@ -3,6 +3,7 @@
 The kernel, strongSwan and tools are those of `newer`; the machine runs in software emulation and needs no KVM.
 """
 
+import hashlib
 import os
 import pathlib
 import shlex
@@ -17,8 +18,7 @@ from .daemons import PLUGINS, Daemon, StrongSwan, strongswan_conf
 from .shell import LabError, eventually, run
 
 EMULATOR = "qemu-system-x86_64"
-IMAGE = newer.ROOT / "initrd"
-BOOT_SECONDS = 90
+BOOT_SECONDS = 150
 # Of the kernel's modules those that are here, and what they need.
 MODULES = ("net/ipv4", "net/ipv6", "net/xfrm", "net/core", "net/802", "net/llc", "crypto", "lib", "arch", "drivers/net")
 DRIVERS = ("virtio_net.ko.xz", "net_failover.ko.xz")
@@ -33,8 +33,12 @@ for module in virtio_net esp4 esp6 xfrm_user aesni-intel; do modprobe $module; d
 ip link set lo up
 sysctl -q -w net.ipv4.ip_forward=1
 stty -F /dev/ttyS1 raw -echo
-while :; do setsid sh </dev/ttyS1 >/dev/ttyS1 2>&1; done
+setsid sh -c 'echo ready; exec sh' </dev/ttyS1 >/dev/ttyS1 2>&1
 """
+
+
+# Made anew when what it is made from is other than it was.
+IMAGE = newer.ROOT / f"initrd-{hashlib.sha256(repr((MODULES, DRIVERS, INIT)).encode()).hexdigest()[:12]}"
 
 
 def missing():
@@ -103,7 +107,8 @@ class Machine(Daemon):
         self.control = socket.socket(socket.AF_UNIX)
         self.control.connect(str(self.control_path))
         self.control.settimeout(1)
-        eventually(self.answers, timeout=BOOT_SECONDS, what=lambda: f"the machine does not answer: {self.log()[-500:]}")
+        # Nothing is said before: what the machine does not hear whole could leave its shell in the middle of a word.
+        self.hear("ready\n", BOOT_SECONDS)
         site = self.lab.site(self.role.removeprefix("gw-"))
         self.shell(f"ip link set eth0 up; ip link set eth1 up; ip address add {site.underlay}/24 dev eth0; "
                    f"ip address add {site.gateway}/24 dev eth1; ip route add default via {site.next_hop}")
@@ -124,13 +129,22 @@ class Machine(Daemon):
         return ["-netdev", f"tap,id={interface},ifname={tap},script=no,downscript=no",
                 "-device", f"virtio-net-pci,netdev={interface},mac={mac},{plain}"]
 
-    def answers(self):
-        if not self.alive():
-            raise LabError(f"the machine ended: {self.log()[-500:]}")
-        try:
-            return "here" in self.shell("echo here", timeout=2).splitlines()
-        except LabError:
-            return False
+    def hear(self, mark, timeout):
+        """What comes from the shell up to the line that `mark` begins, and the rest of that line."""
+        deadline, said = time.monotonic() + timeout, ""
+        while True:
+            before, found, after = said.partition(mark)
+            if found and (mark.endswith("\n") or "\n" in after):
+                return before, after.partition("\n")[0]
+            if time.monotonic() > deadline:
+                raise LabError(f"the machine said nothing of the kind within {timeout} s: {said[-300:]} {self.log()[-500:]}")
+            try:
+                chunk = self.control.recv(65536)
+            except TimeoutError:
+                continue
+            if not chunk:
+                raise LabError(f"the machine ended: {self.log()[-500:]}")
+            said += chunk.decode(errors="replace").replace("\r", "")
 
     def shell(self, command, timeout=60):
         """Runs a command inside and returns what it printed; raises LabError when it fails."""
@@ -142,20 +156,11 @@ class Machine(Daemon):
     def try_shell(self, command, timeout=60):
         """Runs a command inside; its exit status and what it printed."""
         mark = f"ended {time.monotonic_ns()} "
-        # Not whole in what is sent: a terminal that still echoes would be taken for the answer.
+        # Not whole in what is sent: a shell on a terminal shows what it hears.
         self.control.sendall(f"( {command}\n) 2>&1 </dev/null; echo; echo end'{mark[3:]}'$?\n".encode())
-        deadline, said = time.monotonic() + timeout, ""
-        while True:
-            start = said.find(mark)
-            if start >= 0 and "\n" in said[start:]:
-                break
-            if time.monotonic() > deadline:
-                raise LabError(f"the machine did not end `{command}` within {timeout} s: {said[-300:]}")
-            try:
-                said += self.control.recv(65536).decode(errors="replace").replace("\r", "")
-            except TimeoutError:
-                continue
-        return int(said[start + len(mark):].split()[0]), said[:start].removesuffix("\n")
+        text, status = self.hear(mark, timeout)
+        _, shown, printed = text.partition("'$?\n")
+        return int(status), (printed if shown else text).removesuffix("\n")
 
     def write(self, path, text):
         """A file inside."""

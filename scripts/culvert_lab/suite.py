@@ -140,6 +140,8 @@ class Suite:
             words = [*self.root(), "env", f"CULVERT={self.binary()}", f"PYTHONPATH={REPOSITORY / 'scripts'}",
                      f"PATH={os.environ['PATH']}", sys.executable, "-m", "pytest", "-p", "no:cacheprovider",
                      "Tests/Interop", *selection, f"--junitxml={report}", "-ra", "--durations=10"]
+            if "STRONGSWAN" in os.environ:  # sudo lets nothing through by itself
+                words.insert(words.index("env") + 1, f"STRONGSWAN={os.environ['STRONGSWAN']}")
             words += ["--full"] if self.options.full else []
             subprocess.run([*words, *self.options.pytest], cwd=REPOSITORY)
             return count_junit(report)

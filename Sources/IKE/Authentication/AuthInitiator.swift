@@ -202,6 +202,8 @@ extension IKECore {
                 connection, child.name,
                 reason: Reasons.childRefused(
                     error, offer: child, isRekey: false, hasAgreed: payloads.proposals != nil, plan: connection.plan), now: now)
+            // Whatever it has made of what it agreed to.
+            if payloads.proposals != nil { deleteUnusable(child.inboundSPI, on: sa, now: now) }
             return
         }
         do throws(IKEFault) {

@@ -129,6 +129,12 @@ public protocol EAPClientMethod: AnyObject {
     var failureSentence: String? { get }
     /// What was not perfect about the server's proof, in sentences.
     var warnings: [String] { get }
+    /// Of a server that proved itself by a certificate within the method.
+    var review: CertificateReview? { get }
+}
+
+extension EAPClientMethod {
+    public var review: CertificateReview? { nil }
 }
 
 extension EAPClientMethod {

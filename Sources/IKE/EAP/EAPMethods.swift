@@ -20,6 +20,7 @@ final class SteppedClient: EAPClientMethod {
     }
 
     var warnings: [String] { conversation?.settled?.warnings ?? [] }
+    var review: CertificateReview? { conversation?.settled?.review }
 
     func receive(_ data: [UInt8]) -> EAPClientStep { translated(step(data[...])) }
 

@@ -101,7 +101,7 @@ package final class EAPPeer {
         guard method.run.isDone else { return .failure("the server answered EAP-Success in the middle of \(method.type)") }
         let outcome = EAPOutcome(
             masterSessionKey: method.run.masterSessionKey, name: plan.identity ?? context.name, method: method.type,
-            warnings: method.run.warnings)
+            warnings: method.run.warnings, review: method.run.review)
         return .success(outcome, authenticatesServer: method.run.authenticatesServer)
     }
 }

@@ -211,6 +211,8 @@ extension IKECore {
             return
         default: break
         }
+        // Whatever the peer has made of what it agreed to.
+        if payloads.proposals != nil { deleteUnusable(state.offer.inboundSPI, on: sa, now: now) }
         let reason = Reasons.childRefused(
             error, offer: state.offer, isRekey: old != nil, hasAgreed: payloads.proposals != nil, plan: connection.plan)
         if old != nil {

@@ -16,8 +16,10 @@ extension IKECore {
         let pair = IdentityPair(established.localIdentity, established.remoteIdentity)
         sa.indexedIdentities = pair
         identityIndex[pair, default: []].insert(sa.localSPI)
-        // It may be the successor of one that waits in line.
-        if !reviews.isEmpty { reviews.append(sa.localSPI) }
+        // It may be the successor of one that waits in line, or have been judged by the list of before.
+        if established.peer.review != nil, !reviews.isEmpty || lastReview.map({ sa.createdAt <= $0 }) ?? false {
+            reviews.append(sa.localSPI)
+        }
     }
 
     /// The IKE SAs that may be with the peer of a plan: those between the same identities, and those of connections with its

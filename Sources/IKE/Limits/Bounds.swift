@@ -48,8 +48,6 @@ package enum Bounds {
     /// Half-open SAs from one address: of a peer that the configuration names, and of anybody else (several behind one NAT).
     package static let halfOpenPerPeer = 256
     package static let halfOpenPerStranger = 32
-    /// Certificates that are judged again in one go after a revocation list has changed.
-    package static let reviewsAtOnce = 64
     /// A responder forgets an initiator that does not authenticate.
     package static let halfOpenLifetime: Duration = .seconds(30)
     /// How long an unauthenticated refusal of IKE_SA_INIT is waited out. RFC 7296 §2.21.1.

@@ -50,13 +50,13 @@ import Wire
         pair.useCertificates(.ed25519, westTrust: trust)
         try pair.establish()
         trust.refusal = CertificateRefusal(kind, "It is no good any more.")
-        pair.west.core.lookAgainAtPeers(of: "c")
+        pair.west.core.lookAgainAtPeers(of: "c", now: pair.now)
         #expect(pair.west.core.hasReviews)
         if isRekeyed {
             #expect(pair.east.core.rekey(connection: "c", child: nil, ike: true, now: pair.now))
             pair.run(2)
         }
-        pair.west.core.reviewPeers(now: pair.now)
+        while pair.west.core.hasReviews { pair.west.core.reviewPeer(now: pair.now) }
         pair.run(2)
         #expect(!pair.west.core.hasReviews)
         #expect(pair.isUp == (kind == .expired))
@@ -66,6 +66,27 @@ import Wire
         #expect(pair.west.logs.contains { $0.contains("shut out") && $0.contains("east.example") && $0.contains("no good") })
         pair.run(20)
         #expect(pair.west.core.counters.certificatesRefused >= 1 && !pair.isUp, "it came again")
+    }
+
+    /// EAP may take minutes, and so may a responder: what was judged before the list changed is judged again.
+    @Test func `a peer that was being authenticated when the list changed is looked at too`() throws {
+        let pair = Pair()
+        let trust = TestTrust()
+        trust.check = RevocationTests.check
+        pair.useCertificates(.ed25519, westTrust: trust)
+        try pair.start()
+        #expect(pair.network.run(for: .seconds(2)) { !pair.west.heldTokens.isEmpty })
+        pair.west.core.lookAgainAtPeers(of: "c", now: pair.now)
+        #expect(!pair.west.core.hasReviews)
+        pair.west.core.revocationAnswered(token: pair.west.heldTokens[0], response: Array("good".utf8), now: pair.now)
+        pair.run(1)
+        #expect(pair.isUp && pair.west.core.hasReviews)
+        pair.west.core.reviewPeer(now: pair.now)
+        #expect(pair.isUp && !pair.west.core.hasReviews)
+        // One that comes later was judged by the new list.
+        #expect(pair.east.core.rekey(connection: "c", child: nil, ike: true, now: pair.now))
+        pair.run(2)
+        #expect(!pair.west.core.hasReviews)
     }
 
     @Test func `intermediates go along, and the authorities that are trusted are announced`() throws {
