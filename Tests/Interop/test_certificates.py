@@ -102,6 +102,18 @@ def responder_arguments(directory):
     return [str(word) for word in words]
 
 
+def own_responder(lab, directory, side):
+    """The example's files, with a certificate for `side` whose responder listens on its own loopback: nobody else can ask it."""
+    files_of_the_example(directory)
+    shown = pki(directory, "issue", "--ca", "ca", "--subject", f"O=Example, CN={side}", "--san", f"{side}.example", "--ocsp",
+                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", side, "--force")
+    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
+    (directory / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN={side}\n")
+    responder = Daemon(lab, f"gw-{side}", "ocsp")
+    responder.launch(responder_arguments(directory))
+    return responder
+
+
 def test_an_ocsp_responder_is_asked_and_its_answer_counts(lab, tmp_path):
     files_of_the_example(tmp_path)
     responder_url = f"http://{lab.west.underlay}:{RESPONDER_PORT}/"
@@ -136,13 +148,7 @@ def test_an_ocsp_responder_is_asked_and_its_answer_counts(lab, tmp_path):
 
 def test_a_certificate_brings_its_ocsp_response_along(lab, tmp_path):
     """RFC 4806. The responder listens on west's loopback, so that east can only hear of it through IKE; both roles."""
-    files_of_the_example(tmp_path)
-    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=west", "--san", "west.example", "--ocsp",
-                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "west", "--force")
-    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
-    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=west\n")
-    responder = Daemon(lab, "gw-west", "ocsp")
-    responder.launch(responder_arguments(tmp_path))
+    responder = own_responder(lab, tmp_path, "west")
     text = text_of_the_example("west", tmp_path)
     west = Culvert(lab, "gw-west", text).start()
     strict = re.sub(r"    crl: \[.*", "    ocsp: require", text_of_the_example("east", tmp_path))
@@ -194,13 +200,7 @@ STRICT_PEER = """
 @pytest.mark.parametrize("starter", ["culvert", "strongswan"])
 def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
     """It wants to know for certain, has no revocation list, and cannot reach the responder."""
-    files_of_the_example(tmp_path)
-    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=east", "--san", "east.example", "--ocsp",
-                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "east", "--force")
-    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
-    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=east\n")
-    responder = Daemon(lab, "gw-east", "ocsp")
-    responder.launch(responder_arguments(tmp_path))
+    responder = own_responder(lab, tmp_path, "east")
     theirs = StrongSwan(lab, "gw-west", STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay}, build=NEWER)
     theirs.give("x509ca", tmp_path / "ca.pem").give("x509", tmp_path / "west.pem").give("private", tmp_path / "west.key").start()
     text = text_of_the_example("east", tmp_path)
@@ -222,13 +222,7 @@ def test_strongswan_believes_our_ocsp_response(lab, tmp_path, starter):
 @needs_newer
 def test_the_ocsp_response_that_strongswan_brings_along_counts(lab, tmp_path):
     """RFC 4806. We insist on one and cannot reach the responder, which listens on strongSwan's loopback."""
-    files_of_the_example(tmp_path)
-    shown = pki(tmp_path, "issue", "--ca", "ca", "--subject", "O=Example, CN=west", "--san", "west.example", "--ocsp",
-                f"http://127.0.0.1:{RESPONDER_PORT}/", "--out", "west", "--force")
-    serial = re.search(r"serial number ([0-9a-f]+)", shown)[1].upper()
-    (tmp_path / "index.txt").write_text(f"V\t491231235959Z\t\t{serial}\tunknown\t/CN=west\n")
-    responder = Daemon(lab, "gw-west", "ocsp")
-    responder.launch(responder_arguments(tmp_path))
+    responder = own_responder(lab, tmp_path, "west")
     conf = STRICT_PEER % {"west": lab.west.underlay, "east": lab.east.underlay}
     conf = conf.replace("revocation = strict", "revocation = relaxed").replace("ocsp = request", "ocsp = reply")
     theirs = StrongSwan(lab, "gw-west", conf, plugins="curl", build=NEWER)
