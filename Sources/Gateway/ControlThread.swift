@@ -489,7 +489,7 @@ final class ControlThread {
 
     // MARK: Time
 
-    func scheduleTick() {
+    private func scheduleTick() {
         ticking?.cancel()
         guard !isStopping else { return }
         let pause = lifecycle.awaitsSwitch || core.hasReviews ? Self.hurriedTick : Self.tick

@@ -82,10 +82,9 @@ extension ControlThread {
                 tellUnreadableLists(of: connection)
             }
         }
-        guard core.hasReviews else { return }
+        // What is left goes on with the next tick, which is a hurried one then.
         let end = now + Self.reviewTime
         while core.hasReviews, now < end { core.reviewPeer(now: now) }
-        scheduleTick()
     }
 
     private func tellUnreadableLists(of connection: Connection) {

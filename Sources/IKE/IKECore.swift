@@ -37,6 +37,7 @@ public final class IKECore {
     var identityIndex: [IdentityPair: Set<UInt64>] = [:]
     /// IKE SAs whose peers are to be judged again.
     var reviews: Deque<UInt64> = []
+    /// When a list was last found changed: who began to authenticate before may have been judged by the one before.
     var lastReview: Instant?
     /// Installations under way: token to inbound SPI.
     var installs: [UInt64: UInt32] = [:]

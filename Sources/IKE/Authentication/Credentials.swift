@@ -135,6 +135,7 @@ public protocol PeerTrust: AnyObject, Sendable {
     ///   - certificates: X.509, DER, as they came in CERT payloads; the first is the end entity's. RFC 7296 §3.6.
     ///   - identity: from the peer's ID payload.
     ///   - revocationLists: CRLs in DER, from CERT payloads of encoding 7.
+    ///   - ocspResponses: what the peer carried along, and what a responder said.
     func evaluate(
         certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer

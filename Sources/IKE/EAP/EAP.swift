@@ -135,9 +135,6 @@ public protocol EAPClientMethod: AnyObject {
 
 extension EAPClientMethod {
     public var review: CertificateReview? { nil }
-}
-
-extension EAPClientMethod {
     public var warnings: [String] { [] }
     public func resume(_ response: [UInt8]?) -> EAPClientStep { .failed("nobody was asked") }
 }
