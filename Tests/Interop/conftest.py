@@ -16,7 +16,7 @@ LOG_LINES_SHOWN = 40
 # Files whose tests load the machine, or measure: one at a time, but for tests that are marked `waits`. The others mostly wait
 # and run side by side.
 LOADING = ("test_bench", "test_esp_second_opinion", "test_flood", "test_forwarding", "test_hostile", "test_ipv6",
-           "test_lifetimes", "test_native", "test_paths", "test_strongswan")
+           "test_kernel_peer", "test_lifetimes", "test_native", "test_paths", "test_strongswan")
 TEST_SECONDS = 180
 
 numbers = itertools.count(1)

@@ -7,7 +7,7 @@ import pytest
 from checks import SA_REASONS, Wire, assert_pings_both_ways
 from conftest import make, remove
 from culvert_lab import machine
-from culvert_lab.daemons import swanctl_conf
+from culvert_lab.daemons import Culvert, swanctl_conf
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import ping
 from gateways import IDENTITY, SECRET, gateway
@@ -23,6 +23,16 @@ def linux():
         yield machine.Machine(lab, "gw-west").start()
     finally:
         remove(lab)
+
+
+@pytest.fixture(autouse=True)
+def tidy(linux):
+    """A test that fails leaves nothing for the next one."""
+    yield
+    for daemon in linux.lab.daemons:
+        if isinstance(daemon, Culvert):
+            daemon.end()
+    linux.try_shell("killall -9 charon-systemd; /usr/sbin/ip xfrm state flush; /usr/sbin/ip xfrm policy flush")
 
 
 def peer(linux, *, esp="aes256gcm16-esn", ike="aes256gcm16-prfsha256-x25519", **more):
