@@ -14,11 +14,15 @@ import xml.etree.ElementTree
 from .daemons import REPOSITORY
 from .shell import Paint
 
-# `simulation` is part of `release`; alone it is for many seeds.
+# `simulation` is part of `unit`; alone it is for many seeds.
 ALONE = ("simulation",)
-# Only with --full or by name: libFuzzer for a minute each. The unit tests run the harnesses over their corpora.
-LONG = ("fuzz",)
-PARTS = ("imports", "style", "build", "hot-path", "interop", "demo", "unit", "release")
+# Only with --full or by name: the unit tests again without the optimiser, and libFuzzer for a minute each (the unit tests run the
+# harnesses over their corpora).
+LONG = ("debug", "fuzz")
+PARTS = ("imports", "style", "build", "hot-path", "interop", "demo", "unit")
+# The unit tests run optimised, as the product is built, with the assertions of a debug build; in a folder of their own, so that
+# neither build takes away what the other has compiled.
+OPTIMISED = ("-c", "release", "--scratch-path", ".build-tests", "-Xswiftc", "-assert-config", "-Xswiftc", "Debug")
 SUMMARY = re.compile(r"Test run with (\d+) tests?(?: in \d+ suites?)? (passed|failed)")
 TEST_ENDED = re.compile(r"^\S*\s*Test (?!run with)(?P<name>.+?) (?:with \d+ test cases? )?(?P<how>passed|failed) after ")
 XCTEST_SUMMARY = re.compile(r"^Executed (\d+) tests?, with (\d+) failures?")
@@ -110,16 +114,16 @@ class Suite:
                             "scripts/demo", "--seconds", "1"])
 
     def unit(self):
-        return self.swift_test([])
+        return self.swift_test(OPTIMISED, self.options.seeds)
 
-    def release(self):
-        return self.swift_test(["-c", "release"], self.options.seeds)
+    def debug(self):
+        return self.swift_test([])
 
     def fuzz(self):
         return self.simple(["scripts/fuzz", "--seconds", "60"])
 
     def simulation(self):
-        return self.swift_test(["-c", "release", "--filter", "SeedTests"], self.options.seeds)
+        return self.swift_test([*OPTIMISED, "--filter", "SeedTests"], self.options.seeds)
 
     def interop(self):
         """First what mostly waits, three files side by side, then what loads the machine or measures, alone."""
