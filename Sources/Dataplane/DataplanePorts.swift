@@ -86,8 +86,7 @@ extension Dataplane {
                 give(socket, queue: queue, port: index, port)
                 try program.setSocket(portIndex: index, queue: queue, descriptor: socket.socket.number)
             }
-            let wanted: XDPAttachMode = settings.xdpMode == .generic ? .generic : settings.xdpMode == .auto ? .auto : .native
-            let mode = try program.attach(interfaceIndex: description.interfaceIndex, mode: wanted)
+            let mode = try program.attach(interfaceIndex: description.interfaceIndex, mode: attachMode)
             let zeroCopy = port.sockets.first?.socket.zeroCopy == true
             let name = zeroCopy ? "zero-copy" : mode == .generic ? "generic" : "native"
             port.xdpMode = name
@@ -104,6 +103,25 @@ extension Dataplane {
         } catch {
             detach(portIndex: index)
             throw DataplaneError("\(description.name): \(error)")
+        }
+    }
+
+    private var attachMode: XDPAttachMode {
+        settings.xdpMode == .generic ? .generic : settings.xdpMode == .auto ? .auto : .native
+    }
+
+    /// Attaches the XDP program to a port again when somebody has taken it off; true when that was so.
+    public func keepProgram(portIndex index: Int) throws(DataplaneError) -> Bool {
+        guard ports.indices.contains(index), let description = ports[index]?.description else { return false }
+        do {
+            let present = try XDPProgram.attachment(interfaceIndex: description.interfaceIndex)
+            if present?.name == XDPProgram.name { return false }
+            try program.attach(interfaceIndex: description.interfaceIndex, mode: attachMode)
+            return true
+        } catch {
+            // An interface that has just gone is detached when the kernel has told.
+            if error.code == ENODEV { return false }
+            throw DataplaneError("\(description.name): \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
         }
     }
 

@@ -24,6 +24,7 @@ struct TablesView {
         /// Zero: on link, the destination is its own next hop.
         var gateway: UInt32
         var portIndex: UInt8
+        var clear: ForwardingPlan.Clear
     }
 
     struct Neighbour {
@@ -85,7 +86,8 @@ enum FlowVerdict: UInt8 {
 }
 
 extension TablesView {
-    /// First match wins. RFC 4301 §4.4.1. `ports` is nil for fragments without them: those match only rules for any port.
+    /// First match wins. RFC 4301 §4.4.1. `ports` is nil for fragments without them: those match rules for any port, and of the
+    /// others what discards. They may be a part of what a discard is for, and nothing puts them together here.
     @inline(never)
     func policy(source: UInt32, destination: UInt32, protocolNumber: UInt8, ports: (source: UInt16, destination: UInt16)?)
         -> (verdict: FlowVerdict, childIndex: UInt16)
@@ -97,7 +99,11 @@ extension TablesView {
             else { continue }
             guard rule.protocolNumber == 0 || rule.protocolNumber == protocolNumber else { continue }
             if !rule.anyPort {
-                guard let ports, ports.source >= rule.sourcePortFirst, ports.source <= rule.sourcePortLast,
+                guard let ports else {
+                    if rule.verdict == .discard { return (.discard, rule.childIndex) }
+                    continue
+                }
+                guard ports.source >= rule.sourcePortFirst, ports.source <= rule.sourcePortLast,
                     ports.destination >= rule.destinationPortFirst, ports.destination <= rule.destinationPortLast
                 else { continue }
             }
@@ -168,7 +174,7 @@ final class Tables {
             guard case .v4(let address) = route.prefix.address else { continue }
             let port = route.portIndex.map { UInt8(clamping: $0) } ?? TablesView.kernelPort
             byLength[route.prefix.length][address.bits] =
-                TablesView.Route(first: address.bits, gateway: route.gateway?.bits ?? 0, portIndex: port)
+                TablesView.Route(first: address.bits, gateway: route.gateway?.bits ?? 0, portIndex: port, clear: route.clear)
         }
         routeCount = byLength.reduce(0) { $0 + $1.count }
         let routes = UnsafeMutablePointer<TablesView.Route>.allocate(capacity: max(1, routeCount))
@@ -279,13 +285,24 @@ public struct ForwardingPlan: Sendable, Equatable {
             (self.source, self.destination, self.action) = (source, destination, action)
         }
     }
+    /// What a packet that is not ESP may do by a route. Policy is judged at the exit as well as at the entrance, or a default
+    /// route that takes over when the protected network's goes would carry decrypted packets out in the clear.
+    public enum Clear: UInt8, Sendable, Hashable {
+        /// It leaves by the route's port.
+        case allowed
+        /// The port is the underlay's: it goes to the kernel, with its NAT and its packet filter.
+        case byKernel
+        /// It is dropped (`clear-outbound`).
+        case refused
+    }
     /// `portIndex` nil: by an interface that is not ours; the kernel forwards it.
     public struct Route: Sendable, Hashable {
         public var prefix: IPPrefix
         public var gateway: IPv4Address?
         public var portIndex: Int?
-        public init(prefix: IPPrefix, gateway: IPv4Address?, portIndex: Int?) {
-            (self.prefix, self.gateway, self.portIndex) = (prefix, gateway, portIndex)
+        public var clear: Clear
+        public init(prefix: IPPrefix, gateway: IPv4Address?, portIndex: Int?, clear: Clear = .allowed) {
+            (self.prefix, self.gateway, self.portIndex, self.clear) = (prefix, gateway, portIndex, clear)
         }
     }
     public struct Neighbour: Sendable, Hashable {

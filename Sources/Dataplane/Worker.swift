@@ -45,11 +45,14 @@ enum FrameOwner {
 
 /// Where a destination goes; one entry of a direct-mapped cache.
 struct HopEntry {
-    enum Kind: UInt8 { case empty, forward, kernel, unresolved, noRoute }
+    enum Kind: UInt8 { case empty, forward, kernel, unresolved, noRoute, refused }
     var destination: UInt32
     var generation: UInt32
+    /// Of ESP.
     var kind: Kind
     var portIndex: UInt8
+    /// Of everything else: what the route does not let out in the clear is `kernel` or `refused`.
+    var clearKind = Kind.empty
     /// For `unresolved`.
     var nextHop: UInt32
     /// Octets 0...7 and 6...13 of the Ethernet header.

@@ -10,7 +10,7 @@ extension Worker {
     static let askAgainNanoseconds: UInt64 = 500_000_000
 
     /// Policy does not say protect. A bypass packet that came here anyway (rules with ports are not steered in XDP) goes on by
-    /// the kernel's own routes.
+    /// the kernel's own routes, and where it leaves by another port than a protected one through the kernel: with its NAT.
     @inline(never)
     mutating func refuse(_ verdict: FlowVerdict, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
         switch verdict {
@@ -20,10 +20,10 @@ extension Worker {
                 return
             }
             let hop = self.hop(load32(header + IPv4.destinationOffset))
-            if hop.pointee.kind == .kernel {
+            if hop.pointee.clearKind == .kernel || hop.pointee.clearKind == .refused {
                 punt(header, length: total)
             } else if decrementTTL(header) {
-                send(header, length: total, hop: hop)
+                forward(header, length: total, hop: hop)
             } else {
                 expired(header, total: total, ingress: ingress)
             }
@@ -139,7 +139,13 @@ extension Worker {
                 outbound(place, available: error.count, ingress: ingress)
             }
         } else {
-            send(place, length: error.count, to: load32(place + IPv4.destinationOffset))
+            // It quotes what is to be protected, and leaves as the packet itself would.
+            let hop = self.hop(load32(place + IPv4.destinationOffset))
+            guard hop.pointee.clearKind != .refused else {
+                release(frame)
+                return
+            }
+            forward(place, length: error.count, hop: hop)
         }
     }
 
@@ -152,7 +158,9 @@ extension Worker {
             let address = tables.ports[Int(queues[queue].portIndex)].address
             if address != 0 { return address }
         }
-        return tables.localCount > 0 ? tables.localAddresses[0] : 0
+        // RFC 1812 §4.2.2.11 (d): loopback addresses never leave a machine.
+        for index in 0..<tables.localCount where tables.localAddresses[index] >> 24 != 127 { return tables.localAddresses[index] }
+        return 0
     }
 
     private mutating func takeICMPToken() -> Bool {

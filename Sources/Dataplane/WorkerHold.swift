@@ -21,12 +21,15 @@ struct Hold {
     var count = 0
     var since: UInt64 = 0
     var askedAt: UInt64 = 0
-    /// Frame offset of the IP header in the low 48 bits, length above.
+    /// Frame offset of the IP header in the low 47 bits, then whether it is in the clear, length above.
     var packets = (
         UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0), UInt64(0),
         UInt64(0),
         UInt64(0), UInt64(0), UInt64(0), UInt64(0)
     )
+
+    static let clearBit: UInt64 = 1 << 47
+    static let offsetMask: UInt64 = clearBit - 1
 
     mutating func store(_ word: UInt64, at index: Int) {
         withUnsafeMutableBytes(of: &packets) { $0.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self) }
@@ -46,10 +49,21 @@ extension Worker {
             drop(.noRoute, header)
             return
         }
+        hold(header, length: length, mark: 0, hop: hop)
+    }
+
+    /// A packet that is not ESP, which is judged once more when it leaves: its route may be another then.
+    mutating func hold(_ header: UnsafeMutableRawPointer, length: Int, clearTo hop: UnsafeMutablePointer<HopEntry>) {
+        hold(header, length: length, mark: Hold.clearBit, hop: hop)
+    }
+
+    private mutating func hold(
+        _ header: UnsafeMutableRawPointer, length: Int, mark: UInt64, hop: UnsafeMutablePointer<HopEntry>
+    ) {
         let nextHop = hop.pointee.nextHop
         hold(
-            header, length: length, as: Hold(isUsed: true, nextHop: nextHop, portIndex: hop.pointee.portIndex), askHigh: 0,
-            askLow: WorkerAnswer.mapped(nextHop))
+            header, length: length, as: Hold(isUsed: true, nextHop: nextHop, portIndex: hop.pointee.portIndex), mark: mark,
+            askHigh: 0, askLow: WorkerAnswer.mapped(nextHop))
     }
 
     /// The same for a packet to an IPv6 peer.
@@ -61,15 +75,16 @@ extension Worker {
             return
         }
         hold(
-            header, length: length, as: Hold(isUsed: true, peerHigh: high, peerLow: low, portIndex: peer.portIndex),
+            header, length: length, as: Hold(isUsed: true, peerHigh: high, peerLow: low, portIndex: peer.portIndex), mark: 0,
             askHigh: peer.nextHopHigh, askLow: peer.nextHopLow)
     }
 
     /// - Parameters:
     ///   - new: the hold to put it in, made when there is none for the same.
+    ///   - mark: `Hold.clearBit` or nothing.
     ///   - askHigh: with `askLow` the address to be resolved.
     private mutating func hold(
-        _ header: UnsafeMutableRawPointer, length: Int, as new: Hold, askHigh: UInt64, askLow: UInt64
+        _ header: UnsafeMutableRawPointer, length: Int, as new: Hold, mark: UInt64, askHigh: UInt64, askLow: UInt64
     ) {
         var chosen: Int?
         for index in 0..<Worker.holdSlots {
@@ -103,7 +118,7 @@ extension Worker {
             return
         }
         owners[Int(truncatingIfNeeded: UInt64(header - umem) >> frameShift)] = FrameOwner.worker
-        holds[chosen].store(UInt64(header - umem) | UInt64(length) << 48, at: holds[chosen].count)
+        holds[chosen].store(UInt64(header - umem) | mark | UInt64(length) << 48, at: holds[chosen].count)
         holds[chosen].count += 1
     }
 
@@ -121,8 +136,14 @@ extension Worker {
         freeHold(index)
         for packet in 0..<hold.count {
             let word = hold.word(at: packet)
-            let header = umem + Int(word & 0xFFFF_FFFF_FFFF)
-            send(header, length: Int(word >> 48), to: load32(header + IPv4.destinationOffset))
+            let header = umem + Int(word & Hold.offsetMask)
+            let (length, destination) = (Int(word >> 48), load32(header + IPv4.destinationOffset))
+            if word & Hold.clearBit != 0 {
+                let hop = self.hop(destination)
+                forward(header, length: length, hop: hop)
+            } else {
+                send(header, length: length, to: destination)
+            }
         }
     }
 
@@ -134,7 +155,7 @@ extension Worker {
         freeHold(index)
         for packet in 0..<hold.count {
             let word = hold.word(at: packet)
-            send(umem + Int(word & 0xFFFF_FFFF_FFFF), length: Int(word >> 48), hop: &hop)
+            send(umem + Int(word & Hold.offsetMask), length: Int(word >> 48), hop: &hop)
         }
     }
 
@@ -144,7 +165,7 @@ extension Worker {
         for index in 0..<Worker.holdSlots where holds[index].isUsed && now &- holds[index].since > Hold.lifetimeNanoseconds {
             let hold = holds[index]
             freeHold(index)
-            for packet in 0..<hold.count { drop(.noNeighbour, umem + Int(hold.word(at: packet) & 0xFFFF_FFFF_FFFF)) }
+            for packet in 0..<hold.count { drop(.noNeighbour, umem + Int(hold.word(at: packet) & Hold.offsetMask)) }
         }
         expireTunnelHolds(now)
     }

@@ -122,8 +122,9 @@ extension Worker {
         sa.pointee.bytes &+= UInt64(total)
         if load8(header, IPv4.protocolOffset) == IPv4.protocolTCP { clampSYN(header, total: total, mss: sa.pointee.mssBytes) }
         let hop = self.hop(destination)
-        if hop.pointee.kind == .kernel {
-            // For the gateway itself, or out of a port that is the kernel's: it decrements the TTL when it forwards.
+        if hop.pointee.clearKind == .kernel {
+            // For the gateway itself, or by the kernel's routes out of a port that is no protected one: it decrements the TTL
+            // when it forwards.
             punt(header, length: total)
             return
         }
@@ -131,7 +132,7 @@ extension Worker {
             expired(header, total: total, ingress: TablesView.kernelPort)
             return
         }
-        send(header, length: total, hop: hop)
+        forward(header, length: total, hop: hop)
     }
 
     /// Whether an inner packet is within one of an SA's pairs of selectors. The first pair nearly always decides.

@@ -51,11 +51,12 @@ extension Worker {
         encapsulate(sa, header, total: total, ingress: ingress)
     }
 
-    /// TCP and UDP ports as one word. ICMP, the rest, and later fragments have none.
+    /// Ports as one word, of the protocols that policies can name with ports: all begin with them. ICMP, the rest, and later
+    /// fragments have none.
     @inline(__always)
     func portKey(_ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int) -> (ports: UInt32, known: Bool) {
         let number = load8(header, IPv4.protocolOffset)
-        guard number == IPv4.protocolTCP || number == IPv4.protocolUDP, total >= headerBytes &+ 4,
+        guard IPv4.hasPorts(number), total >= headerBytes &+ 4,
             load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0
         else { return (0, false) }
         return (load32(header + headerBytes), true)

@@ -6,7 +6,7 @@ import Wire
 
 /// Next hop, link-layer header, transmit ring; and where frames come from and go to.
 extension Worker {
-    /// Sends a finished IPv4 packet to where its destination's route leads.
+    /// Sends a finished ESP packet to where its destination's route leads.
     @inline(__always)
     mutating func send(_ header: UnsafeMutableRawPointer, length: Int, to destination: UInt32) {
         let hop = self.hop(destination)
@@ -24,6 +24,31 @@ extension Worker {
             sendUnresolved(header, length: length, hop: hop)
             return
         }
+        sendResolved(header, length: length, hop: hop)
+    }
+
+    /// Sends a packet that is not ESP, if it may leave by its hop in the clear.
+    @inline(__always)
+    mutating func forward(_ header: UnsafeMutableRawPointer, length: Int, hop: UnsafeMutablePointer<HopEntry>) {
+        guard hop.pointee.clearKind == .forward else {
+            forwardOtherwise(header, length: length, hop: hop)
+            return
+        }
+        sendResolved(header, length: length, hop: hop)
+    }
+
+    @inline(never)
+    mutating func forwardOtherwise(_ header: UnsafeMutableRawPointer, length: Int, hop: UnsafeMutablePointer<HopEntry>) {
+        switch hop.pointee.clearKind {
+        case .unresolved: hold(header, length: length, clearTo: hop)
+        case .kernel: punt(header, length: length)
+        case .refused: drop(.clearOutbound, header)
+        case .empty, .forward, .noRoute: drop(.noRoute, header)
+        }
+    }
+
+    @inline(__always)
+    mutating func sendResolved(_ header: UnsafeMutableRawPointer, length: Int, hop: UnsafeMutablePointer<HopEntry>) {
         let frame = header - Ethernet.headerBytes
         // 14 octets as two overlapping stores of 8.
         frame.storeBytes(of: hop.pointee.headerFirst, as: UInt64.self)
@@ -50,7 +75,11 @@ extension Worker {
             destination: destination, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: destination,
             headerFirst: 0,
             headerLast: 0)
-        defer { entry.pointee = new }
+        var clear = ForwardingPlan.Clear.allowed
+        defer {
+            new.clearKind = clear == .allowed ? new.kind : clear == .byKernel ? .kernel : .refused
+            entry.pointee = new
+        }
         // RFC 1812 §5.3.7: this network, loopback, multicast and reserved addresses are never forwarded.
         guard destination >> 24 != 0, destination >> 24 != 127, destination < 0xE000_0000 else { return }
         if tables.isLocal(destination) {
@@ -58,6 +87,7 @@ extension Worker {
             return
         }
         guard let route = tables.route(to: destination) else { return }
+        clear = route.clear
         guard route.portIndex != TablesView.kernelPort else {
             new.kind = .kernel
             return

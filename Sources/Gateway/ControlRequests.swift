@@ -41,13 +41,15 @@ extension ControlThread {
     func report() -> StatusReport {
         var counters = surroundings.dataplane.counters()
         // What is dropped outside of the workers belongs to the same list.
-        counters.drops[.clearInbound, default: 0] &+= surroundings.kernel.filteredPackets()
+        let filtered = surroundings.kernel.filteredPackets()
+        counters.drops[.clearInbound, default: 0] &+= filtered.inbound
+        counters.drops[.clearOutbound, default: 0] &+= filtered.outbound
         counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
         return StatusBuilder(
             configuration: configuration, statuses: core.status(now: now), counters: counters,
             childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
-            certificates: watched, wallClock: surroundings.wallClock(), load: load, startedAt: startedAt, now: now,
-            ikePort: coreSettings.ikePort
+            certificates: watched, wallClock: surroundings.wallClock(), load: load, warnings: kernelWarnings,
+            startedAt: startedAt, now: now, ikePort: coreSettings.ikePort
         ).report()
     }
 

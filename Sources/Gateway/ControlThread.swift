@@ -5,6 +5,7 @@ import IKE
 import IPsec
 import Logging
 import NIOCore
+import Platform
 import Wire
 
 /// The control thread: joins IKE core, data plane, kernel state and admin socket. One event loop, and everything here is
@@ -23,7 +24,6 @@ final class ControlThread {
     /// Changes of kernel state are gathered for this long before plans are made anew.
     static let settleTime: TimeAmount = .milliseconds(5)
     static let tick: TimeAmount = .milliseconds(500)
-    static let filterCheckInterval: Duration = .seconds(5)
     /// Between ticks while a new SA waits for its first packet.
     static let hurriedTick: TimeAmount = .milliseconds(20)
     /// Packets taken from the TUN device before others have their turn.
@@ -39,7 +39,9 @@ final class ControlThread {
     let lifecycle: SALifecycle
     let ports: PortKeeper
     let startedAt: Instant
-    private var nextFilterCheck = Instant(nanoseconds: 0)
+    var nextKernelCheck = Instant(nanoseconds: 0)
+    /// What is wrong with the kernel's state for all connections; told in the status.
+    var kernelWarnings: [String] = []
     private let logger: Logger
     let coreSettings: CoreSettings
 
@@ -82,7 +84,7 @@ final class ControlThread {
     /// The plans that kernel and data plane have now.
     private struct AppliedPlans {
         var routing: RoutingPlan?
-        var filter: FilterPlan?
+        var filter: FilterRules?
         var steering: SteeringPlan?
         var forwarding: ForwardingPlan?
     }
@@ -374,20 +376,24 @@ final class ControlThread {
 
     private var outside: OutsideLinks { OutsideLinks(configuration, surroundings.kernel) }
 
-    /// The routes that keep what is protected in, before anything else that may fail. A sentence for each that is missing.
+    /// The routes and the packet filter that keep what is protected in, before anything else that may fail. A sentence for each
+    /// that is missing.
     static func protect(_ configuration: GatewayConfiguration, _ kernel: any KernelControlling) -> [String] {
         let policy = PolicySet(configuration, children: ChildTable(configuration.connections), virtual: [:], peerRules: [])
-        return kernel.apply(RoutingPlan(policy, view: kernel.view, outside: OutsideLinks(configuration, kernel)))
+        let outside = OutsideLinks(configuration, kernel)
+        let filter = FilterRules(policy, view: kernel.view, interfaces: configuration.interfaces, outside: outside)
+        return kernel.apply(RoutingPlan(policy, view: kernel.view, outside: outside)) + [kernel.apply(filter)].compactMap(\.self)
     }
 
     private func applyKernelPlans() {
         let kernel = surroundings.kernel
+        if let sentence = kernel.keepTunnelDevice() { complain(sentence) }
         let routing = RoutingPlan(policy, view: kernel.view, outside: outside)
         // Also when the plan is as before: the kernel drops routes by itself when an address or link goes.
         let problems = kernel.apply(routing)
         for problem in problems { complain(problem) }
         if problems.isEmpty { applied.routing = routing }
-        let filter = FilterPlan(policy, underlay: ports.underlayNames, outer: ports.outerNames)
+        let filter = FilterRules(policy, view: kernel.view, interfaces: configuration.interfaces, outside: outside)
         if filter != applied.filter {
             if let problem = kernel.apply(filter) { complain(problem) } else { applied.filter = filter }
         }
@@ -466,7 +472,7 @@ final class ControlThread {
     }
 
     /// Logs each sentence now and then.
-    private func complain(_ sentence: String) {
+    func complain(_ sentence: String) {
         if complaints.mayTell(sentence, now: now) { log(.error, sentence) }
     }
 
@@ -519,6 +525,7 @@ final class ControlThread {
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
         keepFilter()
+        watchKernel()
         if surroundings.kernel.mustReadAgain { kernelReadable() }
         tellExpiry()
         followRevocationLists()
@@ -527,12 +534,10 @@ final class ControlThread {
         pump()
     }
 
-    /// Looks every five seconds whether somebody took the packet filter away, and puts it back.
+    /// Looks with every tick whether somebody took the packet filter away, and puts it back.
     private func keepFilter() {
-        guard now >= nextFilterCheck else { return }
-        nextFilterCheck = now + Self.filterCheckInterval
         guard let wanted = applied.filter, !surroundings.kernel.isFilterInPlace() else { return }
-        complain("The packet filter against clear inbound packets was removed or changed (nft flush?); it is put back.")
+        complain("The packet filter against protected packets in the clear was removed or changed (nft flush?); it is put back.")
         if let problem = surroundings.kernel.apply(wanted) { complain(problem) }
     }
 }

@@ -19,6 +19,7 @@ protocol DataplaneControlling: SAControlling {
     func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort
     func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError)
     func detach(portIndex: Int)
+    func keepProgram(portIndex: Int) throws(DataplaneError) -> Bool
     func start() throws(DataplaneError)
     func stop()
     func setPathMTU(remote: IPAddress, mtu: Int)

@@ -46,6 +46,10 @@ struct KernelView: Hashable, Sendable {
     var neighbours: [Neighbour] = []
     var ipv6 = IPv6View()
 
+    init() {}
+
+    init(addresses: [Address]) { self.addresses = addresses }
+
     func link(named name: String) -> Link? { links.values.first { $0.name == name } }
 
     func isLocal(_ address: IPv4Address) -> Bool { addresses.contains { $0.address == address } }

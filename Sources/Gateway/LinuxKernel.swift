@@ -10,7 +10,7 @@ final class LinuxKernel: KernelControlling {
     /// How long a neighbour that does not answer is asked for: as long as somebody may still wait for it.
     static let lostPatience: Duration = .seconds(60)
 
-    let tunLinkIndex: Int?
+    private(set) var tunLinkIndex: Int?
     let tunDescriptor: Int32
     let monitorDescriptor: Int32
 
@@ -23,6 +23,9 @@ final class LinuxKernel: KernelControlling {
     /// Routes and rules of ours must be read and compared again: something may have removed some.
     private var ownStateIsSuspect = true
     private var applied: RoutingPlan?
+    private var virtualAddresses: [IPv4Address] = []
+    private static let largeTable = 1_000
+    private var largeTables: Set<UInt32> = []
     /// Neighbours that the kernel keeps for us.
     private var kept: Set<KernelMirror.NeighbourKey> = []
     private var lostSince: [KernelMirror.NeighbourKey: Instant] = [:]
@@ -91,6 +94,30 @@ final class LinuxKernel: KernelControlling {
 
     // MARK: Routes and rules
 
+    func keepTunnelDevice() -> String? {
+        guard let known = tunLinkIndex, tun != nil else { return nil }
+        let link = follower.view.links[known]
+        if link?.isUp == true { return nil }
+        do throws(SystemError) {
+            if link == nil {
+                // What was read last may be older than the device.
+                if try netlink.links().contains(where: { $0.index == known }) { return nil }
+                try tun?.makeAgain()
+                tunLinkIndex = tun?.linkIndex
+            }
+            // Its routes went with it, or with its being up.
+            ownStateIsSuspect = true
+            try netlink.setLink(index: tunLinkIndex ?? known, up: true, mtu: Self.tunMTU)
+            let problems = setVirtualAddresses(virtualAddresses)
+            guard problems.isEmpty else { return problems.joined(separator: " ") }
+        } catch {
+            return "The device \(Self.tunName) was deleted or set down by somebody and cannot be had again: \(error)."
+        }
+        return link == nil
+            ? "The device \(Self.tunName) was deleted by somebody; it is made again."
+            : "The device \(Self.tunName) was set down by somebody; it is up again."
+    }
+
     func apply(_ plan: RoutingPlan) -> [String] {
         if plan == applied, !ownStateIsSuspect { return [] }
         var problems: [String] = []
@@ -121,6 +148,18 @@ final class LinuxKernel: KernelControlling {
         return problems
     }
 
+    func policyRules() -> [NetlinkRule] { (try? netlink.rules()) ?? [] }
+
+    func prefixes(ofTable table: UInt32) -> [IPPrefix]? {
+        // Somebody's whole Internet table is not read every few seconds: it leads everywhere.
+        if largeTables.contains(table) { return nil }
+        guard let routes = try? netlink.routes(table: table) else { return nil }
+        if routes.count > Self.largeTable { largeTables.insert(table) }
+        return routes.filter { $0.kind != .throw }.map(\.prefix)
+    }
+
+    var forwardsIPv6: Bool { SystemFiles.firstLine("/proc/sys/net/ipv6/conf/all/forwarding") == "1" }
+
     private static func ipv6Blackhole(_ prefix: IPPrefix) -> NetlinkRoute {
         NetlinkRoute(prefix: prefix, kind: .blackhole, table: NetlinkRoute.mainTable, metric: RoutingPlan.ipv6Metric)
     }
@@ -133,6 +172,8 @@ final class LinuxKernel: KernelControlling {
                 metric: route.metric)
         case .blackhole:
             NetlinkRoute(prefix: route.prefix, kind: .blackhole, table: route.table, metric: route.metric)
+        case .unreachable:
+            NetlinkRoute(prefix: route.prefix, kind: .unreachable, table: route.table, metric: route.metric)
         case .throw:
             NetlinkRoute(prefix: route.prefix, kind: .throw, table: route.table, metric: route.metric)
         }
@@ -148,7 +189,8 @@ final class LinuxKernel: KernelControlling {
         NetlinkRule(
             priority: rule.priority, table: rule.table ?? NetlinkRoute.mainTable, source: rule.source,
             destination: rule.destination, mark: rule.mark == .any ? nil : RoutingPlan.socketMark,
-            isInverted: rule.mark == .unmarked)
+            isInverted: rule.mark == .unmarked, inputInterface: rule.fromTunnel ? tunName : nil,
+            shortestPrefixLength: rule.shortestPrefixLength)
     }
 
     /// Carrier and the like aside.
@@ -164,24 +206,20 @@ final class LinuxKernel: KernelControlling {
 
     // MARK: Filter, neighbours, TUN
 
-    func apply(_ plan: FilterPlan) -> String? {
-        let pairs = { (list: [FilterPlan.Pair]) in
-            list.map { KernelFilter.Pair(sources: $0.source, destinations: $0.destination) }
-        }
+    func apply(_ rules: FilterRules) -> String? {
         do throws(SystemError) {
-            try filter.install(
-                interfaces: plan.interfaces, accept: pairs(plan.accept), drop: pairs(plan.drop), outer: plan.outerInterfaces,
-                spoofed: pairs(plan.spoofed))
+            try filter.install(rules)
             return nil
         } catch {
-            return "The packet filter against clear inbound packets cannot be set: \(error). XDP drops them while attached."
+            return "The packet filter against protected packets in the clear cannot be set: \(error). "
+                + "XDP, the workers and the routes hold without it, but not against foreign policy rules."
         }
     }
 
     /// A kernel that does not answer is not asked to do it all again.
     func isFilterInPlace() -> Bool { (try? filter.isInPlace()) ?? true }
 
-    func filteredPackets() -> UInt64 { filter.droppedPackets() }
+    func filteredPackets() -> KernelFilter.Drops { filter.droppedPackets() }
 
     func resolve(_ address: IPAddress, linkIndex: Int) {
         kept.insert(.init(address: address, linkIndex: linkIndex))
@@ -209,6 +247,7 @@ final class LinuxKernel: KernelControlling {
     }
 
     func setVirtualAddresses(_ addresses: [IPv4Address]) -> [String] {
+        virtualAddresses = addresses
         guard let tunLinkIndex else { return [] }
         var problems: [String] = []
         do throws(SystemError) {

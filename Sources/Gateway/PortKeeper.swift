@@ -22,6 +22,8 @@ final class PortKeeper {
     /// Why an interface is not in use, by name.
     private(set) var problems: [String: String] = [:]
     private var retryAt: [String: Instant] = [:]
+    /// Why an interface has no XDP program of ours, by name.
+    private var withoutProgram: [String: String] = [:]
 
     init(
         _ interfaces: [GatewayConfiguration.Interface], dataplane: any DataplaneControlling, kernel: any KernelControlling,
@@ -44,7 +46,6 @@ final class PortKeeper {
     func linkIndex(ofPort portIndex: Int) -> Int? { known.values.first { $0.portIndex == portIndex }?.link.index }
 
     var underlayNames: [String] { interfaces.filter { $0.role != .protected }.map(\.name) }
-    var outerNames: [String] { interfaces.filter { $0.role == .underlay }.map(\.name) }
 
     /// Attaches what can be attached, lets go of what is gone. Returns the first error of an interface that is there and up:
     /// at start it ends the gateway, later it is tried again.
@@ -73,7 +74,9 @@ final class PortKeeper {
             known[interface.name]?.link = link
             note(
                 interface.name,
-                link.isRunning ? nil : "The interface \(interface.name) has no carrier; check the cable and the far end.")
+                link.isRunning
+                    ? withoutProgram[interface.name]
+                    : "The interface \(interface.name) has no carrier; check the cable and the far end.")
         }
         return failure
     }
@@ -83,6 +86,22 @@ final class PortKeeper {
         interfaces.compactMap { interface in
             kernel.view.link(named: interface.name)?.isUp == true ? retryAt[interface.name] : nil
         }.min()
+    }
+
+    /// Puts the XDP program back where somebody has taken it off.
+    func keepPrograms() {
+        for (name, port) in known {
+            do throws(DataplaneError) {
+                let isPutBack = try dataplane.keepProgram(portIndex: port.portIndex)
+                if isPutBack {
+                    log(.warning, "interface \(name) had lost the XDP program (somebody took it off); it is attached again")
+                }
+                if withoutProgram.removeValue(forKey: name) != nil { note(name, nil) }
+            } catch {
+                withoutProgram[name] = error.sentence
+                note(name, error.sentence, level: .error)
+            }
+        }
     }
 
     func detachAll() {

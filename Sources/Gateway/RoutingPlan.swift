@@ -12,15 +12,21 @@ import Wire
 /// 21985     from 0.0.0.0 to N    lookup main                 the gateway itself to its neighbours on the underlay networks N
 /// 21990     from A/32            lookup main                 answers of the gateway's own services (SSH) to off-link hosts
 /// 22000     not fwmark 0x…       lookup 22000                everything but Culvert's own sockets
+/// 22010     iif culvert0         lookup main, no short ones  decrypted packets for a local subnet by a route of its own …
+/// 22011     iif culvert0         lookup 22002                … or not at all: never by the default route
 ///
 /// table 22000
 /// 10.2.0.0/24  dev culvert0 src 10.1.0.1  metric 100         what XDP did not catch ends in Culvert
 /// 10.2.0.0/24  blackhole                  metric 4000        … or nowhere
-/// 10.1.0.0/24  throw                      metric 100         local networks inside a wider protected prefix
+/// 10.1.0.0/24  throw                      metric 100         local networks inside a wider protected prefix, also those
+///                                                            behind routers of the site
 ///
 /// table 22001
 /// 203.0.113.0/24  blackhole               metric 4000        destinations of discard policies
 /// 203.0.113.9/32  throw                   metric 100         local networks inside a wider discarded prefix
+///
+/// table 22002
+/// 10.1.0.0/16  unreachable                metric 4000        local subnets
 ///
 /// main table, IPv6
 /// 2001:db8:9::/64  blackhole              metric 1           addresses of pools, which no tunnel carries yet
@@ -30,17 +36,22 @@ struct RoutingPlan: Hashable, Sendable {
     static let table: UInt32 = 22_000
     /// The table of discarded prefixes.
     static let discardTable: UInt32 = 22_001
+    /// The table of local subnets, where a decrypted packet ends that no route of its own leads on.
+    static let siteTable: UInt32 = 22_002
     static let bypassPriority: UInt32 = 21_980
     static let markedPriority: UInt32 = 21_982
     static let discardPriority: UInt32 = 21_983
     static let neighbourPriority: UInt32 = 21_985
     static let localSourcePriority: UInt32 = 21_990
     static let protectedPriority: UInt32 = 22_000
+    static let sitePriority: UInt32 = 22_010
+    static let siteFloorPriority: UInt32 = 22_011
     /// Whatever rule has one of these is ours.
     static let priorities: Set<UInt32> = [
         bypassPriority, markedPriority, discardPriority, neighbourPriority, localSourcePriority, protectedPriority,
+        sitePriority, siteFloorPriority,
     ]
-    static let tables: Set<UInt32> = [table, discardTable]
+    static let tables: Set<UInt32> = [table, discardTable, siteTable]
     /// Set on the packets of Culvert's own sockets, which never enter a tunnel.
     static let socketMark: UInt32 = 0xC0_17E7
     static let tunMetric: UInt32 = 100
@@ -54,12 +65,16 @@ struct RoutingPlan: Hashable, Sendable {
         var mark = Mark.any
         /// nil: the main table.
         var table: UInt32?
+        /// Packets from the TUN device alone: decrypted ones.
+        var fromTunnel = false
+        /// Routes with a shorter prefix do not count.
+        var shortestPrefixLength = 0
 
         /// Which packets, by `socketMark`.
         enum Mark: Hashable, Sendable { case any, marked, unmarked }
     }
     struct Route: Hashable, Sendable {
-        enum Kind: Hashable, Sendable { case tunnel(source: IPv4Address?), blackhole, `throw` }
+        enum Kind: Hashable, Sendable { case tunnel(source: IPv4Address?), blackhole, unreachable, `throw` }
         var prefix: IPPrefix
         var kind: Kind
         var metric: UInt32
@@ -88,8 +103,10 @@ struct RoutingPlan: Hashable, Sendable {
         }
         guard !protected.isEmpty else { return }
         // A packet without a source is the gateway's own, on its way to get one; forwarded packets always have theirs.
+        // It gets our address there: one inside local subnets is a tunnel's.
         let unspecified = IPPrefix(.v4(IPv4Address(bits: 0)), length: 32)
-        for network in view.connectedPrefixes(outside.underlay.contains) where policy.needsException(network) {
+        let open = KernelView(addresses: view.addresses.filter { !policy.isProtectedSource($0.address) })
+        for network in open.connectedPrefixes(outside.underlay.contains) where policy.needsException(network) {
             addRule(.init(priority: Self.neighbourPriority, source: unspecified, destination: network))
         }
         // An address inside a child's local subnets is a tunnel's: its answers must go through the tunnel.
@@ -105,9 +122,23 @@ struct RoutingPlan: Hashable, Sendable {
             routes.append(.init(prefix: prefix, kind: .tunnel(source: source), metric: Self.tunMetric))
             routes.append(.init(prefix: prefix, kind: .blackhole, metric: Self.blackholeMetric))
         }
-        let exceptions = view.connectedPrefixes(outside.isLocalNetwork) + NeverProtected.prefixes
-        for prefix in Set(exceptions).sorted(by: Steering.inTableOrder) where policy.needsException(prefix) {
+        let networks = SiteNetworks(policy, view: view, outside: outside)
+        let exceptions = Set(networks.exceptions.map(\.prefix) + networks.neverProtected)
+        for prefix in exceptions.sorted(by: Steering.inTableOrder) {
             routes.append(.init(prefix: prefix, kind: .throw, metric: Self.tunMetric))
+        }
+        addSiteFloor(policy)
+    }
+
+    /// A decrypted packet that is punted to the kernel leaves by a route to the site, or not at all: when that route goes, the
+    /// default route would take it out in the clear.
+    private mutating func addSiteFloor(_ policy: PolicySet) {
+        let sites = policy.outermostSites.sorted(by: Steering.inTableOrder)
+        guard let shortest = sites.map(\.length).min() else { return }
+        addRule(.init(priority: Self.sitePriority, fromTunnel: true, shortestPrefixLength: shortest))
+        addRule(.init(priority: Self.siteFloorPriority, table: Self.siteTable, fromTunnel: true))
+        for site in sites {
+            routes.append(.init(prefix: site, kind: .unreachable, metric: Self.blackholeMetric, table: Self.siteTable))
         }
     }
 

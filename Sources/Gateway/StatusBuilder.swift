@@ -16,6 +16,7 @@ struct StatusBuilder {
     /// Seconds since 1970.
     var wallClock: Int64 = 0
     var load: StatusReport.IKELoad?
+    var warnings: [String] = []
     var startedAt: Instant
     var now: Instant
     var ikePort: UInt16
@@ -25,7 +26,7 @@ struct StatusBuilder {
         return StatusReport(
             version: CulvertVersion.current, gateway: configuration.name, uptimeSeconds: Self.seconds(now - startedAt),
             connections: configuration.connections.map { connection($0, byName[$0.name]) },
-            workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load)
+            workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load, warnings: warnings)
     }
 
     private func connection(_ configured: Connection, _ status: ConnectionStatus?) -> StatusReport.Connection {

@@ -13,17 +13,19 @@ public struct StatusReport: Codable, Hashable, Sendable {
     public var drops: [String: UInt64]
     /// Null from gateways that do not tell it.
     public var ike: IKELoad?
+    /// What is wrong with this machine for all connections, a sentence each; null from gateways that do not tell it.
+    public var warnings: [String]?
 
     enum CodingKeys: String, CodingKey {
-        case version, gateway, connections, workers, drops, ike
+        case version, gateway, connections, workers, drops, ike, warnings
         case uptimeSeconds = "uptime_seconds"
     }
 
     public init(
         version: String, gateway: String, uptimeSeconds: Double, connections: [Connection], workers: [Worker] = [],
-        drops: [String: UInt64] = [:], ike: IKELoad? = nil
+        drops: [String: UInt64] = [:], ike: IKELoad? = nil, warnings: [String]? = nil
     ) {
-        self.ike = ike
+        (self.ike, self.warnings) = (ike, warnings)
         (self.version, self.gateway, self.uptimeSeconds) = (version, gateway, uptimeSeconds)
         (self.connections, self.workers, self.drops) = (connections, workers, drops)
     }

@@ -25,7 +25,8 @@ enum Steering {
     static func steeringPlan(
         _ policy: PolicySet, view: KernelView, outside: OutsideLinks, onlyPeers: [IPAddress]? = nil
     ) -> SteeringPlan {
-        let connected = view.connectedPrefixes(outside.isLocalNetwork) + NeverProtected.prefixes
+        let own = SiteNetworks(policy, view: view, outside: outside).exceptions.map(\.prefix)
+        let connected = unique(view.connectedPrefixes(outside.isLocalNetwork) + own + NeverProtected.prefixes)
         let discards = policy.policies.filter { $0.action == .discard }.flatMap(\.destination.prefixes).filter(\.address.isIPv4)
         // Those beyond the last bit are obeyed by the workers alone. Answers have the addresses swapped; the program knows.
         let bypasses = policy.addressOnlyBypasses.prefix(setBits)
@@ -81,7 +82,7 @@ enum Steering {
         let portOfLink = Dictionary(ports.map { ($0.linkIndex, $0.portIndex) }, uniquingKeysWith: { first, _ in first })
         var plan = ForwardingPlan()
         plan.rules = rules(policy)
-        plan.routes = routes(policy, view, portOfLink: portOfLink, peers: peers.compactMap(\.v4))
+        plan.routes = ForwardingRoutes(policy, view: view, ports: ports, peers: peers.compactMap(\.v4)).list
         plan.peers = unique(peers.compactMap(\.v6)).map { peer($0, view.ipv6, portOfLink: portOfLink) }
         plan.neighbours = view.neighbours.compactMap { neighbour in
             portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
@@ -143,41 +144,6 @@ enum Steering {
             }
         }
         return rules
-    }
-
-    /// The main table, of several routes to one prefix the one with the least metric. A protected prefix leads to the kernel,
-    /// whose own table sends it back through the TUN device to be protected: so a packet that came out of one tunnel and is for
-    /// another (a hub's spokes) is never forwarded in the clear.
-    private static func routes(
-        _ policy: PolicySet, _ view: KernelView, portOfLink: [Int: Int], peers: [IPv4Address]
-    ) -> [ForwardingPlan.Route] {
-        var best: [IPPrefix: KernelView.Route] = [:]
-        for route in view.routes {
-            if let known = best[route.prefix], known.metric <= route.metric { continue }
-            best[route.prefix] = route
-        }
-        var result = best.mapValues { route in
-            ForwardingPlan.Route(
-                prefix: route.prefix, gateway: route.gateway, portIndex: route.linkIndex.flatMap { portOfLink[$0] })
-        }
-        let protected = policy.protectedPrefixes
-        // The same for what lies inside one, except the sites' own networks: the kernel's table does not know the main table's
-        // longer prefixes either.
-        for prefix in result.keys where protected.contains(where: { $0.contains(prefix) }) {
-            guard !policy.protections.contains(where: { $0.local.contains { $0.length > 0 && $0.contains(prefix) } }) else {
-                continue
-            }
-            result[prefix] = .init(prefix: prefix, gateway: nil, portIndex: nil)
-        }
-        for prefix in protected { result[prefix] = .init(prefix: prefix, gateway: nil, portIndex: nil) }
-        for peer in peers where protected.contains(where: { $0.contains(.v4(peer)) }) {
-            guard let host = IPPrefix(.v4(peer), length: 32) else { continue }
-            let real = best.values.filter { $0.prefix.contains(.v4(peer)) }.max { $0.prefix.length < $1.prefix.length }
-            result[host] = real.map {
-                .init(prefix: host, gateway: $0.gateway, portIndex: $0.linkIndex.flatMap { portOfLink[$0] })
-            }
-        }
-        return result.values.sorted { inTableOrder($0.prefix, $1.prefix) }
     }
 
     /// A fixed order, so that equal inputs give equal plans and nothing is published twice.

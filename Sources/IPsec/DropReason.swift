@@ -17,6 +17,7 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case sequenceExhausted
     case lifetimeEnded
     case noRoute
+    case clearOutbound
     case noNeighbour
     case noFrames
     case handoffFull
@@ -88,6 +89,10 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
             "see why the rekey did not come through in time, or raise the limit"
         ),
         ("no-route", "no route to the destination", "add the route"),
+        (
+            "clear-outbound", "would have left in the clear although policy protects it",
+            "give each of local_subnets a route by a protected interface, and put no `ip rule` before Culvert's"
+        ),
         ("no-neighbour", "the next hop does not answer ARP or neighbour discovery", "check the host, the cable and the VLAN"),
         ("no-frames", "the worker's frame pool is empty", "raise frames_per_worker"),
         ("handoff-full", "the owner worker's ring is full", "one SA is limited to one core: use more children"),

@@ -2,44 +2,58 @@ import CLinux
 import Glibc
 import Wire
 
-/// The kernel's own guard against clear packets that policy wants protected (RFC 4301 §5.2), for when XDP is not attached: one
-/// nf_tables table, replaced in one transaction, which outlives the process until `remove`.
+/// The kernel's own guard of what policy wants protected, for whatever routed a packet and whether XDP is attached or not (RFC
+/// 4301 §5): one nf_tables table, replaced in one transaction, which outlives the process until `remove`.
 ///
 /// ```
 /// table ip culvert {
-///     chain prerouting { type filter hook prerouting priority raw; iifname "wan0" jump outer; iifname "wan0" jump inbound }
-///     chain outer { ip saddr <local subnets> ip daddr <remote subnets> counter drop }   only where no host of ours is
+///     chain prerouting  { type filter hook prerouting priority raw; iifname <inside> return; jump inbound }
 ///     chain inbound {
 ///         fib daddr type local  esp, ah, udp dport 500, 4500, later UDP fragments  accept
-///         ip saddr … ip daddr … accept                                             bypass
+///         ip saddr … ip daddr … accept                                             bypass, both ways
+///         iifname … ip saddr … ip daddr … accept                                   the site's own, on this interface
 ///         ip saddr <remote subnets> ip daddr <local subnets> counter drop
+///         iifname <outer> jump outer
 ///     }
+///     chain outer       { ip saddr <local subnets> ip daddr <remote subnets> counter drop }   only where no host of ours is
+///     chain postrouting { type filter hook postrouting priority 99; oifname <inside> return; jump outbound }
+///     chain outbound {
+///         mark <our sockets> accept
+///         ip saddr … ip daddr … accept                                             bypass, both ways
+///         oifname … ip daddr … accept                                              networks on this interface
+///         ip saddr <local subnets> ip daddr <remote subnets> counter drop
+///         ip saddr <remote subnets> ip daddr <local subnets> counter drop          but for 0.0.0.0/0
+///         icmp type <errors> jump quoted
+///     }
+///     chain quoted      { the last two again, for the packet that the error is about }
 /// }
 /// ```
 public final class KernelFilter {
-    /// Sources and destinations, each with each. IPv6 prefixes are ignored.
-    public struct Pair: Hashable, Sendable {
-        public var sources: [IPPrefix]
-        public var destinations: [IPPrefix]
+    /// More prefixes than this are refused (E2BIG), and more pairs of lists, which the kernel tries one by one.
+    public static let prefixLimit = 65_536
+    public static let pairLimit = 2_048
 
-        public init(sources: [IPPrefix], destinations: [IPPrefix]) {
-            (self.sources, self.destinations) = (sources, destinations)
+    /// Packets dropped since the object was made, over all replacements, and by what it found in place.
+    public struct Drops: Hashable, Sendable {
+        /// On the way in and on the way out.
+        public var inbound: UInt64 = 0
+        public var outbound: UInt64 = 0
+
+        public init(inbound: UInt64 = 0, outbound: UInt64 = 0) { (self.inbound, self.outbound) = (inbound, outbound) }
+
+        static func &+ (a: Drops, b: Drops) -> Drops {
+            Drops(inbound: a.inbound &+ b.inbound, outbound: a.outbound &+ b.outbound)
         }
     }
 
-    /// More pairs of prefixes than this are refused (E2BIG): the kernel would try each for every packet.
-    public static let pairLimit = 8_192
-
     public let table: String
     private let socket: NetlinkSocket
-    private var droppedBefore: UInt64 = 0
+    private var droppedBefore = Drops()
     private var fibIsMissing = false
     /// As the last `install` left it; nil before, and where the kernel did not say.
     private var installed: Contents?
-
-    private static let prerouting = "prerouting"
-    private static let inbound = "inbound"
-    private static let outer = "outer"
+    /// The ruleset's generation when it was last seen to be in place.
+    private var seenGeneration: UInt32?
 
     public init(table: String = "culvert") throws(SystemError) {
         self.table = table
@@ -54,173 +68,131 @@ public final class KernelFilter {
     }
 
     /// Replaces the whole filter; no packet sees half of it.
-    /// - Parameters:
-    ///   - interfaces: the underlay's, by name: they need not exist yet.
-    ///   - accept: let through before `drop`, in the direction given.
-    ///   - drop: clear packets from sources to destinations.
-    ///   - outer: those of `interfaces` that have no host of ours behind them.
-    ///   - spoofed: dropped there as well, after `accept`.
-    public func install(
-        interfaces: [String], accept: [Pair], drop: [Pair], outer: [String] = [], spoofed: [Pair] = []
-    ) throws(SystemError) {
-        let accepted = Self.pairs(accept)
-        let dropped = Self.pairs(drop)
-        let never = Self.pairs(spoofed)
-        guard accepted.count + dropped.count + never.count <= Self.pairLimit else {
+    public func install(_ rules: FilterRules) throws(SystemError) {
+        let pairs = rules.pairs
+        let prefixes = pairs.reduce(0) { $0 + $1.sources.count + $1.destinations.count }
+        guard pairs.count <= Self.pairLimit, prefixes <= Self.prefixLimit else {
             throw SystemError(
-                call: "nf_tables", code: E2BIG, subject: "\(accepted.count + dropped.count + never.count) pairs of prefixes",
-                remedy: "configure at most \(Self.pairLimit) pairs of local and remote subnets")
+                call: "nf_tables", code: E2BIG, subject: "\(prefixes) prefixes in \(pairs.count) pairs of lists",
+                remedy: "configure at most \(Self.prefixLimit) subnets, in at most \(Self.pairLimit) pairs of lists that differ")
         }
-        let before = (try? currentDrops()) ?? 0
+        let before = (try? currentDrops()) ?? Drops()
         do throws(SystemError) {
-            try commit(messages(interfaces, accepted, dropped, outer, never))
+            try commit(FilterProgram(rules, table: table, hasFib: !fibIsMissing).messages)
         } catch {
             // Kernels without the fib expression cannot tell local destinations: ESP and IKE then pass to any.
             guard error.code == ENOENT, !fibIsMissing else { throw Self.explained(error) }
             fibIsMissing = true
             do throws(SystemError) {
-                try commit(messages(interfaces, accepted, dropped, outer, never))
+                try commit(FilterProgram(rules, table: table, hasFib: false).messages)
             } catch { throw Self.explained(error) }
         }
-        droppedBefore &+= before
+        droppedBefore = droppedBefore &+ before
+        let generation = try? self.generation()
         installed = (try? contents()) ?? nil
+        seenGeneration = generation
     }
 
     /// Takes the table away. One that is not there is no error.
     public func remove() throws(SystemError) {
-        let before = (try? currentDrops()) ?? 0
-        do throws(SystemError) { try commit([tableMessage(NFT_MSG_DELTABLE.rawValue, 0)]) } catch {
+        let before = (try? currentDrops()) ?? Drops()
+        do throws(SystemError) { try commit([FilterProgram.table(table, NFT_MSG_DELTABLE.rawValue)]) } catch {
             guard error.code == ENOENT else { throw Self.explained(error) }
         }
-        droppedBefore &+= before
+        droppedBefore = droppedBefore &+ before
     }
 
-    /// True while the kernel has the table as `install` left it: in force, with as many chains and rules. Others may take away
-    /// the table or its rules (`nft flush ruleset`, `nft flush table ip culvert`), and nobody tells us: look from time to time
-    /// and `install` again.
+    /// True while the kernel has the table as `install` left it: in force, with the same rules. Others may take away the table
+    /// or its rules (`nft flush ruleset`, `nft flush table ip culvert`), and nobody tells us: look from time to time and
+    /// `install` again. Costs one question while nobody has changed any rule on this machine.
     public func isInPlace() throws(SystemError) -> Bool {
+        let generation = try? self.generation()
+        if let generation, generation == seenGeneration { return true }
         do throws(SystemError) {
-            guard let present = try contents() else { return false }
-            return installed.map { $0 == present } ?? true
+            guard let present = try contents(), installed.map({ $0 == present }) ?? true else { return false }
+            seenGeneration = generation
+            return true
         } catch {
             guard error.code == ENOENT else { throw Self.explained(error) }
             return false
         }
     }
 
-    /// What the kernel counts by itself: cheaper than a reading of all rules, of which there may be thousands.
+    /// Counts every change of any table, by anybody.
+    private func generation() throws(SystemError) -> UInt32? {
+        let reply = try socket.get(NetlinkMessage(nftables: NFT_MSG_GETGEN.rawValue), "the generation")
+        return reply.flatMap { Self.number(Self.attributes($0)[UInt16(NFTA_GEN_ID.rawValue)]) }
+    }
+
+    /// What tells a table from one that somebody has changed: sets of rules cannot change.
     private struct Contents: Equatable {
         /// NFT_TABLE_F_DORMANT: there, and without effect.
         var isDormant: Bool
-        /// Chains of the table; of each of ours the rules and the jumps to it.
-        var uses: [UInt32]
+        /// Of each chain of ours the rules and the jumps to it.
+        var uses: [UInt32] = []
+        /// Whatever replaces a rule has another.
+        var ruleHandles: [UInt64] = []
+    }
+
+    private static func attributes(_ reply: NetlinkReply) -> [UInt16: NetlinkReader] {
+        reply.body.dropping(MemoryLayout<nfgenmsg>.size).attributes
+    }
+
+    private static func number(_ reader: NetlinkReader?) -> UInt32? {
+        reader?.value(UInt32.self).map { UInt32(bigEndian: $0) }
     }
 
     /// nil, or ENOENT, when the table or a chain is not there.
     private func contents() throws(SystemError) -> Contents? {
         let subject = "the table ip \(table)"
-        let attributes = { (reply: NetlinkReply) in reply.body.dropping(MemoryLayout<nfgenmsg>.size).attributes }
-        let number = { (reader: NetlinkReader?) in reader?.value(UInt32.self).map { UInt32(bigEndian: $0) } }
         var question = NetlinkMessage(nftables: NFT_MSG_GETTABLE.rawValue)
         question.attribute(NFTA_TABLE_NAME.rawValue, text: table)
         guard let reply = try socket.get(question, subject) else { return nil }
-        let found = attributes(reply)
-        let flags = number(found[UInt16(NFTA_TABLE_FLAGS.rawValue)]) ?? 0
-        var result = Contents(
-            isDormant: flags & UInt32(NFT_TABLE_F_DORMANT.rawValue) != 0,
-            uses: [number(found[UInt16(NFTA_TABLE_USE.rawValue)]) ?? 0])
-        for chain in [Self.prerouting, Self.inbound, Self.outer] {
+        let flags = Self.number(Self.attributes(reply)[UInt16(NFTA_TABLE_FLAGS.rawValue)]) ?? 0
+        var result = Contents(isDormant: flags & UInt32(NFT_TABLE_F_DORMANT.rawValue) != 0)
+        for chain in FilterChain.allCases {
             var question = NetlinkMessage(nftables: NFT_MSG_GETCHAIN.rawValue)
             question.attribute(NFTA_CHAIN_TABLE.rawValue, text: table)
-            question.attribute(NFTA_CHAIN_NAME.rawValue, text: chain)
+            question.attribute(NFTA_CHAIN_NAME.rawValue, text: chain.rawValue)
             guard let reply = try socket.get(question, subject) else { return nil }
-            result.uses.append(number(attributes(reply)[UInt16(NFTA_CHAIN_USE.rawValue)]) ?? 0)
+            result.uses.append(Self.number(Self.attributes(reply)[UInt16(NFTA_CHAIN_USE.rawValue)]) ?? 0)
+        }
+        result.ruleHandles = try rules().map { attributes in
+            attributes[UInt16(NFTA_RULE_HANDLE.rawValue)]?.value(UInt64.self) ?? 0
         }
         return result
     }
 
-    /// Packets dropped since this object was made, over all replacements, and by what it found in place.
-    public func droppedPackets() -> UInt64 { droppedBefore &+ ((try? currentDrops()) ?? 0) }
-
-    // MARK: The rules
-
-    private typealias PrefixPair = (source: IPv4PrefixBytes, destination: IPv4PrefixBytes)
-
-    private static func pairs(_ list: [Pair]) -> [PrefixPair] {
-        let bytes = { (prefix: IPPrefix) -> IPv4PrefixBytes? in
-            prefix.address.isIPv4 ? IPv4PrefixBytes(address: prefix.address.bytes, length: prefix.length) : nil
-        }
-        return list.flatMap { pair in
-            pair.sources.compactMap(bytes).flatMap { source in
-                pair.destinations.compactMap(bytes).map { (source: source, destination: $0) }
-            }
-        }
-    }
-
-    private func messages(
-        _ interfaces: [String], _ accept: [PrefixPair], _ drop: [PrefixPair], _ outer: [String], _ spoofed: [PrefixPair]
-    ) -> [NetlinkMessage] {
-        // Deleting a table that is not there fails: so it is made, deleted with all it had, and made anew.
-        var list = [
-            tableMessage(NFT_MSG_NEWTABLE.rawValue, NLM_F_CREATE), tableMessage(NFT_MSG_DELTABLE.rawValue, 0),
-            tableMessage(NFT_MSG_NEWTABLE.rawValue, NLM_F_CREATE), chain(Self.prerouting, isBase: true),
-            chain(Self.inbound, isBase: false), chain(Self.outer, isBase: false),
-        ]
-        list += outer.map { rule(Self.prerouting, [.interface($0), .jump(Self.outer)]) }
-        list += interfaces.map { rule(Self.prerouting, [.interface($0), .jump(Self.inbound)]) }
-        let local: [FilterExpression] = fibIsMissing ? [] : [.localDestination]
-        let udp = local + [.layer4(17)]
-        let addresses = { (pair: PrefixPair) in
-            FilterExpression.source(pair.source) + FilterExpression.destination(pair.destination)
-        }
-        list += [
-            rule(Self.inbound, local + [.layer4(50), .accept]), rule(Self.inbound, local + [.layer4(51), .accept]),
-            rule(Self.inbound, udp + [.destinationPort(500), .accept]),
-            rule(Self.inbound, udp + [.destinationPort(4500), .accept]),
-            // Later fragments have no ports; without their first, which the rules above and below judge, they come to nothing.
-            rule(
-                Self.inbound,
-                udp + [.header(network: true, offset: 6, equals: [0, 0], mask: [0x1F, 0xFF], inverted: true), .accept]),
-        ]
-        list += accept.map {
-            rule(Self.inbound, addresses($0) + [.accept])
-        }
-        list += drop.map {
-            rule(Self.inbound, addresses($0) + [.count, .drop])
-        }
-        list += accept.map { rule(Self.outer, addresses($0) + [.return]) }
-        list += spoofed.map { rule(Self.outer, addresses($0) + [.count, .drop]) }
-        return list
-    }
-
-    private func tableMessage(_ type: UInt32, _ flags: Int32) -> NetlinkMessage {
-        var message = NetlinkMessage(nftables: type, flags: flags)
-        message.attribute(NFTA_TABLE_NAME.rawValue, text: table)
-        return message
-    }
-
-    private func chain(_ name: String, isBase: Bool) -> NetlinkMessage {
-        var message = NetlinkMessage(nftables: NFT_MSG_NEWCHAIN.rawValue, flags: NLM_F_CREATE)
-        message.attribute(NFTA_CHAIN_TABLE.rawValue, text: table)
-        message.attribute(NFTA_CHAIN_NAME.rawValue, text: name)
-        guard isBase else { return message }
-        message.nested(NFTA_CHAIN_HOOK.rawValue) {
-            $0.attribute(NFTA_HOOK_HOOKNUM.rawValue, be32: 0)  // prerouting
-            $0.attribute(NFTA_HOOK_PRIORITY.rawValue, be32: UInt32(bitPattern: -300))  // raw: before connection tracking
-        }
-        message.attribute(NFTA_CHAIN_TYPE.rawValue, text: "filter")
-        message.attribute(NFTA_CHAIN_POLICY.rawValue, be32: 1)  // accept
-        return message
-    }
-
-    private func rule(_ chain: String, _ expressions: [FilterExpression]) -> NetlinkMessage {
-        var message = NetlinkMessage(nftables: NFT_MSG_NEWRULE.rawValue, flags: NLM_F_CREATE | NLM_F_APPEND)
+    /// Attributes of each rule, in order.
+    private func rules() throws(SystemError) -> [[UInt16: NetlinkReader]] {
+        var message = NetlinkMessage(nftables: NFT_MSG_GETRULE.rawValue, flags: NLM_F_DUMP)
         message.attribute(NFTA_RULE_TABLE.rawValue, text: table)
-        message.attribute(NFTA_RULE_CHAIN.rawValue, text: chain)
-        message.nested(NFTA_RULE_EXPRESSIONS.rawValue) { list in
-            for expression in expressions { expression.write(&list) }
+        // Older kernels return every table's rules.
+        return try socket.dump(message, "the table ip \(table)").map(Self.attributes)
+            .filter { $0[UInt16(NFTA_RULE_TABLE.rawValue)]?.text == table }
+    }
+
+    public func droppedPackets() -> Drops { droppedBefore &+ ((try? currentDrops()) ?? Drops()) }
+
+    private func currentDrops() throws(SystemError) -> Drops {
+        var sum = Drops()
+        for attributes in try rules() {
+            let chain = attributes[UInt16(NFTA_RULE_CHAIN.rawValue)].map(\.text).flatMap { FilterChain(rawValue: $0) }
+            let count = Self.counted(attributes)
+            if chain?.isInbound ?? true { sum.inbound &+= count } else { sum.outbound &+= count }
         }
-        return message
+        return sum
+    }
+
+    private static func counted(_ rule: [UInt16: NetlinkReader]) -> UInt64 {
+        var sum: UInt64 = 0
+        for (_, element) in rule[UInt16(NFTA_RULE_EXPRESSIONS.rawValue)]?.attributeList ?? [] {
+            let parts = element.attributes
+            guard parts[UInt16(NFTA_EXPR_NAME.rawValue)]?.text == "counter" else { continue }
+            let data = parts[UInt16(NFTA_EXPR_DATA.rawValue)]?.attributes
+            sum &+= data?[UInt16(NFTA_COUNTER_PACKETS.rawValue)]?.value(UInt64.self).map { UInt64(bigEndian: $0) } ?? 0
+        }
+        return sum
     }
 
     // MARK: The transaction
@@ -253,23 +225,5 @@ public final class KernelFilter {
         SystemError(
             call: "nf_tables", code: code, detail: detail,
             remedy: "use a kernel with nf_tables for IPv4 (CONFIG_NF_TABLES_IPV4; modprobe nf_tables)")
-    }
-
-    private func currentDrops() throws(SystemError) -> UInt64 {
-        var message = NetlinkMessage(nftables: NFT_MSG_GETRULE.rawValue, flags: NLM_F_DUMP)
-        message.attribute(NFTA_RULE_TABLE.rawValue, text: table)
-        var sum: UInt64 = 0
-        for reply in try socket.dump(message, "the table ip \(table)") {
-            let attributes = reply.body.dropping(MemoryLayout<nfgenmsg>.size).attributes
-            // Older kernels return every table's rules.
-            guard attributes[UInt16(NFTA_RULE_TABLE.rawValue)]?.text == table else { continue }
-            for (_, element) in attributes[UInt16(NFTA_RULE_EXPRESSIONS.rawValue)]?.attributeList ?? [] {
-                let parts = element.attributes
-                guard parts[UInt16(NFTA_EXPR_NAME.rawValue)]?.text == "counter" else { continue }
-                let data = parts[UInt16(NFTA_EXPR_DATA.rawValue)]?.attributes
-                sum &+= data?[UInt16(NFTA_COUNTER_PACKETS.rawValue)]?.value(UInt64.self).map { UInt64(bigEndian: $0) } ?? 0
-            }
-        }
-        return sum
     }
 }

@@ -170,6 +170,9 @@ public final class Netlink {
             message.attribute(FRA_FWMASK, u32: rule.markMask)
         }
         if let name = rule.inputInterface { message.attribute(FRA_IIFNAME, text: name) }
+        if rule.shortestPrefixLength > 0 {
+            message.attribute(FRA_SUPPRESS_PREFIXLEN, u32: UInt32(truncatingIfNeeded: rule.shortestPrefixLength - 1))
+        }
         return message
     }
 

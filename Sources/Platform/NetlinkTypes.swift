@@ -117,13 +117,20 @@ public struct NetlinkRule: Hashable, Sendable {
     /// True: the rule holds for packets that do *not* match.
     public var isInverted: Bool
     public var inputInterface: String?
+    /// Routes with a shorter prefix are as if they were not there (`suppress_prefixlength`, less one); 0: all count.
+    public var shortestPrefixLength: Int
+    /// FR_ACT_… of linux/fib_rules.h; 1: look into the table.
+    public var action: UInt8 = 1
+    /// The table is that of the packet's VRF.
+    public var isVRF = false
 
     public init(
         priority: UInt32, table: UInt32, source: IPPrefix? = nil, destination: IPPrefix? = nil, mark: UInt32? = nil,
-        markMask: UInt32 = .max, isInverted: Bool = false, inputInterface: String? = nil
+        markMask: UInt32 = .max, isInverted: Bool = false, inputInterface: String? = nil, shortestPrefixLength: Int = 0
     ) {
         (self.priority, self.table, self.source, self.destination) = (priority, table, source, destination)
         (self.mark, self.markMask, self.isInverted, self.inputInterface) = (mark, markMask, isInverted, inputInterface)
+        self.shortestPrefixLength = shortestPrefixLength
     }
 }
 
@@ -271,6 +278,12 @@ extension NetlinkNeighbour {
 }
 
 extension NetlinkRule {
+    /// The kernel tells what it suppresses, -1 for nothing.
+    private static func shortest(_ attributes: [UInt16: NetlinkReader]) -> Int {
+        let suppressed = attributes[UInt16(FRA_SUPPRESS_PREFIXLEN)]?.u32.map { Int32(bitPattern: $0) } ?? -1
+        return Int(max(-1, suppressed)) + 1
+    }
+
     init?(_ reply: NetlinkReply) {
         guard let header = reply.body.value(fib_rule_hdr.self), header.family == UInt8(AF_INET) else { return nil }
         let attributes = reply.body.dropping(MemoryLayout<fib_rule_hdr>.size).attributes
@@ -283,6 +296,8 @@ extension NetlinkRule {
             source: prefix(Int(FRA_SRC), header.src_len), destination: prefix(Int(FRA_DST), header.dst_len),
             mark: attributes[UInt16(FRA_FWMARK)]?.u32, markMask: attributes[UInt16(FRA_FWMASK)]?.u32 ?? .max,
             isInverted: header.flags & UInt32(FIB_RULE_INVERT) != 0,
-            inputInterface: attributes[UInt16(FRA_IIFNAME)]?.text)
+            inputInterface: attributes[UInt16(FRA_IIFNAME)]?.text, shortestPrefixLength: Self.shortest(attributes))
+        action = header.action
+        isVRF = attributes[UInt16(FRA_L3MDEV)] != nil
     }
 }

@@ -1,4 +1,5 @@
 import CLinux
+import Wire
 
 /// The few nf_tables expressions that the filter is made of, as the kernel's netlink wants them (linux/netfilter/nf_tables.h).
 extension NetlinkMessage {
@@ -18,41 +19,67 @@ extension NetlinkMessage {
     }
 }
 
+/// An address in a packet. The quoted ones are those of the packet that an ICMP error is about.
+enum AddressPlace {
+    case source, destination, quotedSource, quotedDestination
+
+    var header: (network: Bool, offset: UInt32) {
+        switch self {
+        case .source: (true, 12)
+        case .destination: (true, 16)
+        case .quotedSource: (false, 8 + 12)
+        case .quotedDestination: (false, 8 + 16)
+        }
+    }
+}
+
 /// One match or action of a rule.
 enum FilterExpression {
-    /// The interface the packet came in on has this name.
-    case interface(String)
+    /// The interface the packet came in on, or leaves by, has this name.
+    case input(String), output(String)
     /// Octets of the IPv4 header (`network`) or of what follows it compare so.
     case header(network: Bool, offset: UInt32, equals: [UInt8], mask: [UInt8]?, inverted: Bool = false)
+    case prefix(IPPrefix, AddressPlace)
+    /// The address is in the set of this number in the transaction.
+    case inSet(UInt32, AddressPlace)
     case layer4(UInt8)
+    case mark(UInt32)
     /// The destination is an address of this machine.
     case localDestination
     case count
     case accept
     case drop
-    case jump(String)
+    case jump(FilterChain)
     /// Back to where the chain was jumped to from.
     case `return`
 
-    static func source(_ prefix: IPv4PrefixBytes) -> [FilterExpression] { address(prefix, offset: 12) }
-    static func destination(_ prefix: IPv4PrefixBytes) -> [FilterExpression] { address(prefix, offset: 16) }
+    /// The name that asks the kernel for one.
+    static let anonymousSet = "__set%d"
+
     static func destinationPort(_ port: UInt16) -> FilterExpression {
         .header(network: false, offset: 2, equals: [UInt8(port >> 8), UInt8(port & 255)], mask: nil)
-    }
-
-    private static func address(_ prefix: IPv4PrefixBytes, offset: UInt32) -> [FilterExpression] {
-        if prefix.length == 0 { return [] }
-        return [.header(network: true, offset: offset, equals: prefix.address, mask: prefix.length == 32 ? nil : prefix.mask)]
     }
 
     private static let register: UInt32 = 1
 
     func write(_ list: inout NetlinkMessage) {
         switch self {
-        case .interface(let name):
-            let padded = Array(name.utf8.prefix(15)) + [UInt8](repeating: 0, count: 16 - min(15, name.utf8.count))
-            Self.meta(&list, key: UInt32(NFT_META_IIFNAME.rawValue))
-            Self.compare(&list, padded, inverted: false)
+        case .input(let name): Self.interface(&list, key: NFT_META_IIFNAME.rawValue, name)
+        case .output(let name): Self.interface(&list, key: NFT_META_OIFNAME.rawValue, name)
+        case .mark(let mark):
+            Self.meta(&list, key: UInt32(NFT_META_MARK.rawValue))
+            Self.compare(&list, withUnsafeBytes(of: mark) { Array($0) }, inverted: false)
+        case .prefix(let prefix, let place):
+            Self.payload(&list, network: place.header.network, offset: place.header.offset, length: 4)
+            if prefix.length < 32 { Self.bitwise(&list, Self.mask(prefix.length)) }
+            Self.compare(&list, prefix.address.bytes, inverted: false)
+        case .inSet(let number, let place):
+            Self.payload(&list, network: place.header.network, offset: place.header.offset, length: 4)
+            Self.expression(&list, "lookup") {
+                $0.attribute(NFTA_LOOKUP_SET.rawValue, text: Self.anonymousSet)
+                $0.attribute(NFTA_LOOKUP_SREG.rawValue, be32: Self.register)
+                $0.attribute(NFTA_LOOKUP_SET_ID.rawValue, be32: number)
+            }
         case .layer4(let number):
             Self.meta(&list, key: UInt32(NFT_META_L4PROTO.rawValue))
             Self.compare(&list, [number], inverted: false)
@@ -70,7 +97,7 @@ enum FilterExpression {
         case .count: Self.expression(&list, "counter") { _ in }
         case .accept: Self.verdict(&list, 1, chain: nil)
         case .drop: Self.verdict(&list, 0, chain: nil)
-        case .jump(let chain): Self.verdict(&list, -3, chain: chain)
+        case .jump(let chain): Self.verdict(&list, -3, chain: chain.rawValue)
         case .return: Self.verdict(&list, -5, chain: nil)
         }
     }
@@ -79,6 +106,20 @@ enum FilterExpression {
         list.nested(NFTA_LIST_ELEM.rawValue) {
             $0.attribute(NFTA_EXPR_NAME.rawValue, text: name)
             $0.nested(NFTA_EXPR_DATA.rawValue, body)
+        }
+    }
+
+    private static func interface(_ list: inout NetlinkMessage, key: some BinaryInteger, _ name: String) {
+        let padded = Array(name.utf8.prefix(15)) + [UInt8](repeating: 0, count: 16 - min(15, name.utf8.count))
+        meta(&list, key: UInt32(key))
+        compare(&list, padded, inverted: false)
+    }
+
+    /// Of a prefix of this length, in network order.
+    private static func mask(_ length: Int) -> [UInt8] {
+        (0..<4).map { octet in
+            let bits = min(8, max(0, length - 8 * octet))
+            return UInt8(truncatingIfNeeded: 0xFF00 >> bits)
         }
     }
 
@@ -128,19 +169,6 @@ enum FilterExpression {
                     if let chain { $0.attribute(NFTA_VERDICT_CHAIN.rawValue, text: chain) }
                 }
             }
-        }
-    }
-}
-
-/// An IPv4 prefix as the kernel compares it.
-struct IPv4PrefixBytes {
-    let address: [UInt8]
-    let length: Int
-
-    var mask: [UInt8] {
-        (0..<4).map { octet in
-            let bits = min(8, max(0, length - 8 * octet))
-            return UInt8(truncatingIfNeeded: 0xFF00 >> bits)
         }
     }
 }

@@ -37,6 +37,15 @@ public enum SystemFiles {
         return directory == "/" ? "/" + path : "\(directory)/\(path)"
     }
 
+    /// Of a small text file, such as a sysctl; nil when it cannot be read.
+    public static func firstLine(_ path: String) -> String? {
+        guard let file = fopen(path, "re") else { return nil }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 256)
+        guard fgets(&line, Int32(line.count), file) != nil else { return nil }
+        return String(decoding: line.prefix { $0 != 0 && $0 != 10 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+
     /// True when there is a socket of this name.
     public static func isSocket(_ path: String) -> Bool { type(path) == S_IFSOCK }
 
@@ -66,11 +75,7 @@ public enum ThreadClock {
 public enum ProcessMemory {
     /// Octets in RAM, from /proc/self/statm; 0 when that cannot be read.
     public static var residentBytes: Int {
-        guard let file = fopen("/proc/self/statm", "re") else { return 0 }
-        defer { fclose(file) }
-        var line = [CChar](repeating: 0, count: 256)
-        guard fgets(&line, Int32(line.count), file) != nil else { return 0 }
-        let fields = String(decoding: line.prefix { $0 != 0 }.map(UInt8.init(bitPattern:)), as: UTF8.self).split(separator: " ")
+        guard let fields = SystemFiles.firstLine("/proc/self/statm")?.split(separator: " ") else { return 0 }
         guard fields.count > 1, let pages = Int(fields[1]) else { return 0 }
         return pages * Int(sysconf(Int32(_SC_PAGESIZE)))
     }

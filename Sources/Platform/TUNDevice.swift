@@ -8,7 +8,7 @@ public struct TUNDevice: ~Copyable, Sendable {
     public static let packetLimitBytes = 65_535
 
     public let name: String
-    public let linkIndex: Int
+    public private(set) var linkIndex: Int
     public let descriptor: FileDescriptor
 
     /// Creates the device, or adopts the one of this name that an earlier run left. EBUSY: another process has it open. The link
@@ -26,6 +26,15 @@ public struct TUNDevice: ~Copyable, Sendable {
         self.name = name
         self.descriptor = descriptor
         linkIndex = Int(index)
+    }
+
+    /// Makes the device again after somebody has deleted it. The descriptor keeps its number: whoever waits for it goes on.
+    public mutating func makeAgain() throws(SystemError) {
+        let fresh = try TUNDevice(name: name)
+        guard dup2(fresh.descriptor.number, descriptor.number) >= 0, fcntl(descriptor.number, F_SETFD, FD_CLOEXEC) >= 0 else {
+            throw SystemError(call: "dup2", subject: name)
+        }
+        linkIndex = fresh.linkIndex
     }
 
     private static func remedy(_ code: Int32) -> String {

@@ -24,6 +24,14 @@ public enum IPv4 {
     public static let protocolICMP: UInt8 = 1
     public static let protocolTCP: UInt8 = 6
     public static let protocolUDP: UInt8 = 17
+
+    /// TCP, UDP, DCCP, SCTP and UDP-Lite: their headers begin with a source and a destination port.
+    @inlinable public static func hasPorts(_ protocolNumber: UInt8) -> Bool {
+        switch protocolNumber {
+        case 6, 17, 33, 132, 136: true
+        default: false
+        }
+    }
     public static let protocolESP: UInt8 = 50
     public static let defaultTTL: UInt8 = 64
 }

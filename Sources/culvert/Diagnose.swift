@@ -29,6 +29,10 @@ struct Diagnose: ParsableCommand {
         for connection in report.connections {
             problems += show(connection, checks.configuration?.connections.first { $0.name == connection.name }, terminal)
         }
+        for warning in report.warnings ?? [] {
+            problems += 1
+            print("\(terminal.paint("fail", .red))  \(warning)")
+        }
         let interfaces = checks.configuration == nil ? [] : checks.interfaces().filter { $0.verdict == .fail }
         showDrops(report, interfaces, terminal)
         problems += showMachine(checks, path, terminal)

@@ -11,6 +11,7 @@ struct StatusPage {
     var text: String {
         var parts = [title]
         if let load { parts.append(load) }
+        parts += (report.warnings ?? []).map { "\(terminal.paint("warning", .yellow))  \($0)" }
         parts += report.connections.map(connection)
         if report.connections.isEmpty { parts.append("No connections are configured.") }
         if !report.workers.isEmpty { parts.append(workers.text(terminal)) }

@@ -3,6 +3,7 @@
 @testable import Gateway
 import IKE
 import IPsec
+import Platform
 import Synchronization
 import Wire
 
@@ -134,6 +135,12 @@ final class FakeDataplane: DataplaneControlling {
         calls.append(.update(portIndex, mtu: port.mtu))
     }
     func detach(portIndex: Int) { calls.append(.detach(portIndex)) }
+    /// Ports that somebody takes the XDP program off, and what attaching it again says.
+    var withoutProgram: Set<Int> = []
+    func keepProgram(portIndex: Int) throws(DataplaneError) -> Bool {
+        if let refuses { throw DataplaneError(refuses) }
+        return withoutProgram.remove(portIndex) != nil
+    }
     func start() throws(DataplaneError) { calls.append(.start) }
     func stop() { calls.append(.stop) }
     func install(_ sa: ChildSA, childIndex: Int, token: UInt64) throws(DataplaneError) {
@@ -196,7 +203,13 @@ final class FakeKernel: KernelControlling {
     let monitorDescriptor: Int32 = -1
     let tunDescriptor: Int32 = -1
     var routing: [RoutingPlan] = []
-    var filters: [FilterPlan] = []
+    var filters: [FilterRules] = []
+    var foreignRules: [NetlinkRule] = []
+    var tables: [UInt32: [IPPrefix]] = [:]
+    var forwardsIPv6 = false
+    func policyRules() -> [NetlinkRule] { foreignRules }
+    func prefixes(ofTable table: UInt32) -> [IPPrefix]? { tables[table] ?? [] }
+    func keepTunnelDevice() -> String? { nil }
     var resolved: [IPAddress] = []
     var toTunnel: [[UInt8]] = []
     var fromTunnel: [[UInt8]] = []
@@ -218,8 +231,8 @@ final class FakeKernel: KernelControlling {
         routing.append(plan)
         return []
     }
-    func apply(_ plan: FilterPlan) -> String? {
-        filters.append(plan)
+    func apply(_ rules: FilterRules) -> String? {
+        filters.append(rules)
         return nil
     }
     func resolve(_ address: IPAddress, linkIndex: Int) { resolved.append(address) }
@@ -231,7 +244,7 @@ final class FakeKernel: KernelControlling {
     func queueCount(_ name: String) -> Int { 1 }
     var tunnelRefuses = false
     func isFilterInPlace() -> Bool { true }
-    func filteredPackets() -> UInt64 { 5 }
+    func filteredPackets() -> KernelFilter.Drops { .init(inbound: 5, outbound: 7) }
     func forgetLostNeighbours(now: Instant) {}
     func letGoOfNeighbours() {}
     func release() { isReleased = true }

@@ -6,7 +6,7 @@ import time
 
 logging.getLogger("scapy").setLevel(logging.ERROR)
 
-from scapy.all import ICMP, IP, TCP, UDP, Ether, IPv6, Raw  # noqa: E402, F401
+from scapy.all import ICMP, IP, TCP, UDP, Dot1Q, Ether, IPv6, Raw  # noqa: E402, F401
 
 MARK = b"culvert-interop-spoofed-payload"
 

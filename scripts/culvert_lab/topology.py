@@ -191,6 +191,15 @@ class Lab:
         self.ip("wire", "link", "set", role, "master", "br0")
         self.ip(role, "address", "add", address, "dev", interface)
 
+    def neighbour(self, role, address, gateway, interface, gateway_address):
+        """One more namespace `role` behind an interface of its own of a gateway, both addressed (`10.1.9.2/24`)."""
+        run(["ip", "netns", "add", self.namespace(role)])
+        self._quiet(role)
+        self._link(role, "eth0", gateway, interface)
+        self.ip(role, "address", "add", address, "dev", "eth0")
+        self.ip(gateway, "address", "add", gateway_address, "dev", interface)
+        self.ip(role, "route", "add", "default", "via", gateway_address.partition("/")[0])
+
     # Parts
 
     def _quiet(self, role):
