@@ -1,6 +1,7 @@
 """remote_subnets 0.0.0.0/0 takes all of the branch's traffic, and leaves the gateway, its LAN and IKE alone."""
 
 import contextlib
+import re
 import socket
 import threading
 
@@ -51,6 +52,40 @@ def test_the_branch_reaches_beyond_the_hub_through_the_tunnel(lab):
         assert_ping(lab, "west")
     wire.assert_nothing_clear()
     assert wire.kinds["esp"] >= 12
+
+
+@pytest.fixture(scope="module")
+def internet(lab):
+    """192.0.2.9 on the public network, which knows no way to the branch; the hub is set up as the example's README says."""
+    readme = (REPOSITORY / "examples" / "everything-through-hub" / "README.md").read_text()
+    commands = re.search(r"```sh\n(.*?)```", readme, re.S)[1]
+    lab.execute("gw-west", ["bash", "-e"], stdin=commands)
+    lab.join("internet", "eth0", "192.0.2.9/24")
+    return "192.0.2.9"
+
+
+def test_the_internet_answers_the_branch_by_the_hubs_nat(gateways, lab, internet):
+    before = gateways["west"].drops()
+    with Wire(lab) as wire, Tap(lab, "internet", "eth0") as tap:
+        outcome = ping(lab, "host-east", internet, count=5, patient=True)
+        assert outcome.received == 5, outcome.text
+    wire.assert_nothing_clear()
+    asked = {packet[IP].src for packet in tap.packets(IP) if packet[IP].dst == internet}
+    assert asked == {lab.west.underlay}
+    assert gateways["west"].drops() == before
+    with contextlib.closing(lab.socket("internet")) as listener:
+        listener.bind((internet, 8080))
+        listener.listen()
+        threading.Thread(target=echo_once, args=(listener,), daemon=True).start()
+        assert len(converse(lab, "host-east", internet, 8080)) == 100_000
+
+
+def test_traceroute_to_the_internet_passes_the_hub(lab, internet):
+    hops = []
+    for ttl in (1, 3):
+        text = ping(lab, "host-east", internet, count=1, extra=["-t", str(ttl)]).text
+        hops.append(re.search(r"(?:From|from) (\S+?):? icmp_seq=\d+ (Time to live exceeded|ttl=\d+)", text)[1])
+    assert hops == [lab.east.gateway, internet]
 
 
 def test_ssh_to_the_gateways_public_address_works_from_outside(lab):
