@@ -13,7 +13,6 @@ extension Reader {
     func crossCheck(connections: [CheckedConnection], policies: [CheckedPolicy]) {
         checkSelectors(connections)
         checkPeers(connections)
-        checkIPv6(connections)
         checkBypasses(policies, connections)
         checkWholePrefixes(policies, connections)
     }
@@ -88,20 +87,6 @@ extension Reader {
                 "connection \(quoted(connection.name)) has the same addresses and identities as \(quoted(other)); a "
                     + "peer that calls always gets the first. One connection with two children serves better"
             )
-        }
-    }
-
-    /// Who sends all of IPv4 through a tunnel means everything, and IPv6 would take its own way.
-    private func checkIPv6(_ connections: [CheckedConnection]) {
-        for child in connections.flatMap(\.children) {
-            for (remote, mark) in zip(child.child.remoteSubnets, child.remoteMarks) {
-                guard remote.address.isIPv4, remote.length == 0 else { continue }
-                warning(
-                    mark,
-                    "0.0.0.0/0 is all of IPv4, and tunnels carry no IPv6: hosts that have it reach the Internet past this one, "
-                        + "in the clear; keep IPv6 off the protected networks (sysctl net.ipv6.conf.all.forwarding=0)")
-                return
-            }
         }
     }
 
