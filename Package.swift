@@ -56,6 +56,7 @@ let package = Package(
             name: "Gateway",
             dependencies: [
                 "Wire", "IPsec", "IKE", "Crypto", "Platform", "Dataplane", "Configuration",
+                .product(name: "DequeModule", package: "swift-collections"),
                 .product(name: "NIOCore", package: "swift-nio"), .product(name: "NIOPosix", package: "swift-nio"),
                 .product(name: "NIOHTTP1", package: "swift-nio"),
                 .product(name: "Logging", package: "swift-log"),

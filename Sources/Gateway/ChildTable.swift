@@ -51,8 +51,6 @@ struct ChildTable: Sendable {
     }
 
     func index(of key: ChildKey) -> Int? { indices[key] }
-    /// Children of single peers of connections that take several.
-    var peerKeys: [ChildKey] { indices.keys.filter { $0.instance != 0 } }
     func key(at index: Int) -> ChildKey? { keys[index] }
     /// Children as configured.
     var count: Int { indices.keys.count { $0.instance == 0 } }

@@ -38,7 +38,9 @@ extension ControlThread {
         }
     }
 
-    func report() -> StatusReport {
+    /// - Parameter only: the one connection to tell of; nil: all.
+    func report(only: String? = nil) -> StatusReport {
+        let statuses = only.map { core.status(connection: $0, now: now).map { [$0] } ?? [] } ?? core.status(now: now)
         var counters = surroundings.dataplane.counters()
         // What is dropped outside of the workers belongs to the same list.
         let filtered = surroundings.kernel.filteredPackets()
@@ -46,11 +48,11 @@ extension ControlThread {
         counters.drops[.clearOutbound, default: 0] &+= filtered.outbound
         counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
         return StatusBuilder(
-            configuration: configuration, statuses: core.status(now: now), counters: counters,
+            configuration: configuration, statuses: statuses, counters: counters,
             childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
             certificates: watched, wallClock: surroundings.wallClock(), load: load, warnings: kernelWarnings,
             startedAt: startedAt, now: now, ikePort: coreSettings.ikePort
-        ).report()
+        ).report(only: only)
     }
 
     private var load: StatusReport.IKELoad {
@@ -61,11 +63,8 @@ extension ControlThread {
     }
 
     private func status(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
-        var report = report()
-        if let name = request.connection {
-            report.connections.removeAll { $0.name != name }
-            guard !report.connections.isEmpty else { reply(unknown(name, nil)); return }
-        }
+        let report = report(only: request.connection)
+        if let name = request.connection, report.connections.isEmpty { reply(unknown(name, nil)); return }
         reply(.status(report))
     }
 
@@ -85,7 +84,7 @@ extension ControlThread {
     private func up(_ request: AdminRequest, reply: @escaping (AdminResponse) -> Void) {
         guard let name = request.connection else { reply(unknown(nil, nil)); return }
         guard waiting.count < Self.maxWaiting else { reply(.refused("Too many requests are waiting; try again.")); return }
-        let stale = core.status(now: now).first { $0.name == name }?.reason
+        let stale = core.status(connection: name, now: now)?.reason
         guard core.initiate(connection: name, child: request.child, now: now) else {
             reply(refusal(name, request.child))
             return
@@ -153,11 +152,10 @@ extension ControlThread {
 
     /// Answers every `up` whose outcome is known.
     func checkWaiting() {
-        let statuses = core.status(now: now)
         var still: [UpRequest] = []
         var answers: [(UpRequest, AdminResponse)] = []
         for var request in waiting {
-            if let answer = outcome(of: &request, statuses.first { $0.name == request.connection }) {
+            if let answer = outcome(of: &request, core.status(connection: request.connection, now: now)) {
                 answers.append((request, answer))
             } else {
                 still.append(request)

@@ -64,6 +64,8 @@ final class ControlThread {
     /// What peers gave to us, by connection.
     var virtualAddresses: [String: VirtualConfiguration] = [:]
     var publishedPeerRules: [PeerRule] = []
+    /// `peerRulesVersion` of the lifecycle when they were looked at last.
+    var followedPeerRules = 0
     var radius: RADIUSServers
     private var pathMTUs = PathMTUTable()
     /// Packets for the gateway itself that the TUN device refused.
@@ -71,6 +73,8 @@ final class ControlThread {
 
     private var applied = AppliedPlans()
     private var publishedPeers: [IPAddress] = []
+    /// `remotesVersion` of the lifecycle when they were looked at last.
+    private var followedRemotes = -1
     /// Peers of IKE SAs at addresses that no connection names, by our SPI.
     private var redirectedTo: [UInt64: IPAddress] = [:]
     private var complaints = Complaints()
@@ -232,6 +236,8 @@ final class ControlThread {
                 applyPathMTU(sa.path.remote)
                 return
             }
+            let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
+            if sa.instance != 0, !lifecycle.hasPairs(key) { children.release(key) }
             log(.error, "child \(sa.child) cannot be installed: \(problem)", connection: sa.connection)
             core.childInstallFailed(token: token, reason: problem, now: now)
         case .removeChild(let connection, let child, let inboundSPI, _):
@@ -448,8 +454,10 @@ final class ControlThread {
                 return
             }
             redirectedTo[spi] = remote
+            followedRemotes = -1
         } else {
             guard redirectedTo.removeValue(forKey: spi) != nil else { return }
+            followedRemotes = -1
         }
         publishForNewPeer()
     }
@@ -466,6 +474,8 @@ final class ControlThread {
     }
 
     private func publishForNewPeer() {
+        guard lifecycle.remotesVersion != followedRemotes else { return }
+        followedRemotes = lifecycle.remotesVersion
         guard peers != publishedPeers else { return }
         publishedPeers = peers
         do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }

@@ -1,4 +1,5 @@
 import Dataplane
+import DequeModule
 import IKE
 import IPsec
 import Wire
@@ -20,6 +21,8 @@ final class SALifecycle {
     static let switchPatience: Duration = .seconds(130)
     /// How long the first packet on a new SA is watched out for with hurry.
     static let hurry: Duration = .seconds(5)
+    /// SAs whose counters one call of `poll` reads, in turn: what a tick costs does not grow with what there is.
+    static let readingsPerPoll = 256
 
     struct Pair {
         enum State: Equatable { case installing, ready, draining(until: Instant), retiring }
@@ -43,6 +46,8 @@ final class SALifecycle {
         var reportedLimit: Limit?
         /// It came to a hard limit: nothing leaves on it any more.
         var isSpent = false
+        /// The peer is known to receive on it, or sends.
+        var isReceived: Bool { peerReceives || seen.packetsIn > 0 }
     }
 
     /// A lifetime in bytes or packets: near its end (rekey), or at it (the SA must go). RFC 4301 §4.4.2.1.
@@ -52,10 +57,19 @@ final class SALifecycle {
     }
 
     private let dataplane: any SAControlling
-    private(set) var pairs: [UInt32: Pair] = [:]
+    private(set) var pairs = SAIndex()
     /// The pair whose outbound SA the child uses.
-    private(set) var active: [ChildKey: UInt32] = [:]
+    private(set) var active: [ChildKey: UInt32] = [:] { didSet { activeVersion += 1 } }
+    private var activeVersion = 0
+    /// New pairs that are not in use yet: watched at every poll.
+    private var successors: Set<UInt32> = []
+    /// In the order in which they are due.
+    private var drains: Deque<(until: Instant, inboundSPI: UInt32)> = []
+    private var limits: [(inboundSPI: UInt32, limit: Limit)] = []
+    private var rules: (version: Int, list: [PeerRule])?
     private var lastPoll: Instant?
+    /// SAs whose counters `poll` has read so far.
+    private(set) var readings = 0
     /// What SAs that are gone have carried.
     private var retired: [ChildKey: ChildCounters] = [:]
 
@@ -92,7 +106,7 @@ final class SALifecycle {
         case .retiring, .draining: return
         case .installing, .ready: break
         }
-        let others = pairs.values.filter { $0.key == pair.key && $0.inboundSPI != inboundSPI }
+        let others = pairs.of(pair.key).filter { $0.inboundSPI != inboundSPI }
         let successor = successor(of: pair, now: now)
         if active[pair.key] == inboundSPI {
             if let successor {
@@ -102,11 +116,10 @@ final class SALifecycle {
             }
         }
         // Another peer's number may stand for the same peer, authenticated anew.
-        let isContinued = pairs.values.contains {
-            $0.key != pair.key && $0.key.configured == pair.key.configured && $0.state == .ready
-        }
+        let isContinued = pairs.isReadyElsewhere(pair.key)
         if successor != nil || isContinued || others.contains(where: { $0.state == .installing }) {
             pairs[inboundSPI]?.state = .draining(until: now + Self.drain)
+            drains.append((now + Self.drain, inboundSPI))
         } else {
             retire(inboundSPI)
         }
@@ -114,9 +127,7 @@ final class SALifecycle {
 
     /// The newest of those that the peer receives on; when that is not known of any, the one it has had the most time for.
     private func successor(of pair: Pair, now: Instant) -> Pair? {
-        let ready = pairs.values.filter {
-            $0.key == pair.key && $0.inboundSPI != pair.inboundSPI && $0.state == .ready && !$0.isSpent
-        }
+        let ready = pairs.of(pair.key).filter { $0.inboundSPI != pair.inboundSPI && $0.state == .ready && !$0.isSpent }
         let received = ready.filter { pair in
             pair.peerReceives || dataplane.counters(inboundSPI: pair.inboundSPI).map { $0.packetsIn > 0 } ?? false
         }
@@ -152,12 +163,11 @@ final class SALifecycle {
 
     /// Every worker has the inbound SA. Its SPI, when the core is to be told (`childInstalled`).
     func inboundReady(token: UInt64, now: Instant) -> UInt32? {
-        guard let spi = pairs.values.first(where: { $0.token == token && $0.state == .installing })?.inboundSPI else {
-            return nil
-        }
-        pairs[spi]?.state = .ready
-        pairs[spi]?.readyAt = now
-        return spi
+        guard let pair = pairs.withToken(token), pair.state == .installing else { return nil }
+        pairs[pair.inboundSPI]?.state = .ready
+        pairs[pair.inboundSPI]?.readyAt = now
+        successors.insert(pair.inboundSPI)
+        return pair.inboundSPI
     }
 
     /// After the core has been told: an SA is used at once when it is the child's first, when the one before is on its way
@@ -177,7 +187,8 @@ final class SALifecycle {
     }
 
     func retired(inboundSPI: UInt32, final: SACounters) {
-        guard var pair = pairs.removeValue(forKey: inboundSPI) else { return }
+        guard var pair = pairs[inboundSPI] else { return }
+        pairs[inboundSPI] = nil
         pair.seen.raise(to: final)
         retired[pair.key.configured, default: .init()].add(pair.seen)
         if active[pair.key] == inboundSPI { active[pair.key] = nil }
@@ -185,46 +196,56 @@ final class SALifecycle {
 
     // MARK: Time
 
-    /// Reads counters, switches to new SAs that carry traffic or have waited long enough, retires what has drained.
-    /// Returns the inbound SPIs of SAs on which authenticated packets arrived since the last call.
+    /// Reads the counters of some, switches to new SAs that carry traffic or have waited long enough, retires what has drained.
+    /// Returns the inbound SPIs of SAs on which authenticated packets arrived since they were read before.
     func poll(now: Instant) -> Set<UInt32> {
         lastPoll = now
         var alive: Set<UInt32> = []
-        for spi in pairs.keys.sorted() {
-            guard var pair = pairs[spi] else { continue }
-            if let counters = dataplane.counters(inboundSPI: spi) { pair.seen.raise(to: counters) }
-            if pair.seen.packetsIn > pair.reportedPacketsIn {
-                pair.reportedPacketsIn = pair.seen.packetsIn
-                alive.insert(spi)
+        let turn = pairs.nextRound(Self.readingsPerPoll)
+        for spi in successors.union(turn).sorted() { if read(spi) { alive.insert(spi) } }
+        for spi in successors.sorted() {
+            guard let pair = pairs[spi], pair.state == .ready, isSuccessor(pair) else {
+                successors.remove(spi)
+                continue
             }
-            pairs[spi] = pair
+            switchWhenDue(pair, now: now)
         }
-        for pair in pairs.values.sorted(by: { $0.inboundSPI < $1.inboundSPI }) {
-            switch pair.state {
-            case .ready: switchWhenDue(pair, now: now)
-            case .draining(let until) where until <= now: retire(pair.inboundSPI)
-            default: break
-            }
+        while let first = drains.first, first.until <= now {
+            drains.removeFirst()
+            if case .draining = pairs[first.inboundSPI]?.state { retire(first.inboundSPI) }
         }
         return alive
     }
 
-    /// SAs that came to a limit since the last call; the fuller direction counts. The workers stop an outbound SA exactly at its
-    /// hard limits and tell at once; this finds what the peer sent, and a hint that was lost.
-    func limitsReached() -> [(inboundSPI: UInt32, limit: Limit)] {
-        var result: [(UInt32, Limit)] = []
-        for pair in pairs.values where pair.state == .ready {
-            let bytes = max(pair.seen.bytesIn, pair.seen.bytesOut)
-            let packets = max(pair.seen.packetsIn, pair.seen.packetsOut)
-            let limits = pair.limits
-            let reached = max(
-                Self.limit(bytes, soft: limits.softBytes, hard: limits.hardBytes),
-                Self.limit(packets, soft: limits.softPackets, hard: limits.hardPackets))
-            guard let limit = Limit(rawValue: reached), limit.rawValue > pair.reportedLimit?.rawValue ?? -1 else { continue }
-            pairs[pair.inboundSPI]?.reportedLimit = limit
-            result.append((pair.inboundSPI, limit))
+    /// True when authenticated packets arrived since.
+    private func read(_ spi: UInt32) -> Bool {
+        guard var pair = pairs[spi], let counters = dataplane.counters(inboundSPI: spi) else { return false }
+        readings += 1
+        pair.seen.raise(to: counters)
+        let isAlive = pair.seen.packetsIn > pair.reportedPacketsIn
+        pair.reportedPacketsIn = pair.seen.packetsIn
+        if pair.state == .ready, let limit = Self.reached(pair), limit.rawValue > pair.reportedLimit?.rawValue ?? -1 {
+            pair.reportedLimit = limit
+            limits.append((spi, limit))
         }
-        return result
+        pairs[spi] = pair
+        return isAlive
+    }
+
+    /// SAs that were found at a limit since the last call; the fuller direction counts. The workers stop an outbound SA exactly
+    /// at its hard limits and tell at once; this is about what the peer sent, and a hint that was lost.
+    func limitsReached() -> [(inboundSPI: UInt32, limit: Limit)] {
+        defer { limits = [] }
+        return limits
+    }
+
+    private static func reached(_ pair: Pair) -> Limit? {
+        let bytes = max(pair.seen.bytesIn, pair.seen.bytesOut)
+        let packets = max(pair.seen.packetsIn, pair.seen.packetsOut)
+        return Limit(
+            rawValue: max(
+                limit(bytes, soft: pair.limits.softBytes, hard: pair.limits.hardBytes),
+                limit(packets, soft: pair.limits.softPackets, hard: pair.limits.hardPackets)))
     }
 
     /// The raw value of `Limit`, or -1.
@@ -238,18 +259,21 @@ final class SALifecycle {
     /// responder continues to send traffic on the old SA until one of those events occurs." (RFC 7296 §2.8) The other event is
     /// the end of the old one.
     private func switchWhenDue(_ pair: Pair, now: Instant) {
-        guard let current = active[pair.key], current != pair.inboundSPI, let readyAt = pair.readyAt else { return }
-        guard let currentReady = pairs[current]?.readyAt, currentReady < readyAt else { return }
+        guard let readyAt = pair.readyAt else { return }
         if pair.seen.packetsIn > 0 || readyAt + Self.switchPatience <= now { switchOutbound(to: pair.inboundSPI) }
+    }
+
+    /// Whether the pair is to replace the one in use, which is older.
+    private func isSuccessor(_ pair: Pair) -> Bool {
+        guard let current = active[pair.key], current != pair.inboundSPI, let readyAt = pair.readyAt else { return false }
+        return pairs[current]?.readyAt.map { $0 < readyAt } ?? false
     }
 
     /// True while a new SA waits for its first packet: poll more often then.
     var awaitsSwitch: Bool {
-        pairs.values.contains { pair in
-            guard pair.state == .ready, let current = active[pair.key], current != pair.inboundSPI,
-                let readyAt = pair.readyAt, lastPoll.map({ $0 < readyAt + Self.hurry }) ?? true
-            else { return false }
-            return pairs[current]?.readyAt.map { $0 < readyAt } ?? true
+        successors.contains { spi in
+            guard let pair = pairs[spi], pair.state == .ready, isSuccessor(pair), let readyAt = pair.readyAt else { return false }
+            return lastPoll.map { $0 < readyAt + Self.hurry } ?? true
         }
     }
 
@@ -258,7 +282,7 @@ final class SALifecycle {
     /// Never goes backwards: what is gone, and what each SA has carried so far.
     func counters(of key: ChildKey) -> ChildCounters {
         var sum = retired[key] ?? ChildCounters()
-        for spi in pairs.keys where pairs[spi]?.key.configured == key {
+        for spi in pairs.inboundSPIs(ofConfigured: key) {
             if let counters = dataplane.counters(inboundSPI: spi) { pairs[spi]?.seen.raise(to: counters) }
             if let pair = pairs[spi] { sum.add(pair.seen) }
         }
@@ -268,24 +292,33 @@ final class SALifecycle {
     /// What the peers of connections that take several have negotiated. Where two claim the same the newest wins, as soon as its
     /// peer is known to receive: a peer that authenticates anew is a second one until it gives up what it had.
     var peerRules: [PeerRule] {
-        let rules = active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
+        if let rules, rules.version == peerRulesVersion { return rules.list }
+        let peers = active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
             .compactMap { pairs[$0.value] }
-        return (rules.filter(isReceived) + rules.reversed().filter { !isReceived($0) }).map(\.selectors)
+        let list = (peers.filter(\.isReceived) + peers.reversed().filter { !$0.isReceived }).map(\.selectors)
+        rules = (peerRulesVersion, list)
+        return list
+    }
+    /// Another number when `peerRules` may have changed.
+    var peerRulesVersion: Int { activeVersion + pairs.receivedVersion }
+
+    /// Children of single peers that have no pair any more, each told once.
+    func takeAbandoned() -> Set<ChildKey> {
+        defer { pairs.abandoned = [] }
+        return pairs.abandoned.filter { !pairs.contains($0) }
     }
 
-    private func isReceived(_ pair: Pair) -> Bool { pair.peerReceives || pair.seen.packetsIn > 0 }
-
-    func hasPairs(_ key: ChildKey) -> Bool { pairs.values.contains { $0.key == key } }
+    func hasPairs(_ key: ChildKey) -> Bool { pairs.contains(key) }
 
     func isActive(_ key: ChildKey) -> Bool { active[key] != nil }
 
     /// Whether a packet with this SPI to this peer was ours: to believe ICMP errors that quote it.
-    func isOutbound(spi: UInt32, remote: IPAddress) -> Bool {
-        pairs.values.contains { $0.outboundSPI == spi && $0.remote == remote }
-    }
+    func isOutbound(spi: UInt32, remote: IPAddress) -> Bool { pairs.hasOutbound(spi: spi, remote: remote) }
 
     /// The peers' ends of all SAs.
-    var remotes: Set<IPAddress> { Set(pairs.values.map(\.remote)) }
+    var remotes: Set<IPAddress> { Set(pairs.remotes) }
+    /// Another number when `remotes` has changed.
+    var remotesVersion: Int { pairs.remotesVersion }
 
     func child(inboundSPI: UInt32) -> ChildKey? { pairs[inboundSPI]?.key }
 
@@ -294,6 +327,7 @@ final class SALifecycle {
     private func switchOutbound(to spi: UInt32) {
         guard let pair = pairs[spi] else { return }
         active[pair.key] = spi
+        successors.remove(spi)
         dataplane.switchOutbound(childIndex: pair.childIndex, inboundSPI: spi)
     }
 

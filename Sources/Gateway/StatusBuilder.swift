@@ -21,11 +21,13 @@ struct StatusBuilder {
     var now: Instant
     var ikePort: UInt16
 
-    func report() -> StatusReport {
+    /// - Parameter only: the one connection to tell of; nil: all.
+    func report(only: String? = nil) -> StatusReport {
         let byName = Dictionary(statuses.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        let wanted = configuration.connections.filter { only == nil || $0.name == only }
         return StatusReport(
             version: CulvertVersion.current, gateway: configuration.name, uptimeSeconds: Self.seconds(now - startedAt),
-            connections: configuration.connections.map { connection($0, byName[$0.name]) },
+            connections: wanted.map { connection($0, byName[$0.name]) },
             workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load, warnings: warnings)
     }
 

@@ -24,8 +24,10 @@ extension ControlThread {
 
     /// Publishes the rules of peers that came or went, and gives numbers back that nobody uses.
     func followPeers() {
+        for key in lifecycle.takeAbandoned() { children.release(key) }
+        guard lifecycle.peerRulesVersion != followedPeerRules else { return }
+        followedPeerRules = lifecycle.peerRulesVersion
         let rules = lifecycle.peerRules
-        for key in children.peerKeys where !lifecycle.hasPairs(key) { children.release(key) }
         guard rules != publishedPeerRules else { return }
         publishedPeerRules = rules
         publishChangedPlans()

@@ -7,6 +7,11 @@ extension IKECore {
         connectionOrder.compactMap { connections[$0] }.map { status($0, now: now) }
     }
 
+    /// One connection's, which costs the same whatever others there are; nil when there is none of this name.
+    public func status(connection: String, now: Instant) -> ConnectionStatus? {
+        connections[connection].map { status($0, now: now) }
+    }
+
     private func status(_ state: ConnectionState, now: Instant) -> ConnectionStatus {
         let plan = state.plan
         let sa = current(state)

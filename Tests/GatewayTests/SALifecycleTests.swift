@@ -192,4 +192,59 @@ struct SALifecycleTests {
         #expect(lifecycle.isOutbound(spi: 0x200, remote: IPAddress("198.51.100.7")!))
         #expect(!lifecycle.isOutbound(spi: 0x200, remote: IPAddress("192.0.2.2")!))
     }
+
+    // MARK: What it costs
+
+    private func many(_ count: UInt32, instance: (UInt32) -> UInt32 = { _ in 0 }) -> SALifecycle {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        for number in 0..<count {
+            var sa = childSA(0x1_0000 + number, 0x2_0000 + number, connection: "c\(number)")
+            sa.instance = instance(number)
+            _ = lifecycle.install(sa, childIndex: Int(number), token: UInt64(number))
+            _ = lifecycle.inboundReady(token: UInt64(number), now: at(0))
+            lifecycle.use(inboundSPI: 0x1_0000 + number, peerReceives: true)
+        }
+        return lifecycle
+    }
+
+    @Test(arguments: [10, 10_000] as [UInt32])
+    func `a tick reads as many counters whatever there is, and nobody is left out`(count: UInt32) {
+        let lifecycle = many(count)
+        for number in 0..<count { dataplane.byInboundSPI[0x1_0000 + number] = carried(1, 0) }
+        var alive: Set<UInt32> = []
+        let rounds = Int(count) / SALifecycle.readingsPerPoll + 1
+        for round in 0..<rounds {
+            let before = lifecycle.readings
+            alive.formUnion(lifecycle.poll(now: at(2 + Double(round))))
+            #expect(lifecycle.readings - before <= SALifecycle.readingsPerPoll)
+        }
+        #expect(alive.count == Int(count))
+        #expect(!lifecycle.awaitsSwitch)
+    }
+
+    @Test func `what many peers have negotiated is put together again only when it changed`() {
+        let lifecycle = many(1_000) { $0 + 1 }
+        let version = lifecycle.peerRulesVersion
+        #expect(lifecycle.peerRules.count == 1_000)
+        for second in 1...20 { _ = lifecycle.poll(now: at(Double(second))) }
+        #expect(lifecycle.peerRulesVersion == version && lifecycle.takeAbandoned().isEmpty)
+        lifecycle.remove(inboundSPI: 0x1_0005, now: at(30))
+        lifecycle.retired(inboundSPI: 0x1_0005, final: carried(0, 0))
+        #expect(lifecycle.peerRulesVersion != version && lifecycle.peerRules.count == 999)
+        #expect(lifecycle.takeAbandoned() == [ChildKey("c5", "net", instance: 6)])
+        #expect(lifecycle.takeAbandoned().isEmpty)
+    }
+
+    @Test func `the peers' addresses change with pairs, not with what they carry`() {
+        let lifecycle = many(3)
+        let version = lifecycle.remotesVersion
+        dataplane.byInboundSPI[0x1_0001] = carried(9, 9)
+        _ = lifecycle.poll(now: at(1))
+        #expect(lifecycle.remotesVersion == version && lifecycle.remotes == [ip("192.0.2.2")])
+        lifecycle.move(
+            inboundSPIs: [0x1_0001], path: TunnelPath(local: ip("192.0.2.1"), remote: ip("192.0.2.9")))
+        #expect(lifecycle.remotesVersion != version && lifecycle.remotes == [ip("192.0.2.2"), ip("192.0.2.9")])
+        #expect(lifecycle.isOutbound(spi: 0x2_0001, remote: ip("192.0.2.9")))
+        #expect(!lifecycle.isOutbound(spi: 0x2_0001, remote: ip("192.0.2.2")))
+    }
 }

@@ -61,7 +61,8 @@ extension SimulatedGateway {
         for entry in plane.entries.values where entry.sa.path.remote == Eavesdropper.address {
             return "\(entry.sa.child) is sent to somebody who has no keys"
         }
-        for (spi, pair) in lifecycle.pairs where !known.contains(spi) {
+        for pair in lifecycle.pairs.values where !known.contains(pair.inboundSPI) {
+            let spi = pair.inboundSPI
             switch pair.state {
             case .draining, .retiring: continue
             case .installing, .ready: return "pair \(hex(spi)) outlived its child"
