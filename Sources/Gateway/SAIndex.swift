@@ -32,6 +32,7 @@ struct SAIndex {
 
     init() {}
 
+    var count: Int { pairs.count }
     /// All of them, for tests.
     var values: some Collection<Pair> { pairs.values }
     /// The peers' ends of all SAs.
@@ -95,22 +96,22 @@ struct SAIndex {
         byToken[pair.token] = pair.inboundSPI
         byChild[pair.key, default: []].insert(pair.inboundSPI)
         byConfiguredChild[pair.key.configured, default: []].insert(pair.inboundSPI)
-        Self.count(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), 1)
-        Self.count(&byRemote, pair.remote, 1)
+        Self.tally(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), 1)
+        Self.tally(&byRemote, pair.remote, 1)
         guard pair.state == .ready else { return }
-        Self.count(&readyByChild, pair.key, 1)
-        Self.count(&readyByConfiguredChild, pair.key.configured, 1)
+        Self.tally(&readyByChild, pair.key, 1)
+        Self.tally(&readyByConfiguredChild, pair.key.configured, 1)
     }
 
     private mutating func unlink(_ pair: Pair) {
         byToken[pair.token] = nil
         Self.remove(pair.inboundSPI, from: &byChild, pair.key)
         Self.remove(pair.inboundSPI, from: &byConfiguredChild, pair.key.configured)
-        Self.count(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), -1)
-        Self.count(&byRemote, pair.remote, -1)
+        Self.tally(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), -1)
+        Self.tally(&byRemote, pair.remote, -1)
         guard pair.state == .ready else { return }
-        Self.count(&readyByChild, pair.key, -1)
-        Self.count(&readyByConfiguredChild, pair.key.configured, -1)
+        Self.tally(&readyByChild, pair.key, -1)
+        Self.tally(&readyByConfiguredChild, pair.key.configured, -1)
     }
 
     private mutating func keepRound(_ spi: UInt32, isThere: Bool) {
@@ -128,7 +129,7 @@ struct SAIndex {
         if index[key]?.isEmpty == true { index[key] = nil }
     }
 
-    private static func count<Key: Hashable>(_ counts: inout [Key: Int], _ key: Key, _ step: Int) {
+    private static func tally<Key: Hashable>(_ counts: inout [Key: Int], _ key: Key, _ step: Int) {
         let count = counts[key, default: 0] + step
         counts[key] = count > 0 ? count : nil
     }
