@@ -68,6 +68,7 @@ final class ControlThread {
     var followedPeerRules = 0
     var radius: RADIUSServers
     private var pathMTUs = PathMTUTable()
+    private var probes = NeighbourProbes()
     /// Packets for the gateway itself that the TUN device refused.
     private(set) var tunnelDrops: UInt64 = 0
 
@@ -309,7 +310,7 @@ final class ControlThread {
             core.trafficWantsTunnel(connection: key.connection, child: key.child, now: now)
         case .unresolved(let address, let portIndex):
             guard let linkIndex = ports.linkIndex(ofPort: portIndex) else { return }
-            surroundings.kernel.resolve(address, linkIndex: linkIndex)
+            resolve(NeighbourKey(address: address, linkIndex: linkIndex))
         case .punt(let packet):
             if !surroundings.kernel.writeTunnelPacket(packet) { tunnelDrops &+= 1 }
         case .sequenceNumbersRunningOut(let inboundSPI):
@@ -321,6 +322,21 @@ final class ControlThread {
             core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(address, port), now: now)
         case .retired(let inboundSPI, let final):
             lifecycle.retired(inboundSPI: inboundSPI, final: final)
+        }
+    }
+
+    /// A packet waits for the neighbour. It is kept when it has answered.
+    private func resolve(_ key: NeighbourKey) {
+        let (asks, forgotten) = probes.ask(key, now: now)
+        if let forgotten { surroundings.kernel.forget(forgotten) }
+        if asks { surroundings.kernel.resolve(key, keep: false) }
+    }
+
+    private func forgetProbes() {
+        let view = surroundings.kernel.view
+        for key in probes.takeExpired(now: now) {
+            let isFound = (key.address.isIPv4 ? view.neighbours[key] : view.ipv6.neighbours[key]) != nil
+            if !isFound { surroundings.kernel.forget(key) }
         }
     }
 
@@ -377,6 +393,7 @@ final class ControlThread {
         sockets.want(localAddresses)
         sockets.openMissing(present: surroundings.kernel.view.isLocal)
         findLocalProblems()
+        for sentence in surroundings.kernel.unsupported { complain(sentence) }
         pump()
     }
 
@@ -429,15 +446,15 @@ final class ControlThread {
         let neighbours = surroundings.kernel.view.neighbours.filter { links.contains($0.linkIndex) }
         let room = Self.keptNeighboursLimit - neighbours.count { $0.isKept }
         for neighbour in neighbours.filter({ !$0.isKept }).prefix(max(0, room)) {
-            surroundings.kernel.resolve(.v4(neighbour.address), linkIndex: neighbour.linkIndex)
+            surroundings.kernel.resolve(neighbour.key, keep: true)
         }
         // Of IPv6 the workers use the ways to peers alone.
         let ipv6 = surroundings.kernel.view.ipv6
         for peer in applied.forwarding?.peers ?? [] where !peer.mac.isEmpty {
             guard let port = peer.portIndex, let link = ports.linkIndex(ofPort: port),
-                ipv6.neighbour(peer.nextHop, linkIndex: link)?.isKept == false
+                ipv6.neighbours[.init(address: .v6(peer.nextHop), linkIndex: link)]?.isKept == false
             else { continue }
-            surroundings.kernel.resolve(.v6(peer.nextHop), linkIndex: link)
+            surroundings.kernel.resolve(.init(address: .v6(peer.nextHop), linkIndex: link), keep: true)
         }
     }
 
@@ -534,6 +551,7 @@ final class ControlThread {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
         surroundings.kernel.forgetLostNeighbours(now: now)
+        forgetProbes()
         keepFilter()
         watchKernel()
         if surroundings.kernel.mustReadAgain { kernelReadable() }

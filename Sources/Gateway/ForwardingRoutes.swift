@@ -42,9 +42,11 @@ struct ForwardingRoutes {
 
     /// - Parameter prefix: the route's, or one inside of it.
     private func plan(_ route: KernelView.Route, for prefix: IPPrefix) -> ForwardingPlan.Route {
-        let port = route.linkIndex.flatMap { ports[$0] }
+        // A way that the workers do not know is the kernel's.
+        let isPlain = route.gateway?.isIPv4 ?? true
+        let port = isPlain ? route.linkIndex.flatMap { ports[$0] } : nil
         return .init(
-            prefix: prefix, gateway: route.gateway, portIndex: port?.portIndex, clear: clear(port, route: route.prefix, prefix))
+            prefix: prefix, gateway: route.gateway?.v4, portIndex: port?.portIndex, clear: clear(port, route: route.prefix, prefix))
     }
 
     /// What is for a local subnet leaves by a protected port, or by a one-armed one where a route as specific as the subnet leads

@@ -14,6 +14,10 @@ protocol KernelControlling: AnyObject {
 
     /// Reads what the kernel has told since; true when the view may have changed.
     func takeChanges() -> Bool
+    /// What of `view` may be another since this was called before.
+    func takeViewChanges() -> KernelChanges
+    /// Sentences about what the operator has made and Culvert does not obey.
+    var unsupported: [String] { get }
     /// True when a reading of the kernel's state failed and `takeChanges` should try again, events or not.
     var mustReadAgain: Bool { get }
     /// Makes the TUN device again when somebody has deleted it or set it down; a sentence when it had to, or could not.
@@ -34,8 +38,10 @@ protocol KernelControlling: AnyObject {
     /// Takes Culvert's XDP program off interfaces that are not configured: an earlier run that was killed left it there, and
     /// without sockets it drops what is to be protected. Their names.
     func detachLeftovers(except configured: Set<String>) -> [String]
-    /// Makes the kernel find the neighbour, and keep it found.
-    func resolve(_ address: IPAddress, linkIndex: Int)
+    /// Makes the kernel find the neighbour, and with `keep` keep it found.
+    func resolve(_ key: NeighbourKey, keep: Bool)
+    /// One that was looked for in vain goes from the kernel's table.
+    func forget(_ key: NeighbourKey)
     /// Forgets neighbours that were kept for us and have not answered for `LinuxKernel.lostPatience`; called now and then.
     func forgetLostNeighbours(now: Instant)
     /// Makes these, and no others, the addresses of the TUN device; sentences about what the kernel refused.

@@ -13,6 +13,10 @@ struct KernelView: Hashable, Sendable {
         var mtu: Int
         /// Six octets, or none for devices without link-layer addresses.
         var mac: [UInt8]
+        /// Such as `veth`, `macvlan`; empty for hardware.
+        var kind = ""
+        /// The bridge, bond or VRF it belongs to.
+        var masterIndex: Int?
     }
     struct Address: Hashable, Sendable {
         var address: IPv4Address
@@ -20,30 +24,40 @@ struct KernelView: Hashable, Sendable {
         var linkIndex: Int
         /// 127.0.0.0/8, which never leaves the machine.
         var isLoopback: Bool { address.bits >> 24 == 127 }
-        /// The connected prefix; nil for a host address.
-        var connected: IPPrefix? { prefixLength < 32 ? IPPrefix(.v4(address), length: prefixLength) : nil }
+        /// The far end, where a point-to-point address has one.
+        var peer: IPv4Address?
+        /// What is on link; nil for a host address.
+        var connected: IPPrefix? {
+            if let peer { return IPPrefix(.v4(peer), length: prefixLength) }
+            return prefixLength < 32 ? IPPrefix(.v4(address), length: prefixLength) : nil
+        }
     }
     struct Route: Hashable, Sendable {
         var prefix: IPPrefix
-        var gateway: IPv4Address?
-        /// nil: blackhole, unreachable or prohibit.
+        /// Of either family (RFC 8950). A link-local one means something together with the link alone.
+        var gateway: IPAddress?
+        /// nil: blackhole, unreachable, prohibit or throw, unless `isKernels`.
         var linkIndex: Int?
         var metric: UInt32
+        /// The kernel alone can take a packet there: this machine's own addresses and broadcasts, MPLS, tunnels.
+        var isKernels = false
     }
     struct Neighbour: Hashable, Sendable {
-        var address: IPv4Address
+        var address: IPAddress
         var linkIndex: Int
         var mac: [UInt8]
         /// The kernel keeps it fresh by itself, although it does not see the traffic that uses it.
         var isKept = false
+
+        var key: NeighbourKey { NeighbourKey(address: address, linkIndex: linkIndex) }
     }
 
     var links: [Int: Link] = [:]
     var addresses: [Address] = []
-    /// Of the main table.
-    var routes: [Route] = []
+    /// What decides per prefix, of the main and the local table.
+    var routes = RouteTable()
     /// Those with a usable link-layer address.
-    var neighbours: [Neighbour] = []
+    var neighbours = NeighbourTable()
     var ipv6 = IPv6View()
 
     init() {}
@@ -68,13 +82,9 @@ struct KernelView: Hashable, Sendable {
     /// Whether the main table leads anywhere with this destination. What is on this machine needs no route.
     func hasRoute(to address: IPAddress) -> Bool {
         if isLocal(address) { return true }
-        guard let v4 = address.v4 else {
-            guard case .v6(let v6) = address else { return false }
-            return ipv6.route(to: v6)?.linkIndex != nil
-        }
-        if v4.bits >> 24 == 127 { return true }
-        let matching = routes.filter { $0.prefix.contains(address) }
-        return matching.max { ($0.prefix.length, $1.metric) < ($1.prefix.length, $0.metric) }?.linkIndex != nil
+        if let v4 = address.v4, v4.bits >> 24 == 127 { return true }
+        guard let route = address.isIPv4 ? routes.route(to: address) : ipv6.routes.route(to: address) else { return false }
+        return route.linkIndex != nil || route.isKernels
     }
 
     /// Addresses of one link, in the order the kernel keeps them: the primary one first.
@@ -95,39 +105,12 @@ struct IPv6View: Hashable, Sendable {
         /// The kernel has made sure that nobody else has it.
         var isUsable: Bool
     }
-    struct Route: Hashable, Sendable {
-        var prefix: IPPrefix
-        /// Often link-local: it means something together with the link alone.
-        var gateway: IPv6Address?
-        /// nil: blackhole, unreachable or prohibit.
-        var linkIndex: Int?
-        var metric: UInt32
-    }
-    struct Neighbour: Hashable, Sendable {
-        var address: IPv6Address
-        var linkIndex: Int
-        var mac: [UInt8]
-        var isKept = false
-    }
-
     /// Without link-local ones.
     var addresses: [Address] = []
-    /// Of the main table.
-    var routes: [Route] = []
+    /// Of the main table. RFC 4191's preferences are the kernel's, and show in what it lists.
+    var routes = RouteTable()
     /// Those with a usable link-layer address; no multicast groups.
-    var neighbours: [Neighbour] = []
-
-    /// The longest prefix that covers the address, of equal ones the least metric. RFC 4191's preferences are the kernel's, and
-    /// show in what it lists.
-    func route(to address: IPv6Address) -> Route? {
-        routes.filter { $0.prefix.contains(.v6(address)) }.min {
-            ($1.prefix.length, $0.metric) < ($0.prefix.length, $1.metric)
-        }
-    }
-
-    func neighbour(_ address: IPv6Address, linkIndex: Int) -> Neighbour? {
-        neighbours.first { $0.address == address && $0.linkIndex == linkIndex }
-    }
+    var neighbours = NeighbourTable()
 }
 
 /// Interfaces that are no local networks: their connected prefixes are no exception to `0.0.0.0/0`.

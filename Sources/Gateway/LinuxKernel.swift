@@ -9,6 +9,8 @@ final class LinuxKernel: KernelControlling {
     static let tunMTU = 1400
     /// How long a neighbour that does not answer is asked for: as long as somebody may still wait for it.
     static let lostPatience: Duration = .seconds(60)
+    /// `NetlinkMonitor.read` calls before others have their turn.
+    static let readsPerTurn = 16
 
     private(set) var tunLinkIndex: Int?
     let tunDescriptor: Int32
@@ -27,8 +29,8 @@ final class LinuxKernel: KernelControlling {
     private static let largeTable = 1_000
     private var largeTables: Set<UInt32> = []
     /// Neighbours that the kernel keeps for us.
-    private var kept: Set<KernelMirror.NeighbourKey> = []
-    private var lostSince: [KernelMirror.NeighbourKey: Instant] = [:]
+    private var kept: Set<NeighbourKey> = []
+    private var lostSince: [NeighbourKey: Instant] = [:]
 
     /// Opens everything and reads the kernel's state. The TUN device that an earlier run left is adopted.
     init() throws(GatewayStartError) {
@@ -71,9 +73,14 @@ final class LinuxKernel: KernelControlling {
 
     var mustReadAgain: Bool { follower.mustRead }
 
+    func takeViewChanges() -> KernelChanges { follower.takeChanges() }
+
+    var unsupported: [String] { follower.unsupported }
+
     func takeChanges() -> Bool {
         do throws(SystemError) {
-            while true {
+            // What a storm leaves is told once more: others have their turn before.
+            for _ in 0..<Self.readsPerTurn {
                 let events = try monitor.read()
                 if events.isEmpty { break }
                 follower.take(events)
@@ -221,10 +228,10 @@ final class LinuxKernel: KernelControlling {
 
     func filteredPackets() -> KernelFilter.Drops { filter.droppedPackets() }
 
-    func resolve(_ address: IPAddress, linkIndex: Int) {
-        kept.insert(.init(address: address, linkIndex: linkIndex))
+    func resolve(_ key: NeighbourKey, keep: Bool) {
+        if keep { kept.insert(key) }
         // A failure is a next hop that stays unknown: counted by the workers as no-neighbour.
-        try? netlink.resolve(address, linkIndex: linkIndex)
+        try? netlink.resolve(key.address, linkIndex: key.linkIndex, keep: keep)
     }
 
     func forgetLostNeighbours(now: Instant) {
@@ -240,7 +247,7 @@ final class LinuxKernel: KernelControlling {
         for key in kept { forget(key) }
     }
 
-    private func forget(_ key: KernelMirror.NeighbourKey) {
+    func forget(_ key: NeighbourKey) {
         kept.remove(key)
         lostSince[key] = nil
         try? netlink.deleteNeighbour(key.address, linkIndex: key.linkIndex)

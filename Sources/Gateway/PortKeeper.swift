@@ -65,6 +65,11 @@ final class PortKeeper {
                 note(interface.name, "The interface \(interface.name) does not exist; create it or correct its name.")
                 continue
             }
+            if let refusal = refusal(link) {
+                if let known = known.removeValue(forKey: interface.name) { dataplane.detach(portIndex: known.portIndex) }
+                note(interface.name, refusal)
+                continue
+            }
             guard link.isUp else {
                 note(interface.name, "The interface \(interface.name) is down; bring it up (ip link set \(interface.name) up).")
                 continue
@@ -84,7 +89,7 @@ final class PortKeeper {
     /// The next time `synchronize` has something to try again.
     var nextRetry: Instant? {
         interfaces.compactMap { interface in
-            kernel.view.link(named: interface.name)?.isUp == true ? retryAt[interface.name] : nil
+            kernel.view.link(named: interface.name).map { $0.isUp && refusal($0) == nil } == true ? retryAt[interface.name] : nil
         }.min()
     }
 
@@ -107,6 +112,11 @@ final class PortKeeper {
     func detachAll() {
         for port in known.values { dataplane.detach(portIndex: port.portIndex) }
         known = [:]
+    }
+
+    private func refusal(_ link: KernelView.Link) -> String? {
+        let master = link.masterIndex.flatMap { kernel.view.links[$0] }
+        return LinkSupport.refusal(link.name, master: master?.name, masterKind: master?.kind)
     }
 
     /// Whether the data plane has the interface as it is now, after having been told of another MAC or MTU.
@@ -134,6 +144,9 @@ final class PortKeeper {
             known[interface.name] = Known(portIndex: done.index, link: link)
             retryAt[interface.name] = nil
             log(.debug, "attached \(interface.name) as \(interface.role.rawValue), XDP \(done.xdpMode)")
+            if done.xdpMode == "generic", let sentence = LinkSupport.slowness(link.name, kind: link.kind) {
+                log(.warning, sentence)
+            }
             return nil
         } catch {
             retryAt[interface.name] = now + Self.retryInterval

@@ -85,7 +85,8 @@ enum Steering {
         plan.routes = ForwardingRoutes(policy, view: view, ports: ports, peers: peers.compactMap(\.v4)).list
         plan.peers = unique(peers.compactMap(\.v6)).map { peer($0, view.ipv6, portOfLink: portOfLink) }
         plan.neighbours = view.neighbours.compactMap { neighbour in
-            portOfLink[neighbour.linkIndex].map { .init(address: neighbour.address, portIndex: $0, mac: neighbour.mac) }
+            guard let address = neighbour.address.v4 else { return nil }
+            return portOfLink[neighbour.linkIndex].map { .init(address: address, portIndex: $0, mac: neighbour.mac) }
         }.sorted { ($0.address, $0.portIndex) < ($1.address, $1.portIndex) }
         plan.localAddresses = unique(view.addresses.map(\.address))
         plan.portAddresses = ports.compactMap { port in
@@ -96,13 +97,13 @@ enum Steering {
 
     /// The way to a peer on an IPv6 underlay, looked up here so that workers need no table of such routes.
     private static func peer(_ address: IPv6Address, _ view: IPv6View, portOfLink: [Int: Int]) -> ForwardingPlan.Peer {
-        guard let route = view.route(to: address), let link = route.linkIndex else {
+        guard let route = view.routes.route(to: .v6(address)), let link = route.linkIndex else {
             return .init(address: address, nextHop: address, portIndex: nil, mac: [])
         }
-        let nextHop = route.gateway ?? address
+        let nextHop = route.gateway?.v6 ?? address
         return .init(
             address: address, nextHop: nextHop, portIndex: portOfLink[link],
-            mac: view.neighbour(nextHop, linkIndex: link)?.mac ?? [])
+            mac: view.neighbours[.init(address: .v6(nextHop), linkIndex: link)]?.mac ?? [])
     }
 
     /// First match wins: the operator's policies, then each child's pairs. What a discard policy's prefix steers to the workers

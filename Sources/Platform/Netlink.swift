@@ -52,6 +52,18 @@ public final class Netlink {
         return routes.filter { $0.table == table }
     }
 
+    /// Nexthop objects of both families and groups; none on kernels that have none (before Linux 5.3).
+    public func nexthops() throws(SystemError) -> [NetlinkNexthop] {
+        var message = NetlinkMessage(type: RTM_GETNEXTHOP, flags: NLM_F_DUMP)
+        message.append(nhmsg())
+        do throws(SystemError) {
+            return try socket.dump(message, "nexthops").compactMap(NetlinkNexthop.init)
+        } catch {
+            guard error.code == EOPNOTSUPP else { throw error }
+            return []
+        }
+    }
+
     public func neighbours(_ family: AddressFamily = .ipv4) throws(SystemError) -> [NetlinkNeighbour] {
         var message = NetlinkMessage(type: RTM_GETNEIGH, flags: NLM_F_DUMP)
         var header = ndmsg()
@@ -129,7 +141,14 @@ public final class Netlink {
         message.append(header)
         message.attribute(RTA_DST.rawValue, route.prefix.address.bytes)
         message.attribute(RTA_TABLE.rawValue, u32: route.table)
-        if let gateway = route.gateway { message.attribute(RTA_GATEWAY.rawValue, gateway.bytes) }
+        if let gateway = route.gateway {
+            if gateway.isIPv4 == route.prefix.address.isIPv4 {
+                message.attribute(RTA_GATEWAY.rawValue, gateway.bytes)
+            } else {
+                let family = UInt16(AddressFamily(gateway).number)
+                message.attribute(RTA_VIA.rawValue, withUnsafeBytes(of: family) { Array($0) } + gateway.bytes)
+            }
+        }
         if let index = route.linkIndex { message.attribute(RTA_OIF.rawValue, u32: UInt32(truncatingIfNeeded: index)) }
         if let source = route.preferredSource { message.attribute(RTA_PREFSRC.rawValue, source.bytes) }
         if route.metric != 0 { message.attribute(RTA_PRIORITY.rawValue, u32: route.metric) }
@@ -178,18 +197,18 @@ public final class Netlink {
 
     // MARK: Neighbours, links, addresses
 
-    /// Makes the kernel find the neighbour's link-layer address now and keep it fresh while the entry exists (NTF_EXT_MANAGED,
-    /// Linux 5.16). Older kernels find it once: ask again while it is in use.
+    /// Makes the kernel find the neighbour's link-layer address now, and with `keep` keep it fresh while the entry exists
+    /// (NTF_EXT_MANAGED, Linux 5.16). Older kernels find it once: ask again while it is in use.
     ///
     /// An entry that the administrator made permanent, or one that needs no resolving, is left as it is: the kernel would
     /// forget it.
-    public func resolve(_ address: IPAddress, linkIndex: Int) throws(SystemError) {
+    public func resolve(_ address: IPAddress, linkIndex: Int, keep: Bool = true) throws(SystemError) {
         let entry = try neighbour(address, linkIndex: linkIndex)
         if let entry, entry.state & Self.fixedStates != 0 { return }
         // The kernel takes the whole entry anew: one that was a router stays one.
         let flags = UInt8(NTF_USE) | (entry?.isRouter == true ? UInt8(NTF_ROUTER) : 0)
         do throws(SystemError) {
-            try resolve(address, linkIndex, flags: flags, managed: true)
+            try resolve(address, linkIndex, flags: flags, managed: keep)
         } catch {
             guard error.code == EINVAL || error.code == EOPNOTSUPP else { throw error }
             try resolve(address, linkIndex, flags: flags, managed: false)
@@ -277,11 +296,10 @@ public final class Netlink {
     }
 }
 
-/// Hears of every change of links, addresses, routes and neighbours, and of IPv4 rules. Make it before the first reading by
-/// `Netlink`, so that no change falls between.
+/// Hears of every change of links, addresses, routes, nexthop objects and neighbours, and of IPv4 rules. Make it before the first
+/// reading by `Netlink`, so that no change falls between.
 ///
-/// Of routes the kernel tells less than it does: those that go with an address or a link are not announced, and a new route may
-/// stand in an old one's place. Read the routes again after a change of links, addresses or routes.
+/// Of routes the kernel tells less than it does: those that go with an address, a link or a nexthop object are not announced.
 public final class NetlinkMonitor {
     private let socket: NetlinkSocket
 
@@ -289,7 +307,9 @@ public final class NetlinkMonitor {
         let groups =
             RTMGRP_LINK | RTMGRP_NEIGH | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_IFADDR
             | RTMGRP_IPV6_ROUTE
-        socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink monitor", groups: UInt32(groups))
+        // Group n is bit n - 1.
+        let nexthops = UInt32(1) << (RTNLGRP_NEXTHOP.rawValue - 1)
+        socket = try NetlinkSocket(protocol: NETLINK_ROUTE, name: "rtnetlink monitor", groups: UInt32(groups) | nexthops)
     }
 
     /// Readable when there is something to `read`.
@@ -319,7 +339,9 @@ public final class NetlinkMonitor {
         case Int(RTM_DELLINK): NetlinkLink(reply).map { .linkRemoved(index: $0.index) }
         case Int(RTM_NEWADDR): NetlinkAddress(reply).map { .address($0) }
         case Int(RTM_DELADDR): NetlinkAddress(reply).map { .addressRemoved($0) }
-        case Int(RTM_NEWROUTE): NetlinkRoute(reply).map { .route($0) }
+        case Int(RTM_NEWROUTE): NetlinkRoute(reply).map { placed($0, flags: Int32(reply.flags)) }
+        case Int(RTM_NEWNEXTHOP): NetlinkNexthop(reply).map { .nexthop($0) }
+        case Int(RTM_DELNEXTHOP): NetlinkNexthop(reply).map { .nexthopRemoved(id: $0.id) }
         case Int(RTM_DELROUTE): NetlinkRoute(reply).map { .routeRemoved($0) }
         case Int(RTM_NEWRULE): NetlinkRule(reply).map { .rule($0) }
         case Int(RTM_DELRULE): NetlinkRule(reply).map { .ruleRemoved($0) }
@@ -327,5 +349,12 @@ public final class NetlinkMonitor {
         case Int(RTM_DELNEIGH): NetlinkNeighbour(reply).map { .neighbourRemoved($0) }
         default: nil
         }
+    }
+
+    /// The flags of the request that made the route say where it stands. IPv6 puts what is new behind what is there.
+    private static func placed(_ route: NetlinkRoute, flags: Int32) -> NetlinkEvent {
+        if flags & NLM_F_REPLACE != 0 { return .routeReplaced(route) }
+        let isLast = flags & NLM_F_APPEND != 0 || !route.prefix.address.isIPv4
+        return isLast ? .routeAppended(route) : .route(route)
     }
 }

@@ -16,6 +16,8 @@ public struct NetlinkLink: Hashable, Sendable {
     public var transmitQueues: Int
     /// The bridge, bond or VRF it belongs to.
     public var masterIndex: Int?
+    /// sysctl net.ipv4.conf.NAME.ignore_routes_with_linkdown: without a carrier its routes are as if they were not there.
+    public var ignoresRoutesWithoutCarrier: Bool = false
     /// Such as `veth`, `tun`, `vlan`; empty for hardware.
     public var kind: String
 }
@@ -36,13 +38,30 @@ public struct NetlinkAddress: Hashable, Sendable {
     public var linkIndex: Int
     /// False while the kernel looks whether somebody else has it (RFC 4862 §5.4), and when somebody has.
     public var isUsable: Bool
+    /// The far end of a point-to-point address: what is on link instead of the prefix around `address`.
+    public var peer: IPAddress?
 
     public init(address: IPAddress, prefixLength: Int, linkIndex: Int, isUsable: Bool = true) {
         (self.address, self.prefixLength, self.linkIndex, self.isUsable) = (address, prefixLength, linkIndex, isUsable)
     }
 }
 
-/// A route. Of a multipath route the first hop that works.
+/// One of the ways that a route leads.
+public struct NetlinkHop: Hashable, Sendable {
+    /// nil: the destination is on link. May be of the other family than the route (RFC 8950).
+    public var gateway: IPAddress?
+    public var linkIndex: Int?
+    /// It puts more around the packet than a link-layer header (MPLS, segment routing, a tunnel).
+    public var isEncapsulated: Bool
+    /// The kernel does not use it now: its interface is down.
+    public var isDead: Bool
+
+    public init(gateway: IPAddress? = nil, linkIndex: Int?, isEncapsulated: Bool = false, isDead: Bool = false) {
+        (self.gateway, self.linkIndex, self.isEncapsulated, self.isDead) = (gateway, linkIndex, isEncapsulated, isDead)
+    }
+}
+
+/// A route, with the key by which the kernel tells it from others: table, prefix, TOS, metric, and then everything else.
 public struct NetlinkRoute: Hashable, Sendable {
     public enum Kind: UInt8, Hashable, Sendable {
         case unicast = 1
@@ -55,7 +74,7 @@ public struct NetlinkRoute: Hashable, Sendable {
         case prohibit = 8
         /// The next rule decides.
         case `throw` = 9
-        /// A kind we do not know, or a gateway of another family.
+        /// A kind we do not know.
         case other = 255
     }
 
@@ -67,23 +86,43 @@ public struct NetlinkRoute: Hashable, Sendable {
     public var prefix: IPPrefix
     public var kind: Kind
     public var table: UInt32
-    public var gateway: IPAddress?
-    /// nil for blackhole and its like.
-    public var linkIndex: Int?
+    /// Several for a multipath route; none for `blackhole` and its like, and where `nexthopID` alone tells.
+    public var hops: [NetlinkHop]
+    /// The nexthop object that leads on (`ip nexthop`), which the kernel may change without a word about the route.
+    public var nexthopID: UInt32?
     public var preferredSource: IPAddress?
     public var metric: UInt32
+    /// IPv4: for packets with this type of service alone; zero: for all.
+    public var tos: UInt8 = 0
+    /// IPv6: for packets from there alone.
+    public var source: IPPrefix?
     /// Who made it: 2 kernel, 3 boot, 4 static, 84 Culvert.
     public var protocolNumber: UInt8
-    /// False when the interface or the hop is dead or without carrier.
-    public var isUsable: Bool
 
     public init(
         prefix: IPPrefix, kind: Kind = .unicast, table: UInt32 = mainTable, gateway: IPAddress? = nil, linkIndex: Int? = nil,
         preferredSource: IPAddress? = nil, metric: UInt32 = 0, protocolNumber: UInt8 = ownProtocol
     ) {
-        (self.prefix, self.kind, self.table, self.gateway) = (prefix, kind, table, gateway)
-        (self.linkIndex, self.preferredSource, self.metric) = (linkIndex, preferredSource, metric)
-        (self.protocolNumber, isUsable) = (protocolNumber, true)
+        (self.prefix, self.kind, self.table) = (prefix, kind, table)
+        hops = linkIndex == nil && gateway == nil ? [] : [NetlinkHop(gateway: gateway, linkIndex: linkIndex)]
+        (self.preferredSource, self.metric, self.protocolNumber) = (preferredSource, metric, protocolNumber)
+    }
+
+    /// Of the first hop.
+    public var gateway: IPAddress? { hops.first?.gateway }
+    public var linkIndex: Int? { hops.first?.linkIndex }
+}
+
+/// A nexthop object: one hop, or a group of others.
+public struct NetlinkNexthop: Hashable, Sendable {
+    public var id: UInt32
+    /// nil for groups and blackholes.
+    public var hop: NetlinkHop?
+    /// The members' numbers.
+    public var group: [UInt32]
+
+    public init(id: UInt32, hop: NetlinkHop? = nil, group: [UInt32] = []) {
+        (self.id, self.hop, self.group) = (id, hop, group)
     }
 }
 
@@ -140,8 +179,15 @@ public enum NetlinkEvent: Hashable, Sendable {
     case linkRemoved(index: Int)
     case address(NetlinkAddress)
     case addressRemoved(NetlinkAddress)
+    /// In front of others of its prefix, TOS and metric.
     case route(NetlinkRoute)
+    /// Behind them.
+    case routeAppended(NetlinkRoute)
+    /// In place of the first of them.
+    case routeReplaced(NetlinkRoute)
     case routeRemoved(NetlinkRoute)
+    case nexthop(NetlinkNexthop)
+    case nexthopRemoved(id: UInt32)
     case rule(NetlinkRule)
     case ruleRemoved(NetlinkRule)
     case neighbour(NetlinkNeighbour)
@@ -188,7 +234,16 @@ extension NetlinkLink {
         transmitQueues = u32(Int(IFLA_NUM_TX_QUEUES)) ?? 1
         masterIndex = u32(Int(IFLA_MASTER))
         kind = attributes[UInt16(IFLA_LINKINFO)]?.attributes[UInt16(IFLA_INFO_KIND)]?.text ?? ""
+        // An array of 32-bit words, the first of them number 1 of linux/ip.h.
+        let perFamily = attributes[UInt16(IFLA_AF_SPEC)]?.attributes[UInt16(AF_INET)]?.attributes
+        let sysctls = perFamily?[UInt16(IFLA_INET_CONF)]
+        ignoresRoutesWithoutCarrier = sysctls?.value(UInt32.self, at: 4 * (Self.ignoreRoutesWithLinkdown - 1)) ?? 0 != 0
     }
+}
+
+extension NetlinkLink {
+    /// IPV4_DEVCONF_IGNORE_ROUTES_WITH_LINKDOWN of linux/ip.h.
+    fileprivate static let ignoreRoutesWithLinkdown = 29
 }
 
 extension NetlinkAddress {
@@ -206,6 +261,7 @@ extension NetlinkAddress {
         self.init(
             address: own, prefixLength: Int(header.ifa_prefixlen), linkIndex: Int(header.ifa_index),
             isUsable: !isTentative && flags & UInt32(IFA_F_DADFAILED) == 0)
+        if let far = IPAddress(attributes[UInt16(IFA_ADDRESS)]), far != own { peer = far }
     }
 }
 
@@ -232,34 +288,71 @@ extension NetlinkRoute {
         self.init(
             prefix: prefix, kind: Kind(rawValue: header.rtm_type) ?? .other,
             table: attributes[UInt16(RTA_TABLE.rawValue)]?.u32 ?? UInt32(header.rtm_table),
-            gateway: IPAddress(attributes[UInt16(RTA_GATEWAY.rawValue)]),
-            linkIndex: attributes[UInt16(RTA_OIF.rawValue)]?.u32.map(Int.init),
             preferredSource: IPAddress(attributes[UInt16(RTA_PREFSRC.rawValue)]),
             metric: attributes[UInt16(RTA_PRIORITY.rawValue)]?.u32 ?? 0, protocolNumber: header.rtm_protocol)
-        isUsable = Self.isUsable(header.rtm_flags)
-        if attributes[UInt16(RTA_VIA.rawValue)] != nil { kind = .other }
-        if let hops = attributes[UInt16(RTA_MULTIPATH.rawValue)] { takeFirstHop(hops) }
+        nexthopID = attributes[UInt16(RTA_NH_ID.rawValue)]?.u32
+        tos = header.rtm_tos
+        if header.rtm_src_len > 0 {
+            source = IPAddress(attributes[UInt16(RTA_SRC.rawValue)]).flatMap { IPPrefix($0, length: Int(header.rtm_src_len)) }
+        }
+        if let list = attributes[UInt16(RTA_MULTIPATH.rawValue)] {
+            hops = NetlinkHop.list(list)
+        } else if attributes[UInt16(RTA_OIF.rawValue)] != nil {
+            let link = attributes[UInt16(RTA_OIF.rawValue)]?.u32.map(Int.init)
+            hops = [NetlinkHop(attributes, linkIndex: link, flags: header.rtm_flags)]
+        }
+    }
+}
+
+extension NetlinkHop {
+    fileprivate init(_ attributes: [UInt16: NetlinkReader], linkIndex: Int?, flags: UInt32) {
+        // struct rtvia: the family, then the address.
+        let via = attributes[UInt16(RTA_VIA.rawValue)].flatMap { IPAddress(NetlinkReader(bytes: $0.bytes.dropFirst(2))) }
+        self.init(
+            gateway: IPAddress(attributes[UInt16(RTA_GATEWAY.rawValue)]) ?? via, linkIndex: linkIndex,
+            // A gateway that cannot be read is not plain either.
+            isEncapsulated: attributes[UInt16(RTA_ENCAP_TYPE.rawValue)] != nil
+                || (via == nil && attributes[UInt16(RTA_VIA.rawValue)] != nil),
+            isDead: flags & UInt32(RTNH_F_DEAD) != 0)
     }
 
-    private static func isUsable(_ flags: UInt32) -> Bool { flags & UInt32(RTNH_F_DEAD | RTNH_F_LINKDOWN) == 0 }
-
-    private mutating func takeFirstHop(_ hops: NetlinkReader) {
-        var rest = hops
-        isUsable = false
+    /// RTA_MULTIPATH: `rtnexthop` headers, each with attributes of its own.
+    fileprivate static func list(_ reader: NetlinkReader) -> [NetlinkHop] {
+        var hops: [NetlinkHop] = []
+        var rest = reader
         while let hop = rest.value(rtnexthop.self), hop.rtnh_len >= MemoryLayout<rtnexthop>.size,
             Int(hop.rtnh_len) <= rest.bytes.count
         {
             let length = Int(hop.rtnh_len)
             let attributes = NetlinkReader(bytes: rest.bytes.prefix(length)).dropping(MemoryLayout<rtnexthop>.size).attributes
-            let usable = Self.isUsable(UInt32(hop.rtnh_flags)) && attributes[UInt16(RTA_VIA.rawValue)] == nil
-            if linkIndex == nil || usable {
-                linkIndex = Int(hop.rtnh_ifindex)
-                gateway = IPAddress(attributes[UInt16(RTA_GATEWAY.rawValue)])
-                isUsable = usable
-            }
-            if usable { return }
+            hops.append(NetlinkHop(attributes, linkIndex: Int(hop.rtnh_ifindex), flags: UInt32(hop.rtnh_flags)))
             rest = rest.dropping(length)
         }
+        return hops
+    }
+}
+
+extension NetlinkNexthop {
+    init?(_ reply: NetlinkReply) {
+        guard let header = reply.body.value(nhmsg.self) else { return nil }
+        let attributes = reply.body.dropping(MemoryLayout<nhmsg>.size).attributes
+        guard let id = attributes[UInt16(NHA_ID)]?.u32 else { return nil }
+        var group: [UInt32] = []
+        if var rest = attributes[UInt16(NHA_GROUP)] {
+            while let member = rest.value(nexthop_grp.self) {
+                group.append(member.id)
+                rest = rest.dropping(MemoryLayout<nexthop_grp>.size)
+            }
+        }
+        var hop: NetlinkHop?
+        if group.isEmpty, attributes[UInt16(NHA_BLACKHOLE)] == nil, attributes[UInt16(NHA_FDB)] == nil {
+            hop = NetlinkHop(
+                gateway: IPAddress(attributes[UInt16(NHA_GATEWAY)]),
+                linkIndex: attributes[UInt16(NHA_OIF)]?.u32.map(Int.init),
+                isEncapsulated: attributes[UInt16(NHA_ENCAP_TYPE)] != nil,
+                isDead: header.nh_flags & UInt32(RTNH_F_DEAD) != 0)
+        }
+        self.init(id: id, hop: hop, group: group)
     }
 }
 

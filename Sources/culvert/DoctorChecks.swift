@@ -2,6 +2,7 @@ import Configuration
 import Crypto
 import Gateway
 import Glibc
+import Platform
 
 /// One thing looked at: what was found, and what to do when it is not right.
 struct Finding {
@@ -20,7 +21,7 @@ struct DoctorChecks {
     var gatewayRuns = false
 
     func all() -> [Finding] {
-        kernel() + privileges() + processor() + memory() + interfaces() + addresses() + ports()
+        kernel() + privileges() + processor() + memory() + interfaces() + routes() + addresses() + ports()
     }
 
     // MARK: Kernel and privileges
@@ -164,9 +165,25 @@ struct DoctorChecks {
                     verdict: .warn, subject: interface.name, found: description(interface),
                     remedy: "ESP takes some 60 bytes of each packet; raise the MTU")
             }
-            if let problem = attachmentProblem(interface) { return problem }
+            if let problem = supportProblem(interface) ?? attachmentProblem(interface) { return problem }
             return Finding(verdict: .ok, subject: interface.name, found: "\(configured.role.rawValue), \(description(interface))")
         }
+    }
+
+    /// What the interface's kind and its master mean.
+    private func supportProblem(_ interface: Machine.Interface) -> Finding? {
+        guard let links = try? Netlink().links(), let link = links.first(where: { $0.name == interface.name }) else { return nil }
+        let master = link.masterIndex.flatMap { index in links.first { $0.index == index } }
+        if let refusal = LinkSupport.refusal(link.name, master: master?.name, masterKind: master?.kind) {
+            return Finding(verdict: .fail, subject: interface.name, found: description(interface), remedy: refusal)
+        }
+        guard let slowness = LinkSupport.slowness(link.name, kind: link.kind) else { return nil }
+        return Finding(verdict: .warn, subject: interface.name, found: description(interface), remedy: slowness)
+    }
+
+    /// Routes that the kernel obeys and the workers do not.
+    func routes() -> [Finding] {
+        ((try? RouteSupport.unsupported()) ?? []).map { Finding(verdict: .warn, subject: "routes", found: $0, remedy: "") }
     }
 
     /// While a gateway runs, its XDP program is on each of its interfaces.

@@ -30,7 +30,7 @@ func eastView() -> KernelView {
         .init(address: v4("10.1.0.1"), prefixLength: 24, linkIndex: 3),
     ]
     view.routes = [
-        .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0),
+        .init(prefix: prefix("0.0.0.0/0"), gateway: ip("192.0.2.2"), linkIndex: 2, metric: 0),
         .init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0),
         .init(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 3, metric: 0),
     ]
@@ -124,11 +124,12 @@ final class FakeDataplane: DataplaneControlling {
     }
 
     private var ports: [String] = []
+    var xdpMode = "native"
     func attach(_ port: PortDescription) throws(DataplaneError) -> AttachedPort {
         if let refuses { throw DataplaneError(refuses) }
         calls.append(.attach(port.name))
         if !ports.contains(port.name) { ports.append(port.name) }
-        return AttachedPort(index: ports.firstIndex(of: port.name) ?? 0, xdpMode: "native")
+        return AttachedPort(index: ports.firstIndex(of: port.name) ?? 0, xdpMode: xdpMode)
     }
     func update(portIndex: Int, _ port: PortDescription) throws(DataplaneError) {
         if let refuses { throw DataplaneError(refuses) }
@@ -216,6 +217,13 @@ final class FakeKernel: KernelControlling {
     var isReleased = false
 
     var mustReadAgain = false
+    /// What the next asker is told; all of it unless a test says more.
+    var changes = KernelChanges.everything
+    func takeViewChanges() -> KernelChanges {
+        defer { changes = .everything }
+        return changes
+    }
+    var unsupported: [String] = []
     var changesTaken = 0
     func takeChanges() -> Bool {
         changesTaken += 1
@@ -235,7 +243,10 @@ final class FakeKernel: KernelControlling {
         filters.append(rules)
         return nil
     }
-    func resolve(_ address: IPAddress, linkIndex: Int) { resolved.append(address) }
+    var forgotten: [IPAddress] = []
+    var kept: [IPAddress] = []
+    func resolve(_ key: NeighbourKey, keep: Bool) { if keep { kept.append(key.address) } else { resolved.append(key.address) } }
+    func forget(_ key: NeighbourKey) { forgotten.append(key.address) }
     func readTunnelPacket() -> [UInt8]? { fromTunnel.isEmpty ? nil : fromTunnel.removeFirst() }
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool {
         toTunnel.append(packet)

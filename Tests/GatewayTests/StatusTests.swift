@@ -124,14 +124,14 @@ struct LogTests {
     @Test(arguments: [10, 10_000])
     func `the status of one connection asks for nothing about the others`(count: Int) {
         var asked = 0
-        var builder = builder(configuration: gatewayConfiguration((0..<count).map { connection("c\($0)") }))
-        builder.childCounters = { _ in
+        var subject = builder(configuration: gatewayConfiguration((0..<count).map { connection("c\($0)") }))
+        subject.childCounters = { _ in
             asked += 1
             return ChildCounters()
         }
-        #expect(builder.report(only: "c7").connections.map(\.name) == ["c7"])
+        #expect(subject.report(only: "c7").connections.map(\.name) == ["c7"])
         #expect(asked == 1)
-        #expect(builder.report(only: "nobody").connections.isEmpty && asked == 1)
-        #expect(builder.report().connections.count == count && asked == 1 + count)
+        #expect(subject.report(only: "nobody").connections.isEmpty && asked == 1)
+        #expect(subject.report().connections.count == count && asked == 1 + count)
     }
 }

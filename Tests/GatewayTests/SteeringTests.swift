@@ -114,7 +114,7 @@ struct ForwardingTests {
     @Test func `routes take the least metric and name the port, or none for an interface that is not ours`() {
         var view = eastView()
         view.routes += [
-            .init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.99"), linkIndex: 2, metric: 100),
+            .init(prefix: prefix("0.0.0.0/0"), gateway: ip("192.0.2.99"), linkIndex: 2, metric: 100),
             .init(prefix: prefix("172.16.0.0/12"), gateway: nil, linkIndex: 7, metric: 0),
             .init(prefix: prefix("198.51.100.0/24"), gateway: nil, linkIndex: nil, metric: 0),
         ]
@@ -143,8 +143,8 @@ struct ForwardingTests {
     @Test func `neighbours on foreign interfaces stay out, ports get their first address`() {
         var view = eastView()
         view.neighbours = [
-            .init(address: v4("192.0.2.2"), linkIndex: 2, mac: [1, 2, 3, 4, 5, 6]),
-            .init(address: v4("172.16.0.9"), linkIndex: 7, mac: [9]),
+            .init(address: ip("192.0.2.2"), linkIndex: 2, mac: [1, 2, 3, 4, 5, 6]),
+            .init(address: ip("172.16.0.9"), linkIndex: 7, mac: [9]),
         ]
         let plan = Steering.forwardingPlan(policy([]), view: view, ports: eastPorts)
         #expect(plan.neighbours.map(\.address) == [v4("192.0.2.2")])
@@ -267,7 +267,7 @@ struct RoutingPlanTests {
 
     @Test func `a longer route inside a protected prefix does not lead out in the clear`() {
         var view = eastView()
-        view.routes.append(.init(prefix: prefix("10.2.3.0/24"), gateway: IPv4Address("192.0.2.9"), linkIndex: 2, metric: 0))
+        view.routes.append(.init(prefix: prefix("10.2.3.0/24"), gateway: ip("192.0.2.9"), linkIndex: 2, metric: 0))
         let ports = [AttachedInterface(portIndex: 1, linkIndex: 2, name: "wan0", role: .underlay)]
         let plan = Steering.forwardingPlan(policy([(["10.1.0.0/24"], ["10.2.0.0/16"])]), view: view, ports: ports)
         let inner = plan.routes.first { $0.prefix == prefix("10.2.3.0/24") }

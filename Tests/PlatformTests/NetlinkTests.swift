@@ -85,17 +85,18 @@ struct NetlinkTests {
             #expect(connected.gateway == nil && connected.linkIndex == wanIndex)
             #expect(connected.preferredSource == IPAddress("192.0.2.1"))
             let via = try #require(find("198.51.100.0/24"))
-            #expect(via.gateway == IPAddress("192.0.2.9") && via.metric == 7 && via.kind == .unicast && via.isUsable)
+            #expect(via.gateway == IPAddress("192.0.2.9") && via.metric == 7 && via.kind == .unicast && via.hops.count == 1)
             let hole = try #require(find("203.0.113.0/24"))
             #expect(hole.kind == .blackhole)
             let multipath = try #require(find("10.9.0.0/16"))
-            #expect(multipath.gateway == IPAddress("192.0.2.10") && multipath.linkIndex != nil)
+            #expect(multipath.hops.map(\.gateway) == [IPAddress("192.0.2.10"), IPAddress("192.0.2.11")])
+            #expect(multipath.hops.allSatisfy { $0.linkIndex == wanIndex })
             #expect(find("10.8.0.0/16") == nil)
             #expect(try Netlink().routes(table: 77).map(\.prefix) == [IPPrefix("10.8.0.0/16")!])
         }
     }
 
-    @Test("does not take a gateway of another family for an on-link route")
+    @Test("reads a gateway of another family, and writes one")
     func gatewayOfAnotherFamily() async throws {
         try await withVethPair {
             try shell(
@@ -105,7 +106,103 @@ struct NetlinkTests {
                 ip route add 10.9.0.0/16 via inet6 fe80::1 dev wan0
                 """)
             let route = try #require(try Netlink().routes().first { $0.prefix == IPPrefix("10.9.0.0/16") })
-            #expect(route.kind == .other)
+            #expect(route.kind == .unicast && route.gateway == IPAddress("fe80::1"))
+            var own = NetlinkRoute(
+                prefix: IPPrefix("10.10.0.0/16")!, gateway: IPAddress("fe80::2"), linkIndex: try index(of: "wan0"))
+            own.tos = 0
+            try Netlink().replaceRoute(own)
+            #expect(try Netlink().routes().first { $0.prefix == own.prefix } == own)
+        }
+    }
+
+    @Test("reads nexthop objects and groups, and routes that have nothing but a number", arguments: [0, 1])
+    func nexthops(compatible: Int) async throws {
+        try await withVethPair {
+            let monitor = try NetlinkMonitor()
+            try shell(
+                """
+                sysctl -qw net.ipv4.nexthop_compat_mode=\(compatible)
+                sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.wan0.disable_ipv6=0
+                ip addr add 192.0.2.1/24 dev wan0
+                ip nexthop add id 1 via 192.0.2.9 dev wan0
+                ip nexthop add id 2 via fe80::9 dev wan0
+                ip nexthop add id 3 blackhole
+                ip nexthop add id 10 group 1/2
+                ip route add 10.9.0.0/16 nhid 1
+                ip route add 10.10.0.0/16 nhid 10
+                ip nexthop replace id 1 via 192.0.2.10 dev wan0
+                """)
+            let wan = try index(of: "wan0")
+            let nexthops = try Netlink().nexthops()
+            let found = { (id: UInt32) in nexthops.first { $0.id == id } }
+            #expect(found(1)?.hop == NetlinkHop(gateway: IPAddress("192.0.2.10"), linkIndex: wan))
+            #expect(found(2)?.hop?.gateway == IPAddress("fe80::9"))
+            #expect(found(3) == NetlinkNexthop(id: 3) && found(10) == NetlinkNexthop(id: 10, group: [1, 2]))
+            let routes = try Netlink().routes()
+            let route = try #require(routes.first { $0.prefix == IPPrefix("10.9.0.0/16") })
+            #expect(route.nexthopID == 1 && (compatible == 1 || route.hops.isEmpty))
+            #expect(routes.first { $0.prefix == IPPrefix("10.10.0.0/16") }?.nexthopID == 10)
+            try shell("ip nexthop del id 1")
+            var events: [NetlinkEvent] = []
+            while case let more = try monitor.read(), !more.isEmpty { events += more }
+            #expect(events.contains(.nexthop(NetlinkNexthop(id: 1, hop: .init(gateway: IPAddress("192.0.2.9"), linkIndex: wan)))))
+            #expect(events.contains(.nexthop(NetlinkNexthop(id: 10, group: [1, 2]))))
+            #expect(events.contains(.nexthopRemoved(id: 1)))
+        }
+    }
+
+    @Test("tells where a new route stands among its equals, and which of them is deleted")
+    func places() async throws {
+        try await withVethPair {
+            try shell("ip addr add 192.0.2.1/24 dev wan0")
+            let monitor = try NetlinkMonitor()
+            try shell(
+                """
+                ip route add 10.9.0.0/16 via 192.0.2.2
+                ip route append 10.9.0.0/16 via 192.0.2.3
+                ip route prepend 10.9.0.0/16 via 192.0.2.4
+                ip route replace 10.9.0.0/16 via 192.0.2.5
+                ip route del 10.9.0.0/16 via 192.0.2.3
+                ip route add 10.9.0.0/16 tos 0x10 via 192.0.2.6
+                """)
+            var told: [String] = []
+            while case let events = try monitor.read(), !events.isEmpty {
+                for event in events {
+                    switch event {
+                    case .route(let route): told.append("first \(route.gateway!)\(route.tos == 0 ? "" : " tos \(route.tos)")")
+                    case .routeAppended(let route): told.append("last \(route.gateway!)")
+                    case .routeReplaced(let route): told.append("in place \(route.gateway!)")
+                    case .routeRemoved(let route): told.append("removed \(route.gateway!)")
+                    default: break
+                    }
+                }
+            }
+            #expect(
+                told == [
+                    "first 192.0.2.2", "last 192.0.2.3", "first 192.0.2.4", "in place 192.0.2.5", "removed 192.0.2.3",
+                    "first 192.0.2.6 tos 16",
+                ])
+            let order = try Netlink().routes().filter { $0.prefix == IPPrefix("10.9.0.0/16") }.map(\.gateway)
+            #expect(order == [IPAddress("192.0.2.6"), IPAddress("192.0.2.5"), IPAddress("192.0.2.2")])
+        }
+    }
+
+    @Test("reads the master of a link, the far end of an address, and whether routes without carrier count")
+    func linkDetails() async throws {
+        try await withVethPair {
+            try shell(
+                """
+                ip link add br0 type bridge; ip link set far0 master br0
+                sysctl -qw net.ipv4.conf.wan0.ignore_routes_with_linkdown=1
+                ip addr add 192.0.2.1 peer 192.0.2.9/32 dev wan0
+                """)
+            let netlink = try Netlink()
+            let bridge = try index(of: "br0")
+            #expect(try netlink.link(named: "far0")?.masterIndex == bridge)
+            #expect(try netlink.link(named: "br0")?.kind == "bridge")
+            #expect(try netlink.link(named: "wan0")?.ignoresRoutesWithoutCarrier == true)
+            #expect(try netlink.link(named: "far0")?.ignoresRoutesWithoutCarrier == false)
+            #expect(try netlink.addresses().first { $0.address == IPAddress("192.0.2.1") }?.peer == IPAddress("192.0.2.9"))
         }
     }
 
