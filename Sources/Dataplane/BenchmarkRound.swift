@@ -30,7 +30,7 @@ final class BenchmarkRound {
         // The far end is the same gateway seen from the other side: what the near one protects, it delivers.
         var plan = MemoryRig.plan(children: sas)
         for child in 0..<sas {
-            plan.routes.append(.init(prefix: IPPrefix("10.\(2 + child).0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: 0))
+            plan.routes.append(.init(prefix: IPPrefix("10.\(2 + child).0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: 0))
         }
         let far = try MemoryRig(framesPerWorker: 4096, plan: plan)
         pairs = try (0..<sas).map { try MemoryRig.pairs(child: $0, engine: engine, udp: outer.isUDP, ipv6: outer.isIPv6) }

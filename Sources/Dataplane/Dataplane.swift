@@ -31,8 +31,7 @@ public final class Dataplane {
     }
     private var pending: [UInt32: Pending] = [:]
     private var nextIdentifier: UInt32 = 1
-    private(set) var tables: Tables
-    private var plan = ForwardingPlan()
+    let tables: Tables
     private var generation: UInt32 = 1
     /// Events that came while we waited for room in a ring.
     private var backlog: [DataplaneEvent] = []
@@ -221,23 +220,18 @@ public final class Dataplane {
 
     // MARK: Tables
 
-    /// Publishes policies, routes and neighbours whole; the old tables go when every worker has the new ones.
-    public func publish(_ plan: ForwardingPlan) {
-        self.plan = plan
-        republish()
-    }
-
-    /// The same plan over changed ports.
-    func republish() {
+    /// Publishes what changed of policies, routes and neighbours; what it replaces goes when every worker has the new.
+    public func publish(_ update: ForwardingUpdate) {
         generation = generation == .max ? 1 : generation + 1
-        let new = Tables(plan, ports: ports.map { $0?.tableEntry ?? Port.absent }, generation: generation)
-        let old = tables
-        tables = new
+        let replaced = tables.apply(update, ports: ports.map { $0?.tableEntry ?? Port.absent }, generation: generation)
         let view = UnsafeMutablePointer<TablesView>.allocate(capacity: 1)
-        view.initialize(to: new.view)
+        view.initialize(to: tables.view)
         broadcast(.publish, pointer: UnsafeMutableRawPointer(view)) { _ in
             view.deallocate()
-            withExtendedLifetime(old) {}
+            withExtendedLifetime(replaced) {}
         }
     }
+
+    /// The same over changed ports.
+    func republish() { publish(ForwardingUpdate()) }
 }

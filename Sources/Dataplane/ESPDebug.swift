@@ -59,7 +59,7 @@ public final class ESPDebug {
         plan.rules = [.init(source: TrafficSelector(near), destination: TrafficSelector(far), action: .protect(childIndex: 0))]
         // Everything protected is behind one neighbour, whatever its address.
         plan.routes = [
-            .init(prefix: near, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort),
+            .init(prefix: near, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort),
             .init(prefix: IPPrefix("192.0.2.0/24")!, gateway: nil, portIndex: MemoryRig.underlayPort),
         ]
         let rig = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: plan)

@@ -96,8 +96,9 @@ final class MemoryRig {
                 .init(prefix: IPPrefix("192.0.2.0/24")!, gateway: nil, portIndex: underlayPort),
             ],
             neighbours: [
-                .init(address: host("10.1.0.2"), portIndex: protectedPort, mac: remoteMAC),
-                .init(address: host("192.0.2.2"), portIndex: underlayPort, mac: remoteMAC),
+                .init(address: .v4(host("10.1.0.2")), portIndex: protectedPort, mac: remoteMAC),
+                .init(address: .v4(host("192.0.2.2")), portIndex: underlayPort, mac: remoteMAC),
+                .init(address: .v6(IPv6Address("2001:db8::2")!), portIndex: underlayPort, mac: remoteMAC),
             ],
             localAddresses: [host("10.1.0.1"), host("192.0.2.1")],
             portAddresses: [
@@ -105,9 +106,7 @@ final class MemoryRig {
                 .init(portIndex: underlayPort, address: host("192.0.2.1")),
             ],
             peers: [
-                .init(
-                    address: IPv6Address("2001:db8::2")!, nextHop: IPv6Address("2001:db8::2")!, portIndex: underlayPort,
-                    mac: remoteMAC)
+                .init(address: IPv6Address("2001:db8::2")!, nextHop: IPv6Address("2001:db8::2")!, portIndex: underlayPort)
             ])
     }
 

@@ -1,8 +1,8 @@
 import IPsec
 import Wire
 
-/// What all workers read: policies, routes, neighbours, local addresses. Built by the control thread in one go, never changed,
-/// freed when every worker has acknowledged a newer one.
+/// What all workers read: policies, routes, neighbours, local addresses. Made by the control thread, never changed where a worker
+/// can see it: a change makes new pieces and a new view, and the old pieces are freed when every worker has acknowledged that.
 struct TablesView {
     struct Rule {
         var sourceFirst: UInt32
@@ -20,16 +20,17 @@ struct TablesView {
     }
 
     struct Route {
-        var first: UInt32
-        /// Zero: on link, the destination is its own next hop.
+        /// Zero: on link, the destination is its own next hop. With `viaIPv6` a place in `gateways`.
         var gateway: UInt32
         var portIndex: UInt8
-        var clear: ForwardingPlan.Clear
+        var viaIPv6 = false
+        var clear = ForwardingPlan.Clear.allowed
     }
 
+    /// Addresses are IPv6 here, IPv4 ones mapped (RFC 4291 §2.5.5.2): next hops of either family lie in one table.
     struct Neighbour {
-        /// Zero: empty slot.
-        var address: UInt32
+        var high: UInt64
+        var low: UInt64
         var portIndex: UInt8
         var mac: MACAddress
     }
@@ -45,15 +46,17 @@ struct TablesView {
     /// An SA's far end on an IPv6 underlay, with the way there. The only IPv6 destinations that workers send to, so that control
     /// looks routes up and workers need no table of them.
     struct Peer {
-        /// Both zero: empty slot.
         var high: UInt64
         var low: UInt64
         var nextHopHigh: UInt64
         var nextHopLow: UInt64
         var portIndex: UInt8
-        /// `mac` is known.
-        var isResolved: Bool
-        var mac: MACAddress
+    }
+
+    /// IPv6 next hops of IPv4 routes. RFC 8950.
+    struct Gateway {
+        var high: UInt64
+        var low: UInt64
     }
 
     /// A route that leaves by a port we do not own.
@@ -62,20 +65,19 @@ struct TablesView {
 
     /// Never zero, and never reused while a worker could hold an older cache entry.
     var generation: UInt32
+    /// The same for what policy said of a flow, which outlives changes of routes and neighbours.
+    var rulesGeneration: UInt32
     var rules: UnsafeMutablePointer<Rule>
     var ruleCount: Int
     /// Whether any rule looks at ports or protocol; otherwise the flow cache keys on addresses alone.
     var rulesUsePorts: Bool
-    var routes: UnsafeMutablePointer<Route>
-    /// `routeStart[length]..<routeStart[length + 1]` are the routes of one prefix length, ascending.
-    var routeStart: UnsafeMutablePointer<Int>
-    var neighbours: UnsafeMutablePointer<Neighbour>
-    var neighbourMask: Int
+    var routes: RouteTrieView
+    var gateways: UnsafeMutablePointer<Gateway>
+    var neighbours: SharedMapView
     var localAddresses: UnsafeMutablePointer<UInt32>
     var localCount: Int
     var ports: UnsafeMutablePointer<Port>
-    var peers: UnsafeMutablePointer<Peer>
-    var peerMask: Int
+    var peers: SharedMapView
 }
 
 typealias MACAddress = (UInt8, UInt8, UInt8, UInt8, UInt8, UInt8)
@@ -112,164 +114,41 @@ extension TablesView {
         return (.noPolicy, 0)
     }
 
-    /// Longest prefix first: a binary search per prefix length that has routes. Cached per destination by the worker.
+    /// The longest prefix that covers the destination. Cached per destination by the worker.
     @inline(never)
-    func route(to destination: UInt32) -> Route? {
-        var length = 32
-        while length >= 0 {
-            var low = routeStart[length]
-            let start = low
-            var high = routeStart[length &+ 1]
-            let wanted = length == 0 ? 0 : destination & (~0 << UInt32(32 &- length))
-            while low < high {
-                let middle = (low &+ high) / 2
-                if routes[middle].first < wanted { low = middle &+ 1 } else { high = middle }
-            }
-            if low < routeStart[length &+ 1], low >= start, routes[low].first == wanted { return routes[low] }
-            length &-= 1
-        }
-        return nil
-    }
+    func route(to destination: UInt32) -> Route? { routes.route(to: destination) }
 
     func neighbour(_ address: UInt32, portIndex: UInt8) -> Neighbour? {
-        var index = Self.neighbourHash(address) & neighbourMask
-        while neighbours[index].address != 0 {
-            if neighbours[index].address == address, neighbours[index].portIndex == portIndex { return neighbours[index] }
-            index = (index &+ 1) & neighbourMask
+        neighbour(high: 0, low: WorkerAnswer.mapped(address), portIndex: portIndex)
+    }
+
+    func neighbour(high: UInt64, low: UInt64, portIndex: UInt8) -> Neighbour? {
+        guard let bucket = neighbours.bucket(Self.hash(high, low)) else { return nil }
+        let entries = (bucket + SharedMapView.bucketHeaderBytes).assumingMemoryBound(to: Neighbour.self)
+        for index in 0..<SharedMapView.count(bucket)
+        where entries[index].low == low && entries[index].high == high && entries[index].portIndex == portIndex {
+            return entries[index]
         }
         return nil
     }
 
     /// By the peer's address in host order.
     func peer(high: UInt64, low: UInt64) -> Peer? {
-        var index = Self.peerHash(high, low) & peerMask
-        while peers[index].high != 0 || peers[index].low != 0 {
-            if peers[index].high == high, peers[index].low == low { return peers[index] }
-            index = (index &+ 1) & peerMask
+        guard let bucket = peers.bucket(Self.hash(high, low)) else { return nil }
+        let entries = (bucket + SharedMapView.bucketHeaderBytes).assumingMemoryBound(to: Peer.self)
+        for index in 0..<SharedMapView.count(bucket) where entries[index].low == low && entries[index].high == high {
+            return entries[index]
         }
         return nil
     }
 
-    static func peerHash(_ high: UInt64, _ low: UInt64) -> Int {
-        Int(truncatingIfNeeded: ((high ^ low &* 0x85EB_CA77) &* 0x9E37_79B9_7F4A_7C15) >> 40)
+    static func hash(_ high: UInt64, _ low: UInt64) -> UInt32 {
+        UInt32(truncatingIfNeeded: ((high &* 0x85EB_CA77 ^ low) &* 0x9E37_79B9_7F4A_7C15) >> 32)
     }
-
-    static func neighbourHash(_ address: UInt32) -> Int { Int((address &* 0x9E37_79B1) >> 8) }
 
     func isLocal(_ address: UInt32) -> Bool {
         for index in 0..<localCount where localAddresses[index] == address { return true }
         return false
-    }
-}
-
-/// Owns the memory behind a `TablesView`.
-final class Tables {
-    let view: TablesView
-    private let routeCount: Int
-
-    init(_ plan: ForwardingPlan, ports: [TablesView.Port], generation: UInt32) {
-        let rules = plan.rules.compactMap(Self.rule)
-        var byLength: [[UInt32: TablesView.Route]] = Array(repeating: [:], count: 33)
-        for route in plan.routes {
-            guard case .v4(let address) = route.prefix.address else { continue }
-            let port = route.portIndex.map { UInt8(clamping: $0) } ?? TablesView.kernelPort
-            byLength[route.prefix.length][address.bits] =
-                TablesView.Route(first: address.bits, gateway: route.gateway?.bits ?? 0, portIndex: port, clear: route.clear)
-        }
-        routeCount = byLength.reduce(0) { $0 + $1.count }
-        let routes = UnsafeMutablePointer<TablesView.Route>.allocate(capacity: max(1, routeCount))
-        let starts = UnsafeMutablePointer<Int>.allocate(capacity: 34)
-        var next = 0
-        for length in 0...32 {
-            starts[length] = next
-            for route in byLength[length].values.sorted(by: { $0.first < $1.first }) {
-                (routes + next).initialize(to: route)
-                next += 1
-            }
-        }
-        starts[33] = next
-        var slots = 16
-        while slots < plan.neighbours.count * 2 { slots *= 2 }
-        let neighbours = UnsafeMutablePointer<TablesView.Neighbour>.allocate(capacity: slots)
-        neighbours.initialize(repeating: .init(address: 0, portIndex: 0, mac: (0, 0, 0, 0, 0, 0)), count: slots)
-        for neighbour in plan.neighbours where neighbour.mac.count == 6 && neighbour.address.bits != 0 {
-            var index = TablesView.neighbourHash(neighbour.address.bits) & (slots - 1)
-            while neighbours[index].address != 0 { index = (index + 1) & (slots - 1) }
-            let m = neighbour.mac
-            neighbours[index] = .init(
-                address: neighbour.address.bits, portIndex: UInt8(clamping: neighbour.portIndex),
-                mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
-        }
-        let (peers, peerSlots) = Self.peers(plan.peers)
-        let portMemory = UnsafeMutablePointer<TablesView.Port>.allocate(capacity: TablesView.portLimit)
-        portMemory.initialize(
-            repeating: .init(mac: (0, 0, 0, 0, 0, 0), attached: false, mtuBytes: 0, address: 0), count: TablesView.portLimit)
-        for (index, port) in ports.enumerated() where index < TablesView.portLimit { portMemory[index] = port }
-        for address in plan.portAddresses where address.portIndex < TablesView.portLimit {
-            portMemory[address.portIndex].address = address.address.bits
-        }
-        view = TablesView(
-            generation: generation, rules: Self.copy(rules), ruleCount: rules.count,
-            rulesUsePorts: rules.contains { !$0.anyPort || $0.protocolNumber != 0 }, routes: routes, routeStart: starts,
-            neighbours: neighbours, neighbourMask: slots - 1, localAddresses: Self.copy(plan.localAddresses.map(\.bits)),
-            localCount: plan.localAddresses.count, ports: portMemory, peers: peers, peerMask: peerSlots - 1)
-    }
-
-    private static func peers(_ list: [ForwardingPlan.Peer]) -> (UnsafeMutablePointer<TablesView.Peer>, slots: Int) {
-        var slots = 16
-        while slots < list.count * 2 { slots *= 2 }
-        let memory = UnsafeMutablePointer<TablesView.Peer>.allocate(capacity: slots)
-        memory.initialize(
-            repeating: .init(
-                high: 0, low: 0, nextHopHigh: 0, nextHopLow: 0, portIndex: 0, isResolved: false, mac: (0, 0, 0, 0, 0, 0)),
-            count: slots)
-        for peer in list where !peer.address.isUnspecified {
-            var index = TablesView.peerHash(peer.address.high, peer.address.low) & (slots - 1)
-            while memory[index].high != 0 || memory[index].low != 0 { index = (index + 1) & (slots - 1) }
-            let m = peer.mac.count == 6 ? peer.mac : [UInt8](repeating: 0, count: 6)
-            memory[index] = .init(
-                high: peer.address.high, low: peer.address.low, nextHopHigh: peer.nextHop.high, nextHopLow: peer.nextHop.low,
-                portIndex: peer.portIndex.map { UInt8(clamping: $0) } ?? TablesView.kernelPort, isResolved: peer.mac.count == 6,
-                mac: (m[0], m[1], m[2], m[3], m[4], m[5]))
-        }
-        return (memory, slots)
-    }
-
-    deinit {
-        view.rules.deallocate()
-        view.routes.deallocate()
-        view.routeStart.deallocate()
-        view.neighbours.deallocate()
-        view.localAddresses.deallocate()
-        view.ports.deallocate()
-        view.peers.deallocate()
-    }
-
-    private static func copy<T: BitwiseCopyable>(_ items: [T]) -> UnsafeMutablePointer<T> {
-        let memory = UnsafeMutablePointer<T>.allocate(capacity: max(1, items.count))
-        for (index, item) in items.enumerated() { (memory + index).initialize(to: item) }
-        return memory
-    }
-
-    /// IPv6 rules are not steered to the workers yet and have no entry here.
-    private static func rule(_ rule: ForwardingPlan.Rule) -> TablesView.Rule? {
-        guard case (.v4(let a), .v4(let b)) = (rule.source.first, rule.source.last),
-            case (.v4(let c), .v4(let d)) = (rule.destination.first, rule.destination.last)
-        else { return nil }
-        var verdict = FlowVerdict.discard
-        var child: UInt16 = 0
-        switch rule.action {
-        case .protect(let index): (verdict, child) = (.protect, UInt16(clamping: index))
-        case .bypass: verdict = .bypass
-        case .discard: verdict = .discard
-        }
-        let (s, t) = (rule.source.ports, rule.destination.ports)
-        return TablesView.Rule(
-            sourceFirst: a.bits, sourceLast: b.bits, destinationFirst: c.bits, destinationLast: d.bits,
-            sourcePortFirst: s.lowerBound,
-            sourcePortLast: s.upperBound, destinationPortFirst: t.lowerBound, destinationPortLast: t.upperBound,
-            protocolNumber: max(rule.source.ipProtocol, rule.destination.ipProtocol), anyPort: s == 0...65535 && t == 0...65535,
-            verdict: verdict, childIndex: child)
     }
 }
 
@@ -298,19 +177,26 @@ public struct ForwardingPlan: Sendable, Equatable {
     /// `portIndex` nil: by an interface that is not ours; the kernel forwards it.
     public struct Route: Sendable, Hashable {
         public var prefix: IPPrefix
-        public var gateway: IPv4Address?
+        /// Of either family.
+        public var gateway: IPAddress?
         public var portIndex: Int?
         public var clear: Clear
-        public init(prefix: IPPrefix, gateway: IPv4Address?, portIndex: Int?, clear: Clear = .allowed) {
+        public init(prefix: IPPrefix, gateway: IPAddress?, portIndex: Int?, clear: Clear = .allowed) {
             (self.prefix, self.gateway, self.portIndex, self.clear) = (prefix, gateway, portIndex, clear)
         }
     }
     public struct Neighbour: Sendable, Hashable {
-        public var address: IPv4Address
+        public struct Key: Sendable, Hashable {
+            public var address: IPAddress
+            public var portIndex: Int
+            public init(address: IPAddress, portIndex: Int) { (self.address, self.portIndex) = (address, portIndex) }
+        }
+        public var address: IPAddress
         public var portIndex: Int
         /// Six octets.
         public var mac: [UInt8]
-        public init(address: IPv4Address, portIndex: Int, mac: [UInt8]) {
+        public var key: Key { Key(address: address, portIndex: portIndex) }
+        public init(address: IPAddress, portIndex: Int, mac: [UInt8]) {
             (self.address, self.portIndex, self.mac) = (address, portIndex, mac)
         }
     }
@@ -321,10 +207,8 @@ public struct ForwardingPlan: Sendable, Equatable {
         public var nextHop: IPv6Address
         /// nil: no route, or one by an interface that is not ours.
         public var portIndex: Int?
-        /// The next hop's, six octets; empty while unknown.
-        public var mac: [UInt8]
-        public init(address: IPv6Address, nextHop: IPv6Address, portIndex: Int?, mac: [UInt8]) {
-            (self.address, self.nextHop, self.portIndex, self.mac) = (address, nextHop, portIndex, mac)
+        public init(address: IPv6Address, nextHop: IPv6Address, portIndex: Int?) {
+            (self.address, self.nextHop, self.portIndex) = (address, nextHop, portIndex)
         }
     }
     /// The source address of ICMP errors sent out of a port.
@@ -347,4 +231,28 @@ public struct ForwardingPlan: Sendable, Equatable {
         (self.rules, self.routes, self.neighbours) = (rules, routes, neighbours)
         (self.localAddresses, self.portAddresses, self.peers) = (localAddresses, portAddresses, peers)
     }
+}
+
+/// What of a plan is another than before: the price of publishing it is that of the change, whatever else the plan holds.
+public struct ForwardingUpdate: Sendable, Equatable {
+    /// nil: as before, here and in the next two.
+    public var rules: [ForwardingPlan.Rule]?
+    public var localAddresses: [IPv4Address]?
+    public var portAddresses: [ForwardingPlan.PortAddress]?
+    /// A value that is nil: no such entry any more, here and below.
+    public var routes: [IPPrefix: ForwardingPlan.Route?] = [:]
+    public var neighbours: [ForwardingPlan.Neighbour.Key: [UInt8]?] = [:]
+    public var peers: [IPv6Address: ForwardingPlan.Peer?] = [:]
+
+    public init() {}
+
+    /// All of a plan, where there was none.
+    public init(_ plan: ForwardingPlan) {
+        (rules, localAddresses, portAddresses) = (plan.rules, plan.localAddresses, plan.portAddresses)
+        for route in plan.routes { routes[route.prefix] = .some(route) }
+        for neighbour in plan.neighbours { neighbours[neighbour.key] = .some(neighbour.mac) }
+        for peer in plan.peers { peers[peer.address] = .some(peer) }
+    }
+
+    public var isEmpty: Bool { self == ForwardingUpdate() }
 }

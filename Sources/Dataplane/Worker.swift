@@ -53,6 +53,8 @@ struct HopEntry {
     var portIndex: UInt8
     /// Of everything else: what the route does not let out in the clear is `kernel` or `refused`.
     var clearKind = Kind.empty
+    /// `nextHop` is a place in the tables' `gateways`.
+    var viaIPv6 = false
     /// For `unresolved`.
     var nextHop: UInt32
     /// Octets 0...7 and 6...13 of the Ethernet header.

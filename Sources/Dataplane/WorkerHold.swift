@@ -12,11 +12,9 @@ struct Hold {
     static let askAgainNanoseconds: UInt64 = 500_000_000
 
     var isUsed = false
-    /// IPv4 next hop; zero when the packets are for an IPv6 peer.
-    var nextHop: UInt32 = 0
-    /// The peer itself, host order: its next hop may change meanwhile.
-    var peerHigh: UInt64 = 0
-    var peerLow: UInt64 = 0
+    /// The address that is looked for, IPv4 ones mapped into IPv6.
+    var nextHopHigh: UInt64 = 0
+    var nextHopLow: UInt64 = 0
     var portIndex: UInt8 = 0
     var count = 0
     var since: UInt64 = 0
@@ -35,8 +33,7 @@ struct Hold {
         withUnsafeMutableBytes(of: &packets) { $0.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self) }
     }
     func isFor(_ other: Hold) -> Bool {
-        isUsed && nextHop == other.nextHop && portIndex == other.portIndex && peerHigh == other.peerHigh
-            && peerLow == other.peerLow
+        isUsed && nextHopLow == other.nextHopLow && nextHopHigh == other.nextHopHigh && portIndex == other.portIndex
     }
     func word(at index: Int) -> UInt64 { withUnsafeBytes(of: packets) { $0.load(fromByteOffset: index * 8, as: UInt64.self) } }
 }
@@ -60,10 +57,10 @@ extension Worker {
     private mutating func hold(
         _ header: UnsafeMutableRawPointer, length: Int, mark: UInt64, hop: UnsafeMutablePointer<HopEntry>
     ) {
-        let nextHop = hop.pointee.nextHop
+        let (high, low) = nextHop(of: hop.pointee)
         hold(
-            header, length: length, as: Hold(isUsed: true, nextHop: nextHop, portIndex: hop.pointee.portIndex), mark: mark,
-            askHigh: 0, askLow: WorkerAnswer.mapped(nextHop))
+            header, length: length,
+            as: Hold(isUsed: true, nextHopHigh: high, nextHopLow: low, portIndex: hop.pointee.portIndex), mark: mark)
     }
 
     /// The same for a packet to an IPv6 peer.
@@ -75,17 +72,15 @@ extension Worker {
             return
         }
         hold(
-            header, length: length, as: Hold(isUsed: true, peerHigh: high, peerLow: low, portIndex: peer.portIndex), mark: 0,
-            askHigh: peer.nextHopHigh, askLow: peer.nextHopLow)
+            header, length: length,
+            as: Hold(
+                isUsed: true, nextHopHigh: peer.nextHopHigh, nextHopLow: peer.nextHopLow, portIndex: peer.portIndex), mark: 0)
     }
 
     /// - Parameters:
     ///   - new: the hold to put it in, made when there is none for the same.
     ///   - mark: `Hold.clearBit` or nothing.
-    ///   - askHigh: with `askLow` the address to be resolved.
-    private mutating func hold(
-        _ header: UnsafeMutableRawPointer, length: Int, as new: Hold, mark: UInt64, askHigh: UInt64, askLow: UInt64
-    ) {
+    private mutating func hold(_ header: UnsafeMutableRawPointer, length: Int, as new: Hold, mark: UInt64) {
         var chosen: Int?
         for index in 0..<Worker.holdSlots {
             if holds[index].isFor(new) {
@@ -99,7 +94,7 @@ extension Worker {
             // No slot: at least have it resolved for the packets to come.
             if now &- overflowAskedAt > Hold.askAgainNanoseconds / 50 {
                 overflowAskedAt = now
-                tell(.unresolved, UInt32(new.portIndex), high: askHigh, low: askLow)
+                tell(.unresolved, UInt32(new.portIndex), high: new.nextHopHigh, low: new.nextHopLow)
             }
             drop(.noNeighbour, header)
             return
@@ -111,7 +106,7 @@ extension Worker {
         }
         if holds[chosen].askedAt == 0 || now &- holds[chosen].askedAt > Hold.askAgainNanoseconds {
             holds[chosen].askedAt = now
-            tell(.unresolved, UInt32(new.portIndex), high: askHigh, low: askLow)
+            tell(.unresolved, UInt32(new.portIndex), high: new.nextHopHigh, low: new.nextHopLow)
         }
         guard holds[chosen].count < Hold.limit else {
             drop(.noNeighbour, header)
@@ -122,41 +117,56 @@ extension Worker {
         holds[chosen].count += 1
     }
 
-    /// After new tables: what resolved is sent, in order.
+    /// After new tables: what resolved is sent, in order; the way may be another now, so each packet is asked for its own.
     @inline(never)
     mutating func retryHolds() {
-        for index in 0..<Worker.holdSlots where holds[index].isUsed {
-            if holds[index].nextHop != 0 { retryHold(index) } else { retryPeerHold(index) }
+        for index in 0..<Worker.holdSlots where holds[index].isUsed && isResolved(holds[index]) {
+            let hold = holds[index]
+            freeHold(index)
+            for packet in 0..<hold.count { resend(hold.word(at: packet)) }
         }
     }
 
-    private mutating func retryHold(_ index: Int) {
-        guard tables.neighbour(holds[index].nextHop, portIndex: holds[index].portIndex) != nil else { return }
-        let hold = holds[index]
-        freeHold(index)
-        for packet in 0..<hold.count {
-            let word = hold.word(at: packet)
-            let header = umem + Int(word & Hold.offsetMask)
-            let (length, destination) = (Int(word >> 48), load32(header + IPv4.destinationOffset))
+    /// By the way of its first packet.
+    private mutating func isResolved(_ hold: Hold) -> Bool {
+        guard hold.count > 0 else { return true }
+        let word = hold.word(at: 0)
+        let header = umem + Int(word & Hold.offsetMask)
+        guard load8(header, 0) >> 4 == 4 else { return peerHop(of: header).kind != .unresolved }
+        let hop = self.hop(load32(header + IPv4.destinationOffset))
+        return (word & Hold.clearBit != 0 ? hop.pointee.clearKind : hop.pointee.kind) != .unresolved
+    }
+
+    private mutating func resend(_ word: UInt64) {
+        let (header, length) = (umem + Int(word & Hold.offsetMask), Int(word >> 48))
+        guard load8(header, 0) >> 4 == 6 else {
+            let destination = load32(header + IPv4.destinationOffset)
             if word & Hold.clearBit != 0 {
                 let hop = self.hop(destination)
                 forward(header, length: length, hop: hop)
             } else {
                 send(header, length: length, to: destination)
             }
+            return
         }
+        var hop = peerHop(of: header)
+        guard hop.kind == .forward else {
+            drop(hop.kind == .unresolved ? .noNeighbour : .noRoute, header)
+            return
+        }
+        send(header, length: length, hop: &hop)
     }
 
-    private mutating func retryPeerHold(_ index: Int) {
-        guard let peer = tables.peer(high: holds[index].peerHigh, low: holds[index].peerLow) else { return }
-        var hop = peerHop(peer)
-        guard hop.kind == .forward else { return }
-        let hold = holds[index]
-        freeHold(index)
-        for packet in 0..<hold.count {
-            let word = hold.word(at: packet)
-            send(umem + Int(word & Hold.offsetMask), length: Int(word >> 48), hop: &hop)
+    /// The way of a packet to an IPv6 peer.
+    private mutating func peerHop(of header: UnsafeMutableRawPointer) -> HopEntry {
+        let high = UInt64(load32(header + 24)) << 32 | UInt64(load32(header + 28))
+        let low = UInt64(load32(header + 32)) << 32 | UInt64(load32(header + 36))
+        guard let peer = tables.peer(high: high, low: low) else {
+            return HopEntry(
+                destination: 0, generation: tables.generation, kind: .noRoute, portIndex: 0, nextHop: 0, headerFirst: 0,
+                headerLast: 0)
         }
+        return peerHop(peer)
     }
 
     @inline(never)

@@ -98,7 +98,9 @@ extension Worker {
             headerLast: 0)
         guard Int(peer.portIndex) < TablesView.portLimit else { return hop }
         hop.kind = .unresolved
-        if peer.isResolved { address(&hop, to: peer.mac, type: Ethernet.typeIPv6) }
+        if let neighbour = tables.neighbour(high: peer.nextHopHigh, low: peer.nextHopLow, portIndex: peer.portIndex) {
+            address(&hop, to: neighbour.mac, type: Ethernet.typeIPv6)
+        }
         return hop
     }
 

@@ -27,7 +27,7 @@ extension Worker {
         if tables.rulesUsePorts { (ports, hasPorts) = portKey(header, headerBytes: headerBytes, total: total) }
         let hash = (source &* 0x9E37_79B1) ^ (destination &* 0x85EB_CA77) ^ (ports &* 0xC2B2_AE3D) ^ UInt32(number)
         let flow = flows + Int((hash ^ (hash >> 15)) & UInt32(Worker.flowSlots &- 1))
-        if flow.pointee.generation != tables.generation || flow.pointee.destination != destination
+        if flow.pointee.generation != tables.rulesGeneration || flow.pointee.destination != destination
             || flow.pointee.source != source
             || flow.pointee.ports != ports || flow.pointee.protocolNumber != number || flow.pointee.hasPorts != hasPorts
         {
@@ -70,7 +70,8 @@ extension Worker {
             source: source, destination: destination, protocolNumber: number,
             ports: ports.map { (UInt16(truncatingIfNeeded: $0 >> 16), UInt16(truncatingIfNeeded: $0)) })
         flow.pointee = FlowEntry(
-            source: source, destination: destination, ports: ports ?? 0, generation: tables.generation, protocolNumber: number,
+            source: source, destination: destination, ports: ports ?? 0, generation: tables.rulesGeneration,
+            protocolNumber: number,
             hasPorts: ports != nil, verdict: verdict, childIndex: min(child, UInt16(Worker.childLimit - 1)))
     }
 

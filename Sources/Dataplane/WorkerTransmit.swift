@@ -93,14 +93,23 @@ extension Worker {
             return
         }
         new.portIndex = route.portIndex
-        new.nextHop = route.gateway == 0 ? destination : route.gateway
+        new.viaIPv6 = route.viaIPv6
+        new.nextHop = route.gateway == 0 && !route.viaIPv6 ? destination : route.gateway
+        let (high, low) = nextHop(of: new)
         guard Int(route.portIndex) < TablesView.portLimit,
-            let neighbour = tables.neighbour(new.nextHop, portIndex: route.portIndex)
+            let neighbour = tables.neighbour(high: high, low: low, portIndex: route.portIndex)
         else {
             new.kind = .unresolved
             return
         }
         address(&new, to: neighbour.mac, type: Ethernet.typeIPv4)
+    }
+
+    /// The address to be resolved, IPv4 ones mapped into IPv6. The hop is of these tables.
+    func nextHop(of hop: HopEntry) -> (high: UInt64, low: UInt64) {
+        guard hop.viaIPv6 else { return (0, WorkerAnswer.mapped(hop.nextHop)) }
+        let gateway = tables.gateways[Int(hop.nextHop)]
+        return (gateway.high, gateway.low)
     }
 
     /// The link-layer header from the hop's port, below `TablesView.portLimit`, to a neighbour.

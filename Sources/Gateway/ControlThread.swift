@@ -28,8 +28,6 @@ final class ControlThread {
     static let hurriedTick: TimeAmount = .milliseconds(20)
     /// Packets taken from the TUN device before others have their turn.
     static let tunBurst = 64
-    /// Neighbours kept alive although nobody waits for them; each costs the link an ARP exchange every few seconds.
-    static let keptNeighboursLimit = 1024
     /// How long peers get to hear that the gateway goes.
     static let farewell: TimeAmount = .milliseconds(200)
 
@@ -38,6 +36,8 @@ final class ControlThread {
     let core: IKECore
     let lifecycle: SALifecycle
     let ports: PortKeeper
+    let publisher: PlanPublisher
+    private let neighbours: NeighbourKeeper
     let startedAt: Instant
     var nextKernelCheck = Instant(nanoseconds: 0)
     /// What is wrong with the kernel's state for all connections; told in the status.
@@ -45,7 +45,7 @@ final class ControlThread {
     private let logger: Logger
     let coreSettings: CoreSettings
 
-    var configuration: GatewayConfiguration
+    var configuration: GatewayConfiguration { didSet { notePeers() } }
     var children: ChildTable
     /// Tells secrets and key files apart on reload, without keeping them: connection name to a digest.
     var keyFingerprints: [String: [UInt8]] = [:]
@@ -68,14 +68,16 @@ final class ControlThread {
     var followedPeerRules = 0
     var radius: RADIUSServers
     private var pathMTUs = PathMTUTable()
-    private var probes = NeighbourProbes()
     /// Packets for the gateway itself that the TUN device refused.
     private(set) var tunnelDrops: UInt64 = 0
 
     private var applied = AppliedPlans()
-    private var publishedPeers: [IPAddress] = []
-    /// `remotesVersion` of the lifecycle when they were looked at last.
-    private var followedRemotes = -1
+    /// The kernel has refused a part of them.
+    private var kernelPlansAreOwed = false
+    /// The addresses of peers that connections name.
+    private var namedPeers: Set<IPAddress> = []
+    /// Nobody can rightly come from another address: neither is a peer's address unknown, nor may it change (MOBIKE, NAT).
+    private var hasFixedPeers = false
     /// Peers of IKE SAs at addresses that no connection names, by our SPI.
     private var redirectedTo: [UInt64: IPAddress] = [:]
     private var complaints = Complaints()
@@ -90,8 +92,6 @@ final class ControlThread {
     private struct AppliedPlans {
         var routing: RoutingPlan?
         var filter: FilterRules?
-        var steering: SteeringPlan?
-        var forwarding: ForwardingPlan?
     }
 
     lazy var backend = BackendClient(loop: loop) { [self] level, text in log(level, text) }
@@ -134,6 +134,9 @@ final class ControlThread {
         ports = PortKeeper(
             configuration.interfaces, dataplane: surroundings.dataplane, kernel: surroundings.kernel,
             log: { level, text in logger.log(level: GatewayLogHandler.level(level), "\(text)") })
+        publisher = PlanPublisher(kernel: surroundings.kernel, dataplane: surroundings.dataplane, ports: ports)
+        neighbours = NeighbourKeeper(kernel: surroundings.kernel)
+        notePeers()
     }
 
     static func clock() -> Instant { Instant(nanoseconds: UInt64(clamping: NIODeadline.now().uptimeNanoseconds)) }
@@ -160,9 +163,9 @@ final class ControlThread {
                 "interface \(name) is not configured any more and still had the XDP program of an earlier run: it is detached")
         }
         do throws(DataplaneError) {
-            try publishPlans()
+            try publisher.publishAll(inputs)
             if let failure = ports.synchronize(now: now) { throw failure }
-            try publishPlans()
+            try publisher.publishAll(inputs)
             try surroundings.dataplane.start()
         } catch {
             throw GatewayStartError(exitCode: error.isPrivilege ? 77 : 1, sentence: error.sentence)
@@ -310,7 +313,7 @@ final class ControlThread {
             core.trafficWantsTunnel(connection: key.connection, child: key.child, now: now)
         case .unresolved(let address, let portIndex):
             guard let linkIndex = ports.linkIndex(ofPort: portIndex) else { return }
-            resolve(NeighbourKey(address: address, linkIndex: linkIndex))
+            neighbours.find(NeighbourKey(address: address, linkIndex: linkIndex), now: now)
         case .punt(let packet):
             if !surroundings.kernel.writeTunnelPacket(packet) { tunnelDrops &+= 1 }
         case .sequenceNumbersRunningOut(let inboundSPI):
@@ -322,21 +325,6 @@ final class ControlThread {
             core.pathObserved(inboundSPI: inboundSPI, remote: Endpoint(address, port), now: now)
         case .retired(let inboundSPI, let final):
             lifecycle.retired(inboundSPI: inboundSPI, final: final)
-        }
-    }
-
-    /// A packet waits for the neighbour. It is kept when it has answered.
-    private func resolve(_ key: NeighbourKey) {
-        let (asks, forgotten) = probes.ask(key, now: now)
-        if let forgotten { surroundings.kernel.forget(forgotten) }
-        if asks { surroundings.kernel.resolve(key, keep: false) }
-    }
-
-    private func forgetProbes() {
-        let view = surroundings.kernel.view
-        for key in probes.takeExpired(now: now) {
-            let isFound = (key.address.isIPv4 ? view.neighbours[key] : view.ipv6.neighbours[key]) != nil
-            if !isFound { surroundings.kernel.forget(key) }
         }
     }
 
@@ -383,18 +371,49 @@ final class ControlThread {
         }
     }
 
-    /// Makes everything that depends on kernel state or configuration agree with it.
+    /// Makes everything that depends on kernel state agree with it, and looks only at what may have changed.
     func followKernel() {
-        applyKernelPlans()
-        _ = ports.synchronize(now: now)
-        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
-        keepNeighbours()
-        scheduleRetry()
-        sockets.want(localAddresses)
-        sockets.openMissing(present: surroundings.kernel.view.isLocal)
-        findLocalProblems()
-        for sentence in surroundings.kernel.unsupported { complain(sentence) }
+        follow(surroundings.kernel.takeViewChanges())
         pump()
+    }
+
+    /// The same after the configuration changed: everything.
+    func followAll() {
+        _ = surroundings.kernel.takeViewChanges()
+        follow(.everything)
+        pump()
+    }
+
+    private func follow(_ changes: KernelChanges) {
+        let isWide = publisher.isWide(changes)
+        do throws(DataplaneError) {
+            if isWide {
+                applyKernelPlans()
+                _ = ports.synchronize(now: now)
+                try publisher.publishAll(inputs)
+            } else {
+                if publisher.concernsSite(changes) {
+                    applyKernelPlans()
+                    try publisher.steer(inputs)
+                }
+                publisher.publish(changes)
+            }
+        } catch {
+            complain(error.sentence)
+        }
+        if isWide {
+            neighbours.followAll(needs: publisher.needs)
+            sockets.want(localAddresses)
+            sockets.openMissing(present: surroundings.kernel.view.isLocal)
+            findLocalProblems()
+        } else {
+            neighbours.follow(changes.neighbours, needs: publisher.needs)
+        }
+        scheduleRetry()
+    }
+
+    private var inputs: PlanPublisher.Inputs {
+        PlanPublisher.Inputs(policy: policy, outside: outside, peers: peers, onlyPeers: hasFixedPeers ? Self.sorted(peers) : nil)
     }
 
     private var outside: OutsideLinks { OutsideLinks(configuration, surroundings.kernel) }
@@ -416,86 +435,56 @@ final class ControlThread {
         let problems = kernel.apply(routing)
         for problem in problems { complain(problem) }
         if problems.isEmpty { applied.routing = routing }
+        kernelPlansAreOwed = !problems.isEmpty
         let filter = FilterRules(policy, view: kernel.view, interfaces: configuration.interfaces, outside: outside)
         if filter != applied.filter {
             if let problem = kernel.apply(filter) { complain(problem) } else { applied.filter = filter }
+            kernelPlansAreOwed = kernelPlansAreOwed || applied.filter != filter
         }
     }
 
     func publishChangedPlans() {
-        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
-    }
-
-    private func publishPlans() throws(DataplaneError) {
-        let view = surroundings.kernel.view
-        let steering = Steering.steeringPlan(policy, view: view, outside: outside, onlyPeers: onlyPeers)
-        let forwarding = Steering.forwardingPlan(policy, view: view, ports: ports.attached, peers: peers)
-        if forwarding != applied.forwarding {
-            surroundings.dataplane.publish(forwarding)
-            applied.forwarding = forwarding
-        }
-        if steering != applied.steering {
-            try surroundings.dataplane.steer(steering)
-            applied.steering = steering
-        }
-    }
-
-    /// Neighbours on our ports that the kernel found for its own ends: the workers use them too, and the kernel does not see it.
-    private func keepNeighbours() {
-        let links = Set(ports.attached.map(\.linkIndex))
-        let neighbours = surroundings.kernel.view.neighbours.filter { links.contains($0.linkIndex) }
-        let room = Self.keptNeighboursLimit - neighbours.count { $0.isKept }
-        for neighbour in neighbours.filter({ !$0.isKept }).prefix(max(0, room)) {
-            surroundings.kernel.resolve(neighbour.key, keep: true)
-        }
-        // Of IPv6 the workers use the ways to peers alone.
-        let ipv6 = surroundings.kernel.view.ipv6
-        for peer in applied.forwarding?.peers ?? [] where !peer.mac.isEmpty {
-            guard let port = peer.portIndex, let link = ports.linkIndex(ofPort: port),
-                ipv6.neighbours[.init(address: .v6(peer.nextHop), linkIndex: link)]?.isKept == false
-            else { continue }
-            surroundings.kernel.resolve(.init(address: .v6(peer.nextHop), linkIndex: link), keep: true)
-        }
+        do throws(DataplaneError) { try publisher.publishAll(inputs) } catch { complain(error.sentence) }
     }
 
     /// Where ESP packets go.
-    private var peers: [IPAddress] {
-        let known = Set(configuration.connections.flatMap(\.remoteAddresses)).union(lifecycle.remotes).union(redirectedTo.values)
-        return known.compactMap(\.v4).sorted().map { .v4($0) } + known.compactMap(\.v6).sorted().map { .v6($0) }
+    private var peers: Set<IPAddress> { namedPeers.union(lifecycle.remotes).union(redirectedTo.values) }
+
+    /// A fixed order, so that equal peers give equal plans.
+    private static func sorted(_ peers: Set<IPAddress>) -> [IPAddress] {
+        peers.compactMap(\.v4).sorted().map { .v4($0) } + peers.compactMap(\.v6).sorted().map { .v6($0) }
     }
 
-    /// A redirect may lead to an address that no connection names: where strangers are dropped, it is none.
-    private func followRedirect(spi: UInt64, remote: IPAddress, isLive: Bool) {
-        if isLive {
-            guard hasFixedPeers, !configuration.connections.contains(where: { $0.remoteAddresses.contains(remote) }) else {
-                return
-            }
-            redirectedTo[spi] = remote
-            followedRemotes = -1
-        } else {
-            guard redirectedTo.removeValue(forKey: spi) != nil else { return }
-            followedRemotes = -1
-        }
-        publishForNewPeer()
-    }
-
-    /// The peers' addresses, when nobody can rightly come from another one: neither is a peer's address unknown, nor may it
-    /// change (MOBIKE, NAT).
-    private var onlyPeers: [IPAddress]? { hasFixedPeers ? peers : nil }
-
-    private var hasFixedPeers: Bool {
-        !configuration.connections.isEmpty
+    private func notePeers() {
+        namedPeers = Set(configuration.connections.flatMap(\.remoteAddresses))
+        hasFixedPeers =
+            !configuration.connections.isEmpty
             && configuration.connections.allSatisfy { connection in
                 connection.remoteAddress != nil && connection.natTraversal == .off && !connection.paths.mobike
             }
     }
 
-    private func publishForNewPeer() {
-        guard lifecycle.remotesVersion != followedRemotes else { return }
-        followedRemotes = lifecycle.remotesVersion
-        guard peers != publishedPeers else { return }
-        publishedPeers = peers
-        do throws(DataplaneError) { try publishPlans() } catch { complain(error.sentence) }
+    /// A redirect may lead to an address that no connection names: where strangers are dropped, it is none.
+    private func followRedirect(spi: UInt64, remote: IPAddress, isLive: Bool) {
+        if isLive {
+            guard hasFixedPeers, !namedPeers.contains(remote) else { return }
+            redirectedTo[spi] = remote
+            publish(peers: [remote])
+        } else if let remote = redirectedTo.removeValue(forKey: spi) {
+            publish(peers: [remote])
+        }
+    }
+
+    private func publishForNewPeer() { publish(peers: lifecycle.takeChangedRemotes()) }
+
+    /// These may be peers now, or no more.
+    private func publish(peers told: Set<IPAddress>) {
+        // What a connection names is a peer all the time.
+        let changed = told.subtracting(namedPeers)
+        guard !changed.isEmpty else { return }
+        // XDP knows them too.
+        guard !hasFixedPeers else { return publishChangedPlans() }
+        publisher.publish(peers: Dictionary(uniqueKeysWithValues: changed.map { ($0, lifecycle.hasRemote($0)) }))
     }
 
     /// Logs each sentence now and then.
@@ -537,7 +526,7 @@ final class ControlThread {
         guard let due = ports.nextRetry, retry == nil, !isStopping else { return }
         retry = loop.assumeIsolated().scheduleTask(deadline: .uptimeNanoseconds(due.nanoseconds)) { [self] in
             retry = nil
-            followKernel()
+            followAll()
         }
     }
 
@@ -550,8 +539,8 @@ final class ControlThread {
         for remote in pathMTUs.expire(now: now) {
             surroundings.dataplane.setPathMTU(remote: remote, mtu: PathMTUTable.unlimited)
         }
-        surroundings.kernel.forgetLostNeighbours(now: now)
-        forgetProbes()
+        neighbours.tick(now: now)
+        if kernelPlansAreOwed { applyKernelPlans() }
         keepFilter()
         watchKernel()
         if surroundings.kernel.mustReadAgain { kernelReadable() }

@@ -23,7 +23,7 @@ protocol DataplaneControlling: SAControlling {
     func start() throws(DataplaneError)
     func stop()
     func setPathMTU(remote: IPAddress, mtu: Int)
-    func publish(_ plan: ForwardingPlan)
+    func publish(_ update: ForwardingUpdate)
     func steer(_ plan: SteeringPlan) throws(DataplaneError)
     func setIKESA(spi: UInt64, isLive: Bool)
     var eventFileDescriptor: Int32 { get }

@@ -72,6 +72,7 @@ extension ControlThread {
             table == NetlinkRoute.mainTable ? kernel.view.routes.map(\.prefix) : kernel.prefixes(ofTable: table)
         }
         if kernel.forwardsIPv6, policy.protectedPrefixes.contains(where: { $0.length == 0 }) { found.append(Self.ipv6Warning) }
+        found += kernel.unsupported
         for sentence in found where !kernelWarnings.contains(sentence) { log(.warning, sentence) }
         kernelWarnings = found
     }

@@ -135,18 +135,19 @@ final class LinuxKernel: KernelControlling {
                 routes: try ownRoutes(),
                 rules: try netlink.rules().filter { RoutingPlan.priorities.contains($0.priority) }
             )
+            let wanted = Dictionary(routes.map { (Place($0), $0) }, uniquingKeysWith: { first, _ in first })
+            let there = Dictionary(present.routes.map { (Place($0), $0) }, uniquingKeysWith: { first, _ in first })
             // What is missing first: between the two steps more is protected than needed, never less.
-            for route in routes where !present.routes.contains(where: { Self.isSame($0, route) }) {
+            for route in routes where !(there[Place(route)].map { Self.isSame($0, route) } ?? false) {
                 do throws(SystemError) { try netlink.replaceRoute(route) } catch { problems.append("\(error)") }
             }
-            for rule in rules where !present.rules.contains(rule) {
+            let presentRules = Set(present.rules)
+            for rule in rules where !presentRules.contains(rule) {
                 do throws(SystemError) { try netlink.addRule(rule) } catch { problems.append("\(error)") }
             }
-            for rule in present.rules where !rules.contains(rule) { try netlink.deleteRule(rule) }
-            for route in present.routes
-            where !routes.contains(where: { Self.isSame($0, route) || Self.takesPlace($0, of: route) }) {
-                try netlink.deleteRoute(route)
-            }
+            let wantedRules = Set(rules)
+            for rule in present.rules where !wantedRules.contains(rule) { try netlink.deleteRule(rule) }
+            for route in present.routes where wanted[Place(route)] == nil { try netlink.deleteRoute(route) }
         } catch {
             problems.append("\(error)")
         }
@@ -187,8 +188,9 @@ final class LinuxKernel: KernelControlling {
     }
 
     private func ownRoutes() throws(SystemError) -> [NetlinkRoute] {
-        var routes = try netlink.routes(.ipv6)
-        for table in RoutingPlan.tables { routes += try netlink.routes(table: table) }
+        let own = NetlinkRoute.ownProtocol
+        var routes = try netlink.routes(.ipv6, madeBy: own)
+        for table in RoutingPlan.tables { routes += try netlink.routes(table: table, madeBy: own) }
         return routes.filter { $0.protocolNumber == NetlinkRoute.ownProtocol }
     }
 
@@ -202,13 +204,17 @@ final class LinuxKernel: KernelControlling {
 
     /// Carrier and the like aside.
     private static func isSame(_ a: NetlinkRoute, _ b: NetlinkRoute) -> Bool {
-        takesPlace(a, of: b) && a.kind == b.kind && a.gateway == b.gateway && a.preferredSource == b.preferredSource
+        a.kind == b.kind && a.gateway == b.gateway && a.preferredSource == b.preferredSource
             && (a.kind != .unicast || a.linkIndex == b.linkIndex)
     }
 
-    /// The kernel keeps one route per prefix and metric.
-    private static func takesPlace(_ a: NetlinkRoute, of b: NetlinkRoute) -> Bool {
-        a.prefix == b.prefix && a.metric == b.metric && a.table == b.table
+    /// The kernel keeps one route of ours per prefix, metric and table.
+    private struct Place: Hashable {
+        var prefix: IPPrefix
+        var metric: UInt32
+        var table: UInt32
+
+        init(_ route: NetlinkRoute) { (prefix, metric, table) = (route.prefix, route.metric, route.table) }
     }
 
     // MARK: Filter, neighbours, TUN

@@ -2,8 +2,9 @@ import DequeModule
 import IKE
 import Wire
 
-/// Neighbours that packets wait for, while the kernel looks for them. A scan through a tunnel asks for one address after the other:
-/// the kernel's table is not filled with them, and who asks last is looked for too. Which packets may ask is the workers' to judge.
+/// Neighbours that packets wait for, while the kernel looks for them. A scan through a tunnel asks for one address after the
+/// other: the kernel's table is not filled with them, and who asks last is looked for too. Which packets may ask is the workers'
+/// to judge.
 struct NeighbourProbes {
     /// Looked for at once. The kernel's whole table has 1024 entries as it comes (`gc_thresh3`).
     static let limit = 256

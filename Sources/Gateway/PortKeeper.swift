@@ -45,6 +45,7 @@ final class PortKeeper {
 
     func linkIndex(ofPort portIndex: Int) -> Int? { known.values.first { $0.portIndex == portIndex }?.link.index }
 
+    var names: [String] { interfaces.map(\.name) }
     var underlayNames: [String] { interfaces.filter { $0.role != .protected }.map(\.name) }
 
     /// Attaches what can be attached, lets go of what is gone. Returns the first error of an interface that is there and up:

@@ -45,7 +45,7 @@ extension ControlThread {
         configuration = new
         core.setPools(new.pools)
         // The new policy is in force before anything is negotiated for it.
-        followKernel()
+        followAll()
         let added = new.connections.indices.filter { !kept.contains(new.connections[$0].name) }
         for index in added { add(index) }
         pump()

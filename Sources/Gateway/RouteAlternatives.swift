@@ -1,7 +1,7 @@
 import Platform
 import Wire
 
-/// All routes that the kernel has, keyed as it keys them: several to one prefix differ in table, TOS, metric, and then in anything.
+/// All routes that the kernel has, keyed as it keys them: several to one prefix differ in table, TOS, metric, then in anything.
 /// The first that can be used decides. Where the kernel's words and what is known do not fit together, a change returns nil:
 /// everything must be read again.
 struct RouteAlternatives {
@@ -150,7 +150,8 @@ struct RouteAlternatives {
         // A nexthop object that is a blackhole.
         guard !hops.isEmpty else { return result }
         guard let hop = hops.first(where: { $0.linkIndex.map { !unusableLinks.contains($0) } ?? true }) else { return nil }
-        if hop.isEncapsulated { result.isKernels = true } else { (result.gateway, result.linkIndex) = (hop.gateway, hop.linkIndex) }
+        result.isKernels = hop.isEncapsulated
+        if !hop.isEncapsulated { (result.gateway, result.linkIndex) = (hop.gateway, hop.linkIndex) }
         return result
     }
 

@@ -23,8 +23,8 @@ struct SAIndex {
     private var placeInRound: [UInt32: Int] = [:]
     private var nextInRound = 0
 
-    /// Rises when `remotes` changes.
-    private(set) var remotesVersion = 0
+    /// Remotes that the first pair came with, or the last one went from, since this was emptied.
+    var changedRemotes: Set<IPAddress> = []
     /// Rises when a pair of one of several peers is known to carry traffic, or is so no more.
     private(set) var receivedVersion = 0
     /// Children of single peers whose last pair went since this was emptied.
@@ -49,7 +49,6 @@ struct SAIndex {
             }
             if (old == nil) != (newValue == nil) { keepRound(spi, isThere: newValue != nil) }
             if let old, newValue == nil, old.key.instance != 0, byChild[old.key] == nil { abandoned.insert(old.key) }
-            if old?.remote != newValue?.remote { remotesVersion += 1 }
             let isOfOneOfSeveral = (newValue ?? old).map { $0.key.instance != 0 } ?? false
             if isOfOneOfSeveral, old?.isReceived != newValue?.isReceived { receivedVersion += 1 }
         }
@@ -59,6 +58,7 @@ struct SAIndex {
     func of(_ key: ChildKey) -> [Pair] { (byChild[key] ?? []).compactMap { pairs[$0] } }
     /// Those of all peers of a configured child.
     func inboundSPIs(ofConfigured key: ChildKey) -> Set<UInt32> { byConfiguredChild[key] ?? [] }
+    func hasRemote(_ remote: IPAddress) -> Bool { byRemote[remote] != nil }
     func contains(_ key: ChildKey) -> Bool { byChild[key] != nil }
     func withToken(_ token: UInt64) -> Pair? { byToken[token].flatMap { pairs[$0] } }
     func hasOutbound(spi: UInt32, remote: IPAddress) -> Bool { byOutbound[Outbound(spi: spi, remote: remote)] != nil }
@@ -98,6 +98,7 @@ struct SAIndex {
         byConfiguredChild[pair.key.configured, default: []].insert(pair.inboundSPI)
         Self.tally(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), 1)
         Self.tally(&byRemote, pair.remote, 1)
+        if byRemote[pair.remote] == 1 { changedRemotes.insert(pair.remote) }
         guard pair.state == .ready else { return }
         Self.tally(&readyByChild, pair.key, 1)
         Self.tally(&readyByConfiguredChild, pair.key.configured, 1)
@@ -109,6 +110,7 @@ struct SAIndex {
         Self.remove(pair.inboundSPI, from: &byConfiguredChild, pair.key.configured)
         Self.tally(&byOutbound, Outbound(spi: pair.outboundSPI, remote: pair.remote), -1)
         Self.tally(&byRemote, pair.remote, -1)
+        if byRemote[pair.remote] == nil { changedRemotes.insert(pair.remote) }
         guard pair.state == .ready else { return }
         Self.tally(&readyByChild, pair.key, -1)
         Self.tally(&readyByConfiguredChild, pair.key.configured, -1)

@@ -317,8 +317,12 @@ final class SALifecycle {
 
     /// The peers' ends of all SAs.
     var remotes: Set<IPAddress> { Set(pairs.remotes) }
-    /// Another number when `remotes` has changed.
-    var remotesVersion: Int { pairs.remotesVersion }
+    func hasRemote(_ remote: IPAddress) -> Bool { pairs.hasRemote(remote) }
+    /// Addresses that came to `remotes`, or went, each told once.
+    func takeChangedRemotes() -> Set<IPAddress> {
+        defer { pairs.changedRemotes = [] }
+        return pairs.changedRemotes
+    }
 
     func child(inboundSPI: UInt32) -> ChildKey? { pairs[inboundSPI]?.key }
 

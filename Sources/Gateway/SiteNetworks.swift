@@ -17,7 +17,7 @@ struct SiteNetworks {
 
     /// Links of the underlay alone have no network of the site.
     init(_ policy: PolicySet, view: KernelView, outside: OutsideLinks) {
-        let sites = policy.sites
+        let sites = PrefixSet(policy.sites)
         let protected = policy.protectedPrefixes
         let isProtected = Set(protected)
         let isException = { (prefix: IPPrefix) in
@@ -31,10 +31,10 @@ struct SiteNetworks {
         var seen: Set<Network> = []
         let isNew = { (network: Network) in outside.isLocalNetwork(network.link) && seen.insert(network).inserted }
         for network in connected where isNew(network) {
-            if sites.contains(where: { $0.contains(network.prefix) }) { inside.append(network) }
+            if sites.covers(network.prefix) { inside.append(network) }
             if isException(network.prefix) { exceptions.append(network) }
         }
-        for network in routed where sites.contains(where: { $0.contains(network.prefix) }) && isNew(network) {
+        for network in routed where sites.covers(network.prefix) && isNew(network) {
             inside.append(network)
             if isException(network.prefix) { exceptions.append(network) }
         }

@@ -79,37 +79,13 @@ enum Steering {
     static func forwardingPlan(
         _ policy: PolicySet, view: KernelView, ports: [AttachedInterface], peers: [IPAddress] = []
     ) -> ForwardingPlan {
-        let portOfLink = Dictionary(ports.map { ($0.linkIndex, $0.portIndex) }, uniquingKeysWith: { first, _ in first })
-        var plan = ForwardingPlan()
-        plan.rules = rules(policy)
-        plan.routes = ForwardingRoutes(policy, view: view, ports: ports, peers: peers.compactMap(\.v4)).list
-        plan.peers = unique(peers.compactMap(\.v6)).map { peer($0, view.ipv6, portOfLink: portOfLink) }
-        plan.neighbours = view.neighbours.compactMap { neighbour in
-            guard let address = neighbour.address.v4 else { return nil }
-            return portOfLink[neighbour.linkIndex].map { .init(address: address, portIndex: $0, mac: neighbour.mac) }
-        }.sorted { ($0.address, $0.portIndex) < ($1.address, $1.portIndex) }
-        plan.localAddresses = unique(view.addresses.map(\.address))
-        plan.portAddresses = ports.compactMap { port in
-            view.addresses(of: port.linkIndex).first.map { .init(portIndex: port.portIndex, address: $0) }
-        }
-        return plan
-    }
-
-    /// The way to a peer on an IPv6 underlay, looked up here so that workers need no table of such routes.
-    private static func peer(_ address: IPv6Address, _ view: IPv6View, portOfLink: [Int: Int]) -> ForwardingPlan.Peer {
-        guard let route = view.routes.route(to: .v6(address)), let link = route.linkIndex else {
-            return .init(address: address, nextHop: address, portIndex: nil, mac: [])
-        }
-        let nextHop = route.gateway?.v6 ?? address
-        return .init(
-            address: address, nextHop: nextHop, portIndex: portOfLink[link],
-            mac: view.neighbours[.init(address: .v6(nextHop), linkIndex: link)]?.mac ?? [])
+        ForwardingPlanner(policy, view: view, ports: ports, peers: Set(peers)).plan
     }
 
     /// First match wins: the operator's policies, then each child's pairs. What a discard policy's prefix steers to the workers
     /// without being meant by it goes on in the clear, unless its destination is protected: then nothing matches, and it is
     /// dropped as without a policy.
-    private static func rules(_ policy: PolicySet) -> [ForwardingPlan.Rule] {
+    static func rules(_ policy: PolicySet) -> [ForwardingPlan.Rule] {
         var rules = policy.policies.filter { $0.source.first.isIPv4 }.map { policy in
             ForwardingPlan.Rule(
                 source: policy.source, destination: policy.destination, action: policy.action == .bypass ? .bypass : .discard)

@@ -55,7 +55,7 @@ extension ControlThread {
         }
         // The kernel tells of the address in a moment, too; the policy changes now.
         _ = surroundings.kernel.takeChanges()
-        followKernel()
+        followAll()
     }
 
     /// Who has the address already: a peer could otherwise take a host of the site, or a next hop, away from us.

@@ -31,12 +31,14 @@ public final class Netlink {
     }
 
     /// Routes of one table, or of all. A table that is not there has none.
+    /// - Parameter madeBy: those with this protocol number alone; nil: all.
     public func routes(
-        _ family: AddressFamily = .ipv4, table: UInt32? = NetlinkRoute.mainTable
+        _ family: AddressFamily = .ipv4, table: UInt32? = NetlinkRoute.mainTable, madeBy: UInt8? = nil
     ) throws(SystemError) -> [NetlinkRoute] {
         var message = NetlinkMessage(type: RTM_GETROUTE, flags: NLM_F_DUMP)
         var header = rtmsg()
         header.rtm_family = family.number
+        header.rtm_protocol = madeBy ?? 0
         message.append(header)
         if let table { message.attribute(RTA_TABLE.rawValue, u32: table) }
         let routes: [NetlinkRoute]
@@ -47,9 +49,8 @@ public final class Netlink {
             guard error.code == ENOENT else { throw error }
             return []
         }
-        guard let table else { return routes }
-        // Kernels before 4.20 send all tables whatever they are asked.
-        return routes.filter { $0.table == table }
+        // Kernels before 4.20 send all whatever they are asked.
+        return routes.filter { (table == nil || $0.table == table) && (madeBy == nil || $0.protocolNumber == madeBy) }
     }
 
     /// Nexthop objects of both families and groups; none on kernels that have none (before Linux 5.3).

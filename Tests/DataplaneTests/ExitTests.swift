@@ -14,7 +14,7 @@ import Wire
             plan.routes.removeAll { $0.prefix == Self.remote }
             plan.routes.append(
                 .init(
-                    prefix: Self.remote, gateway: IPv4Address("192.0.2.2"), portIndex: MemoryRig.underlayPort, clear: clear))
+                    prefix: Self.remote, gateway: IPAddress("192.0.2.2"), portIndex: MemoryRig.underlayPort, clear: clear))
         })
     }
 
@@ -55,11 +55,11 @@ import Wire
 
     @Test("packets that wait for a neighbour are judged again when they leave")
     func held() throws {
-        let ends = try TwoEnds(farPlan: { $0.neighbours.removeAll { $0.address == IPv4Address("10.1.0.2") } })
+        let ends = try TwoEnds(farPlan: { $0.neighbours.removeAll { $0.address == IPAddress("10.1.0.2") } })
         #expect(ends.open(ends.seal(inner(100))[0]).isEmpty)
         var plan = MemoryRig.plan()
         plan.routes.append(
-            .init(prefix: Self.remote, gateway: IPv4Address("192.0.2.2"), portIndex: MemoryRig.underlayPort, clear: .refused))
+            .init(prefix: Self.remote, gateway: IPAddress("192.0.2.2"), portIndex: MemoryRig.underlayPort, clear: .refused))
         publish(plan, ends)
         #expect(ends.far.takeSent(port: MemoryRig.protectedPort, worker: 0).isEmpty)
         #expect(ends.far.takeSent(port: MemoryRig.underlayPort, worker: 0).isEmpty)
@@ -86,7 +86,7 @@ import Wire
         let ends = try TwoEnds(nearPlan: { plan in
             for index in plan.routes.indices where plan.routes[index].portIndex == MemoryRig.protectedPort {
                 plan.routes[index] = .init(
-                    prefix: plan.routes[index].prefix, gateway: IPv4Address("192.0.2.2"), portIndex: MemoryRig.underlayPort,
+                    prefix: plan.routes[index].prefix, gateway: IPAddress("192.0.2.2"), portIndex: MemoryRig.underlayPort,
                     clear: clear)
             }
         })

@@ -24,7 +24,7 @@ final class TwoEnds {
         let near = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: plan)
         var mirrored = MemoryRig.plan()
         mirrored.routes.append(
-            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         farPlan(&mirrored)
         let far = try MemoryRig(framesPerWorker: 512, ringEntries: 128, plan: mirrored)
         pair = try MemoryRig.pairs(engine: engine, keyBits: keyBits, extended: extended, udp: udp, ipv6: ipv6, window: window)

@@ -93,12 +93,12 @@ import Wire
 
     @Test("packets wait for their next hop's address and leave in order; beyond 16 they are counted")
     func holding() throws {
-        let ends = try TwoEnds(farPlan: { $0.neighbours.removeAll { $0.address == IPv4Address("10.1.0.2") } })
+        let ends = try TwoEnds(farPlan: { $0.neighbours.removeAll { $0.address == IPAddress("10.1.0.2") } })
         for index in 0..<18 { #expect(ends.open(ends.seal(inner(100 + index))[0]).isEmpty) }
         #expect(ends.far.drops(.noNeighbour) == 2)
         var plan = MemoryRig.plan()
         plan.routes.append(
-            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         let mac = MemoryRig.localMAC
         let port = TablesView.Port(
             mac: (mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]), attached: true, mtuBytes: 1500, address: 0)
@@ -165,10 +165,48 @@ import Wire
         #expect(ends.nearWorker.poolCount + Int(ends.nearWorker.queues[0].filled) == 512, "a frame that is home stays one")
     }
 
+    /// RFC 8950, as BGP unnumbered has it: an IPv4 packet, an IPv6 next hop's link-layer address.
+    @Test("an IPv4 route by an IPv6 next hop waits for that neighbour, then leaves to it as IPv4")
+    func nextHopOfAnotherFamily() throws {
+        let router = IPAddress("fe80::77")!
+        let change = { (plan: inout ForwardingPlan) in
+            plan.routes.removeAll { $0.prefix == IPPrefix("10.1.0.0/16") }
+            plan.routes.append(.init(prefix: IPPrefix("10.0.0.0/8")!, gateway: router, portIndex: MemoryRig.protectedPort))
+        }
+        let ends = try TwoEnds(farPlan: change)
+        for index in 0..<3 { #expect(ends.open(ends.seal(inner(100 + index))[0]).isEmpty) }
+        var answers = ends.far.threads[0].answers
+        var asked: [IPAddress] = []
+        while let slot = answers.next() {
+            let told = slot.load(as: WorkerAnswer.self)
+            if told.kind == WorkerAnswer.Kind.unresolved.rawValue { asked.append(told.address) }
+            answers.release()
+        }
+        #expect(asked == [router])
+        var plan = MemoryRig.plan()
+        change(&plan)
+        let mac: [UInt8] = [2, 0, 0, 0, 0, 0x77]
+        plan.neighbours.append(.init(address: router, portIndex: MemoryRig.protectedPort, mac: mac))
+        let m = MemoryRig.localMAC
+        let port = TablesView.Port(mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: 1500, address: 0)
+        let tables = Tables(plan, ports: [port, port], generation: 2)
+        var view = tables.view
+        withUnsafeMutablePointer(to: &view) {
+            ends.far.command(.publish, to: 0, pointer: UnsafeMutableRawPointer($0))
+            _ = ends.farWorker.runOnce()
+        }
+        #expect(ends.far.takeSent(port: MemoryRig.protectedPort, worker: 0).map(\.count) == [100, 101, 102])
+        let hop = ends.farWorker.hop(IPv4Address("10.7.0.2")!.bits).pointee
+        let header = withUnsafeBytes(of: hop.headerFirst) { Array($0) }
+        #expect(hop.kind == .forward && Array(header[0..<6]) == mac)
+        #expect(withUnsafeBytes(of: hop.headerLast) { Array($0.suffix(2)) } == [8, 0])
+        withExtendedLifetime(tables) {}
+    }
+
     @Test("a longest prefix wins, and a gateway's address is looked up instead of the destination's")
     func routes() {
         let plan = ForwardingPlan(routes: [
-            .init(prefix: IPPrefix("0.0.0.0/0")!, gateway: IPv4Address("192.0.2.9"), portIndex: 1),
+            .init(prefix: IPPrefix("0.0.0.0/0")!, gateway: IPAddress("192.0.2.9"), portIndex: 1),
             .init(prefix: IPPrefix("10.0.0.0/8")!, gateway: nil, portIndex: 2),
             .init(prefix: IPPrefix("10.1.0.0/16")!, gateway: nil, portIndex: 3),
             .init(prefix: IPPrefix("10.1.2.3/32")!, gateway: nil, portIndex: nil),

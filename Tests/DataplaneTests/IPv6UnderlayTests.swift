@@ -170,7 +170,7 @@ struct IPv6UnderlayTests {
     func holding() throws {
         let router = IPv6Address("fe80::99")!
         let unresolved = ForwardingPlan.Peer(
-            address: IPv6Address("2001:db8::2")!, nextHop: router, portIndex: MemoryRig.underlayPort, mac: [])
+            address: IPv6Address("2001:db8::2")!, nextHop: router, portIndex: MemoryRig.underlayPort)
         let ends = try TwoEnds(ipv6: true, nearPlan: { $0.peers = [unresolved] })
         for index in 0..<18 { #expect(ends.seal(inner(100 + index)).isEmpty) }
         #expect(ends.near.drops(.noNeighbour) == 2)
@@ -197,7 +197,7 @@ struct IPv6UnderlayTests {
         #expect(ends.seal(inner(64)).isEmpty)
         #expect(ends.near.drops(.noRoute) == 1)
         let foreign = ForwardingPlan.Peer(
-            address: IPv6Address("2001:db8::2")!, nextHop: IPv6Address("2001:db8::2")!, portIndex: nil, mac: [])
+            address: IPv6Address("2001:db8::2")!, nextHop: IPv6Address("2001:db8::2")!, portIndex: nil)
         let other = try TwoEnds(ipv6: true, nearPlan: { $0.peers = [foreign] })
         #expect(other.seal(inner(64)).isEmpty)
         #expect(other.near.drops(.noRoute) == 1)

@@ -59,7 +59,7 @@ import Wire
         let near = try MemoryRig(workers: 2, framesPerWorker: 1024, ringEntries: 256, plan: MemoryRig.plan())
         var mirrored = MemoryRig.plan()
         mirrored.routes.append(
-            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPv4Address("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         let far = try MemoryRig(workers: 2, framesPerWorker: 1024, ringEntries: 256, plan: mirrored)
         let pair = try MemoryRig.pairs(engine: engine, window: 4096, outboundOwner: 0, inboundOwner: 1)
         near.install(pair.near)

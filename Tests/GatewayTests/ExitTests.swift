@@ -12,9 +12,10 @@ private let lan = KernelView.Route(prefix: prefix("10.1.0.0/24"), gateway: nil, 
 /// The laboratory's gateway with routes of the test's own besides the underlay's.
 private func view(_ routes: [KernelView.Route], defaultLink: Int? = 2, links: [KernelView.Link] = []) -> KernelView {
     var view = eastView()
-    view.routes = routes + [.init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0)]
+    view.routes = []
+    view.routes += routes + [.init(prefix: prefix("192.0.2.0/24"), gateway: nil, linkIndex: 2, metric: 0)]
     if let defaultLink {
-        view.routes.append(.init(prefix: prefix("0.0.0.0/0"), gateway: v4("192.0.2.2"), linkIndex: defaultLink, metric: 0))
+        view.routes.append(.init(prefix: prefix("0.0.0.0/0"), gateway: ip("192.0.2.2"), linkIndex: defaultLink, metric: 0))
     }
     for link in links { view.links[link.index] = link }
     return view
@@ -46,7 +47,7 @@ struct WorkerExitTests {
         for routes in [[lan], []] {
             let found = route(plan(site, view(routes)), "10.1.9.5")
             #expect(found?.clear == .refused)
-            #expect(found?.portIndex == 0 && found?.gateway == v4("192.0.2.2"), "a peer inside the subnet is reached by it")
+            #expect(found?.portIndex == 0 && found?.gateway == ip("192.0.2.2"), "a peer inside the subnet is reached by it")
         }
         #expect(route(plan(site, view([])), "10.1.0.5")?.clear == .refused)
         #expect(route(plan(site, view([], defaultLink: nil)), "10.1.0.5") == nil)
@@ -54,7 +55,7 @@ struct WorkerExitTests {
 
     @Test func `two halves of a default route serve it as little`() {
         let halves = ["0.0.0.0/1", "128.0.0.0/1"].map {
-            KernelView.Route(prefix: prefix($0), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0)
+            KernelView.Route(prefix: prefix($0), gateway: ip("192.0.2.2"), linkIndex: 2, metric: 0)
         }
         #expect(route(plan(site, view(halves)), "10.1.0.5")?.clear == .refused)
     }
@@ -69,7 +70,7 @@ struct WorkerExitTests {
     }
 
     @Test func `a route inside a local subnet that leads to the underlay is refused`() {
-        let astray = KernelView.Route(prefix: prefix("10.1.9.0/24"), gateway: v4("192.0.2.2"), linkIndex: 2, metric: 0)
+        let astray = KernelView.Route(prefix: prefix("10.1.9.0/24"), gateway: ip("192.0.2.2"), linkIndex: 2, metric: 0)
         #expect(route(plan(site, view([lan, astray])), "10.1.9.5")?.clear == .refused)
     }
 
@@ -77,7 +78,7 @@ struct WorkerExitTests {
         let own = KernelView.Route(prefix: prefix("10.1.0.0/24"), gateway: nil, linkIndex: 2, metric: 0)
         #expect(route(plan(site, view([own]), ports: oneArmed), "10.1.0.5")?.clear == .allowed)
         #expect(route(plan(site, view([own]), ports: oneArmed), "10.1.9.5")?.clear == .refused)
-        let wide = KernelView.Route(prefix: prefix("10.0.0.0/8"), gateway: v4("192.0.2.9"), linkIndex: 2, metric: 0)
+        let wide = KernelView.Route(prefix: prefix("10.0.0.0/8"), gateway: ip("192.0.2.9"), linkIndex: 2, metric: 0)
         #expect(route(plan(site, view([wide]), ports: oneArmed), "10.1.0.5")?.clear == .refused)
     }
 
@@ -95,7 +96,7 @@ struct WorkerExitTests {
         let inside = policy([(["192.0.0.0/16"], ["0.0.0.0/0"])])
         let found = plan(inside, view([]), peers: [ip("192.0.77.1")])
         #expect(route(found, "192.0.77.1") == .init(
-            prefix: prefix("192.0.77.1/32"), gateway: v4("192.0.2.2"), portIndex: 0, clear: .refused))
+            prefix: prefix("192.0.77.1/32"), gateway: ip("192.0.2.2"), portIndex: 0, clear: .refused))
         #expect(route(found, "192.0.77.2")?.clear == .refused)
     }
 }
@@ -180,9 +181,9 @@ struct KernelExitTests {
     }
 
     @Test func `a network behind a router of the site stays the site's inside a wider protected prefix`() {
-        let inner = KernelView.Route(prefix: prefix("10.1.5.0/24"), gateway: v4("10.1.0.9"), linkIndex: 3, metric: 0)
-        let astray = KernelView.Route(prefix: prefix("10.1.6.0/24"), gateway: v4("192.0.2.9"), linkIndex: 2, metric: 0)
-        let foreign = KernelView.Route(prefix: prefix("10.7.0.0/24"), gateway: v4("10.1.0.9"), linkIndex: 3, metric: 0)
+        let inner = KernelView.Route(prefix: prefix("10.1.5.0/24"), gateway: ip("10.1.0.9"), linkIndex: 3, metric: 0)
+        let astray = KernelView.Route(prefix: prefix("10.1.6.0/24"), gateway: ip("192.0.2.9"), linkIndex: 2, metric: 0)
+        let foreign = KernelView.Route(prefix: prefix("10.7.0.0/24"), gateway: ip("10.1.0.9"), linkIndex: 3, metric: 0)
         for remote in ["10.0.0.0/8", "0.0.0.0/0"] {
             let set = policy([(["10.1.0.0/16"], [remote])])
             let all = view([lan, inner, astray, foreign])

@@ -165,7 +165,14 @@ final class FakeDataplane: DataplaneControlling {
     }
     func movePath(inboundSPI: UInt32, path: TunnelPath) { calls.append(.move(inboundSPI)) }
     func setPathMTU(remote: IPAddress, mtu: Int) { calls.append(.pathMTU(remote, mtu)) }
-    func publish(_ plan: ForwardingPlan) { published.append(plan) }
+    /// What each publication told, and what the workers have after it.
+    var updates: [ForwardingUpdate] = []
+    private var present = ForwardingPlan()
+    func publish(_ update: ForwardingUpdate) {
+        updates.append(update)
+        present.apply(update)
+        published.append(present)
+    }
     func steer(_ plan: SteeringPlan) throws(DataplaneError) { steered.append(plan) }
     func setIKESA(spi: UInt64, isLive: Bool) { if isLive { ikeSAs.insert(spi) } else { ikeSAs.remove(spi) } }
     func drainEvents(_ body: (DataplaneEvent) -> Void) {
@@ -181,6 +188,22 @@ final class FakeDataplane: DataplaneControlling {
     }
     func counters() -> DataplaneCounters { DataplaneCounters(workers: [], drops: [.noPolicy: 3], hugePages: false) }
     func counters(inboundSPI: UInt32) -> SACounters? { byInboundSPI[inboundSPI] }
+}
+
+extension ForwardingPlan {
+    mutating func apply(_ update: ForwardingUpdate) {
+        if let rules = update.rules { self.rules = rules }
+        if let addresses = update.localAddresses { localAddresses = addresses }
+        if let addresses = update.portAddresses { portAddresses = addresses }
+        routes.removeAll { update.routes.keys.contains($0.prefix) }
+        routes += update.routes.values.compactMap(\.self)
+        neighbours.removeAll { update.neighbours.keys.contains($0.key) }
+        for (key, mac) in update.neighbours {
+            if let mac { neighbours.append(.init(address: key.address, portIndex: key.portIndex, mac: mac)) }
+        }
+        peers.removeAll { update.peers.keys.contains($0.address) }
+        peers += update.peers.values.compactMap(\.self)
+    }
 }
 
 func carried(_ packetsIn: UInt64, _ packetsOut: UInt64, drops: [DropReason: UInt64] = [:]) -> SACounters {

@@ -56,6 +56,20 @@ struct StatusTests {
         #expect(net.state == .installed && net.reason == "The last rekey failed. No common ESP proposal.")
     }
 
+    @Test(arguments: [10, 10_000])
+    func `the status of one connection asks for nothing about the others`(count: Int) {
+        var asked = 0
+        var subject = builder(configuration: gatewayConfiguration((0..<count).map { connection("c\($0)") }))
+        subject.childCounters = { _ in
+            asked += 1
+            return ChildCounters()
+        }
+        #expect(subject.report(only: "c7").connections.map(\.name) == ["c7"])
+        #expect(asked == 1)
+        #expect(subject.report(only: "nobody").connections.isEmpty && asked == 1)
+        #expect(subject.report().connections.count == count && asked == 1 + count)
+    }
+
     @Test func `an established connection shows what was negotiated, and no reason`() throws {
         let report = builder([established]).report()
         let west = try #require(report.connections.first)
@@ -119,19 +133,5 @@ struct LogTests {
             time: "T", level: .info, gateway: "ea\"st", connection: nil, message: "a\nb\\", format: .json)
         let object = try #require(JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: String])
         #expect(object == ["time": "T", "level": "info", "gateway": "ea\"st", "message": "a\nb\\"])
-    }
-
-    @Test(arguments: [10, 10_000])
-    func `the status of one connection asks for nothing about the others`(count: Int) {
-        var asked = 0
-        var subject = builder(configuration: gatewayConfiguration((0..<count).map { connection("c\($0)") }))
-        subject.childCounters = { _ in
-            asked += 1
-            return ChildCounters()
-        }
-        #expect(subject.report(only: "c7").connections.map(\.name) == ["c7"])
-        #expect(asked == 1)
-        #expect(subject.report(only: "nobody").connections.isEmpty && asked == 1)
-        #expect(subject.report().connections.count == count && asked == 1 + count)
     }
 }

@@ -119,7 +119,7 @@ struct ForwardingTests {
             .init(prefix: prefix("198.51.100.0/24"), gateway: nil, linkIndex: nil, metric: 0),
         ]
         let plan = Steering.forwardingPlan(policy([]), view: view, ports: eastPorts)
-        #expect(plan.routes.first { $0.prefix.length == 0 }?.gateway == v4("192.0.2.2"))
+        #expect(plan.routes.first { $0.prefix.length == 0 }?.gateway == ip("192.0.2.2"))
         #expect(plan.routes.first { $0.prefix == prefix("10.1.0.0/24") }?.portIndex == 1)
         #expect(plan.routes.contains { $0.prefix == prefix("172.16.0.0/12") && $0.portIndex == nil })
         #expect(plan.routes.contains { $0.prefix == prefix("198.51.100.0/24") && $0.portIndex == nil })
@@ -136,7 +136,7 @@ struct ForwardingTests {
         #expect(route("10.1.0.7")?.portIndex == 1)
         #expect(
             route("203.0.113.5")
-                == .init(prefix: prefix("203.0.113.5/32"), gateway: v4("192.0.2.2"), portIndex: 0, clear: .byKernel))
+                == .init(prefix: prefix("203.0.113.5/32"), gateway: ip("192.0.2.2"), portIndex: 0, clear: .byKernel))
         #expect(route("192.0.2.2")?.portIndex == 0 && route("192.0.2.2")?.gateway == nil)
     }
 
@@ -147,7 +147,7 @@ struct ForwardingTests {
             .init(address: ip("172.16.0.9"), linkIndex: 7, mac: [9]),
         ]
         let plan = Steering.forwardingPlan(policy([]), view: view, ports: eastPorts)
-        #expect(plan.neighbours.map(\.address) == [v4("192.0.2.2")])
+        #expect(plan.neighbours.map(\.address) == [ip("192.0.2.2")])
         #expect(plan.portAddresses.contains { $0.portIndex == 0 && $0.address == v4("192.0.2.1") })
     }
 }
