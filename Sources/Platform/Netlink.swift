@@ -136,9 +136,11 @@ public final class Netlink {
         header.rtm_table = route.table < 256 ? UInt8(route.table) : 0
         header.rtm_protocol = route.protocolNumber
         header.rtm_type = route.kind.rawValue
-        // A host on the link, or anything farther: the kernel insists.
-        let onLink = route.kind == .unicast && route.gateway == nil
-        header.rtm_scope = route.kind == .local ? 254 : onLink ? 253 : 0
+        // A host on the link, or anything farther: the kernel insists. When it looks for the interface of somebody's gateway it
+        // sees routes with the scope of a link alone: a `throw` without it would leave that to the wider route around it.
+        let onLink = route.kind == .throw || (route.kind == .unicast && route.gateway == nil)
+        // To be deleted: whatever scope it has.
+        header.rtm_scope = Int(type) == Int(RTM_DELROUTE) ? 255 : route.kind == .local ? 254 : onLink ? 253 : 0
         message.append(header)
         message.attribute(RTA_DST.rawValue, route.prefix.address.bytes)
         message.attribute(RTA_TABLE.rawValue, u32: route.table)

@@ -170,8 +170,8 @@ import Wire
     func nextHopOfAnotherFamily() throws {
         let router = IPAddress("fe80::77")!
         let change = { (plan: inout ForwardingPlan) in
-            plan.routes.removeAll { $0.prefix == IPPrefix("10.1.0.0/16") }
-            plan.routes.append(.init(prefix: IPPrefix("10.0.0.0/8")!, gateway: router, portIndex: MemoryRig.protectedPort))
+            plan.routes.removeAll { $0.prefix == IPPrefix("10.2.0.0/16") }
+            plan.routes.append(.init(prefix: IPPrefix("10.2.0.0/16")!, gateway: router, portIndex: MemoryRig.protectedPort))
         }
         let ends = try TwoEnds(farPlan: change)
         for index in 0..<3 { #expect(ends.open(ends.seal(inner(100 + index))[0]).isEmpty) }
@@ -196,7 +196,7 @@ import Wire
             _ = ends.farWorker.runOnce()
         }
         #expect(ends.far.takeSent(port: MemoryRig.protectedPort, worker: 0).map(\.count) == [100, 101, 102])
-        let hop = ends.farWorker.hop(IPv4Address("10.7.0.2")!.bits).pointee
+        let hop = ends.farWorker.hop(IPv4Address("10.2.7.2")!.bits).pointee
         let header = withUnsafeBytes(of: hop.headerFirst) { Array($0) }
         #expect(hop.kind == .forward && Array(header[0..<6]) == mac)
         #expect(withUnsafeBytes(of: hop.headerLast) { Array($0.suffix(2)) } == [8, 0])

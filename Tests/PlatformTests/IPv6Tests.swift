@@ -137,7 +137,7 @@ struct IPv6Tests {
                 return events.contains { if case .neighbour(let n) = $0 { n.address == IPAddress("2001:db8::9") } else { false } }
             }
             #expect(heard)
-            #expect(events.contains { if case .route(let route) = $0 { route.prefix == prefix } else { false } })
+            #expect(events.contains { if case .routeAppended(let route) = $0 { route.prefix == prefix } else { false } })
             #expect(events.contains { if case .routeRemoved(let route) = $0 { route.prefix == prefix } else { false } })
         }
     }

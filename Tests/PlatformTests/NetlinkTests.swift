@@ -333,6 +333,27 @@ struct NetlinkTests {
         }
     }
 
+    /// Without it, an inner router's route would get our own device inside a wider protected prefix.
+    @Test("a throw route holds when the kernel looks for the interface of somebody's gateway, and is deleted whatever its scope")
+    func throwForNextHops() async throws {
+        try await withVethPair {
+            try shell("ip addr add 10.1.0.1/24 dev wan0")
+            let netlink = try Netlink()
+            try netlink.addRule(NetlinkRule(priority: 22_000, table: Self.table, mark: 0xC017E7, isInverted: true))
+            try netlink.replaceRoute(
+                NetlinkRoute(prefix: IPPrefix("10.0.0.0/8")!, table: Self.table, linkIndex: try index(of: "far0"), metric: 100))
+            let exception = NetlinkRoute(prefix: IPPrefix("10.1.0.0/24")!, kind: .throw, table: Self.table, metric: 100)
+            try netlink.replaceRoute(exception)
+            try shell("ip route add 10.1.5.0/24 via 10.1.0.2")
+            let wan = try index(of: "wan0")
+            #expect(try netlink.routes().first { $0.prefix == IPPrefix("10.1.5.0/24") }?.linkIndex == wan)
+            try netlink.deleteRoute(exception)
+            try shell("ip route add throw 10.1.0.0/24 table \(Self.table) metric 100 proto 84")
+            try netlink.deleteRoute(exception)
+            #expect(try netlink.routes(table: Self.table).map(\.prefix) == [IPPrefix("10.0.0.0/8")!])
+        }
+    }
+
     // MARK: Neighbours and links
 
     @Test("makes the kernel look for a neighbour, and forgets it")
