@@ -4,6 +4,8 @@
 #include <time.h>
 
 enum { leastSecurityLevel = 2, mostIntermediates = 8 };
+/// Of keys that a stranger sends: with an exponent as long as the modulus, a verification takes two hundred times as long.
+enum { mostRSABits = 8192, mostExponentBits = 33, mostCurveBits = 521, mostDSABits = 3072 };
 
 int64_t culvert_time(const ASN1_TIME *time) {
     struct tm parts;
@@ -11,52 +13,36 @@ int64_t culvert_time(const ASN1_TIME *time) {
     return timegm(&parts);
 }
 
-int culvert_crl_reason(const X509_REVOKED *entry) {
-    ASN1_ENUMERATED *value = X509_REVOKED_get_ext_d2i(entry, NID_crl_reason, NULL, NULL);
-    long reason = value == NULL ? -1 : ASN1_ENUMERATED_get(value);
-    ASN1_ENUMERATED_free(value);
-    return reason >= 0 && reason <= 10 ? (int)reason : -1;
-}
-
-static void noteRevocation(X509_STORE_CTX *context, culvert_verdict *verdict) {
-    X509_CRL *list = X509_STORE_CTX_get0_current_crl(context);
-    X509 *certificate = X509_STORE_CTX_get_current_cert(context);
-    X509_REVOKED *entry = NULL;
-    if (list == NULL || certificate == NULL || X509_CRL_get0_by_cert(list, &entry, certificate) == 0) return;
-    verdict->revokedAt = culvert_time(X509_REVOKED_get0_revocationDate(entry));
-    verdict->revokedReason = culvert_crl_reason(entry);
-}
-
-/// libcrypto asks here after every finding. Missing and old lists are noted, since policy decides about them; the rest ends it.
+/// Every finding of libcrypto's ends it; the first one is kept.
 static int judge(int ok, X509_STORE_CTX *context) {
     if (ok) return 1;
     culvert_verdict *verdict = X509_STORE_CTX_get_app_data(context);
-    int depth = X509_STORE_CTX_get_error_depth(context), error = X509_STORE_CTX_get_error(context);
-    uint32_t bit = depth >= 0 && depth < 32 ? 1u << depth : 0;
-    switch (error) {
-    case X509_V_ERR_UNABLE_TO_GET_CRL:
-    case X509_V_ERR_UNABLE_TO_GET_CRL_ISSUER:
-    case X509_V_ERR_DIFFERENT_CRL_SCOPE:
-        verdict->uncovered |= bit;
-        return 1;
-    case X509_V_ERR_CRL_HAS_EXPIRED:
-    case X509_V_ERR_CRL_NOT_YET_VALID:
-        verdict->stale |= bit;
-        return 1;
-    case X509_V_ERR_CERT_REVOKED:
-        noteRevocation(context, verdict);
-        break;
-    default:
-        break;
-    }
-    verdict->error = error;
-    verdict->errorDepth = depth;
+    verdict->error = X509_STORE_CTX_get_error(context);
+    verdict->errorDepth = X509_STORE_CTX_get_error_depth(context);
     return 0;
 }
 
+/// libcrypto takes the first issuer whose name and key identifiers fit, and does not look for another when the signature does not
+/// verify. Of two trust anchors with one name and no key identifiers it would never try the second.
+static int isIssuedBy(X509_STORE_CTX *context, X509 *certificate, X509 *issuer) {
+    int found = X509_check_issued(issuer, certificate);
+    // What the issuer may not do is told by a later check, which says so.
+    if (found != X509_V_OK && found != X509_V_ERR_KEYUSAGE_NO_CERTSIGN) return 0;
+    const culvert_verdict *verdict = X509_STORE_CTX_get_app_data(context);
+    if (certificate == issuer || verdict == NULL || OPENSSL_sk_find(verdict->anchors, issuer) < 0) return 1;
+    EVP_PKEY *key = X509_get0_pubkey(issuer);
+    return key != NULL && X509_verify(certificate, key) == 1;
+}
+
+X509_STORE *culvert_store_new(void) {
+    X509_STORE *store = X509_STORE_new();
+    if (store != NULL) X509_STORE_set_check_issued(store, isIssuedBy);
+    return store;
+}
+
 OPENSSL_STACK *culvert_verify_chain(
-    X509_STORE *store, X509 *leaf, OPENSSL_STACK *untrusted, OPENSSL_STACK *lists, int64_t now, culvert_verdict *verdict) {
-    *verdict = (culvert_verdict){.error = X509_V_OK, .revokedReason = -1, .revokedAt = INT64_MIN};
+    X509_STORE *store, OPENSSL_STACK *anchors, X509 *leaf, OPENSSL_STACK *untrusted, int64_t now, culvert_verdict *verdict) {
+    *verdict = (culvert_verdict){.error = X509_V_OK, .anchors = anchors};
     X509_STORE_CTX *context = X509_STORE_CTX_new();
     OPENSSL_STACK *chain = NULL;
     if (context != NULL && X509_STORE_CTX_init(context, store, leaf, (STACK_OF(X509) *)untrusted) == 1) {
@@ -64,12 +50,11 @@ OPENSSL_STACK *culvert_verify_chain(
         X509_VERIFY_PARAM_set_time(parameters, (time_t)now);
         X509_VERIFY_PARAM_set_depth(parameters, mostIntermediates);
         X509_VERIFY_PARAM_set_auth_level(parameters, leastSecurityLevel);
-        // Whatever certificate the operator names is a trust anchor, also one that another CA issued.
-        X509_VERIFY_PARAM_set_flags(parameters, X509_V_FLAG_PARTIAL_CHAIN | X509_V_FLAG_TRUSTED_FIRST);
-        if (lists != NULL) {
-            X509_VERIFY_PARAM_set_flags(parameters, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
-            X509_STORE_CTX_set0_crls(context, (STACK_OF(X509_CRL) *)lists);
-        }
+        // Whatever certificate the operator names is a trust anchor, also one that another CA issued. Policies are processed as
+        // RFC 5280 §6.1 has it, any policy being acceptable to begin with.
+        X509_VERIFY_PARAM_set_flags(
+            parameters, X509_V_FLAG_PARTIAL_CHAIN | X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_POLICY_CHECK);
+        X509_VERIFY_PARAM_add0_policy(parameters, OBJ_nid2obj(NID_any_policy));
         X509_STORE_CTX_set_app_data(context, verdict);
         X509_STORE_CTX_set_verify_cb(context, judge);
         int good = X509_verify_cert(context);
@@ -81,9 +66,28 @@ OPENSSL_STACK *culvert_verify_chain(
         }
         chain = (OPENSSL_STACK *)X509_STORE_CTX_get1_chain(context);
     }
+    verdict->anchors = NULL;
     X509_STORE_CTX_free(context);
     ERR_clear_error();
     return chain;
+}
+
+int culvert_key_is_costly(X509 *certificate) {
+    EVP_PKEY *key = X509_get0_pubkey(certificate);
+    int isCostly = 0;
+    // One that libcrypto does not know is not computed with.
+    if (key != NULL && EVP_PKEY_get_base_id(key) == EVP_PKEY_RSA) {
+        BIGNUM *exponent = NULL;
+        isCostly = EVP_PKEY_get_bits(key) > mostRSABits || EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_RSA_E, &exponent) != 1 ||
+                   BN_num_bits(exponent) > mostExponentBits;
+        BN_free(exponent);
+    } else if (key != NULL && EVP_PKEY_get_base_id(key) == EVP_PKEY_EC) {
+        isCostly = EVP_PKEY_get_bits(key) > mostCurveBits || culvert_ec_is_explicit(key);
+    } else if (key != NULL && EVP_PKEY_get_base_id(key) == EVP_PKEY_DSA) {
+        isCostly = EVP_PKEY_get_bits(key) > mostDSABits;
+    }
+    ERR_clear_error();
+    return isCostly;
 }
 
 void culvert_certificates_free(OPENSSL_STACK *certificates) {

@@ -32,7 +32,6 @@ struct Sentences {
             X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE, X509_V_ERR_CERT_UNTRUSTED:
             return untrusted(depth)
         case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN: return selfSigned(depth)
-        case X509_V_ERR_CERT_REVOKED: return revoked(depth: depth, at: verdict.revokedAt, reason: verdict.revokedReason)
         case X509_V_ERR_EE_KEY_TOO_SMALL, X509_V_ERR_CA_KEY_TOO_SMALL:
             return CertificateRefusal(
                 .weak,
@@ -49,10 +48,7 @@ struct Sentences {
     private func refusal(ofForm error: Int32, _ depth: Int) -> CertificateRefusal {
         switch error {
         case X509_V_ERR_CERT_SIGNATURE_FAILURE, X509_V_ERR_UNABLE_TO_DECRYPT_CERT_SIGNATURE:
-            return CertificateRefusal(
-                .untrusted,
-                "\(subject(depth)) names `\(certificate(depth).issuer)` as its issuer, but is not signed with that CA's key; "
-                    + "a CA that was made anew under its old name needs its new certificate in `ca`.")
+            return wronglySigned(depth)
         case X509_V_ERR_INVALID_CA, X509_V_ERR_KEYUSAGE_NO_CERTSIGN, X509_V_ERR_NO_ISSUER_PUBLIC_KEY:
             return CertificateRefusal(
                 .keyUsage, "\(subject(depth)) issued another certificate but is not a CA (basicConstraints, keyUsage).")
@@ -66,13 +62,13 @@ struct Sentences {
                 .untrusted, "\(subject(depth)) has a name that its CA may not issue certificates for (nameConstraints).")
         case X509_V_ERR_UNHANDLED_CRITICAL_EXTENSION:
             return CertificateRefusal(.malformed, "\(subject(depth)) has a critical extension that is not understood here.")
-        case X509_V_ERR_CRL_SIGNATURE_FAILURE, X509_V_ERR_KEYUSAGE_NO_CRL_SIGN, X509_V_ERR_UNHANDLED_CRITICAL_CRL_EXTENSION,
-            X509_V_ERR_UNABLE_TO_DECRYPT_CRL_SIGNATURE, X509_V_ERR_ERROR_IN_CRL_LAST_UPDATE_FIELD,
-            X509_V_ERR_ERROR_IN_CRL_NEXT_UPDATE_FIELD:
+        case X509_V_ERR_INVALID_POLICY_EXTENSION:
+            return CertificateRefusal(.malformed, "\(subject(depth)) has certificate policies that contradict each other.")
+        case X509_V_ERR_NO_EXPLICIT_POLICY:
             return CertificateRefusal(
-                .revocationUnknown,
-                "\(subject(depth)) cannot be looked up: the revocation list of `\(certificate(depth).issuer)` is not properly "
-                    + "signed by that CA (\(reason(error))); get a new one.")
+                .untrusted,
+                "\(subject(0)) is issued under no certificate policy that all CAs above it allow, and one of them requires one "
+                    + "(policyConstraints); let its CA issue it anew with the right certificatePolicies.")
         default: return CertificateRefusal(.malformed, "\(subject(depth)) cannot be accepted: \(reason(error)).")
         }
     }
@@ -94,8 +90,17 @@ struct Sentences {
                 + "\(CalendarTime.text(now)); compare the clocks of both ends.")
     }
 
+    private func wronglySigned(_ depth: Int) -> CertificateRefusal {
+        CertificateRefusal(
+            .untrusted,
+            "\(subject(depth)) names `\(certificate(depth).issuer)` as its issuer, but is not signed with that CA's key; "
+                + "a CA that was made anew under its old name needs its new certificate in `ca`.")
+    }
+
     private func untrusted(_ depth: Int) -> CertificateRefusal {
         let last = certificate(depth)
+        // Name and key identifier fit, so that only the signature can be wrong.
+        if authorities.contains(where: { last.isIssued(by: $0) }) { return wronglySigned(depth) }
         let hasName = authorities.contains { $0.subjectName == last.issuerName }
         let advice =
             hasName
@@ -170,6 +175,31 @@ struct Sentences {
         let why = RevocationReason(rawValue: reason).map { $0 == .unspecified ? "" : " (\($0.text))" } ?? ""
         return CertificateRefusal(
             .revoked, "\(subject(depth)) was revoked by its CA\(when)\(why); a new one is needed.")
+    }
+
+    /// Whom nobody vouches for but the operator, and not as a peer.
+    func ownAuthority() -> CertificateRefusal {
+        CertificateRefusal(
+            .untrusted,
+            "\(subject(0)) is itself in `ca`, and nobody vouches for it: put a peer's own certificate into remote.certificate, "
+                + "and the CA that issued it into `ca`.")
+    }
+
+    func forgedList(depth: Int) -> CertificateRefusal {
+        CertificateRefusal(
+            .revocationUnknown,
+            "\(subject(depth)) cannot be looked up: the revocation list of `\(certificate(depth).issuer)` is not properly signed "
+                + "by that CA; get a new one.")
+    }
+
+    /// - Parameter problem: a clause that names the list.
+    func unusedList(_ problem: String) -> String {
+        "\(problem.prefix(1).uppercased() + problem.dropFirst()): it does not settle whether certificates are revoked."
+    }
+
+    func missingList(depth: Int) -> String {
+        "None of the revocation lists in `crl` is of `\(certificate(depth).issuer)`: nobody says whether "
+            + "\(lowered(subject(depth))) is revoked."
     }
 
     func staleList(depth: Int) -> String {

@@ -1,6 +1,5 @@
 internal import COpenSSL
 public import IKE
-internal import Wire
 
 /// How far a peer's certificate is believed when nobody can say whether it was revoked.
 public struct RevocationPolicy: Hashable, Sendable {
@@ -23,8 +22,9 @@ public struct RevocationPolicy: Hashable, Sendable {
     public init(ocsp: OCSP = .auto, lists: Lists = .relaxed) { (self.ocsp, self.lists) = (ocsp, lists) }
 }
 
-/// What one connection trusts: certificate authorities, peers' own certificates, revocation lists, and how strictly.
-public final class CertificateTrust: PeerTrust, @unchecked Sendable {
+/// What one connection trusts: certificate authorities, peers' own certificates, revocation lists, and how strictly. What is the
+/// same for other connections too is judged by `TrustStore`.
+public final class CertificateTrust: PeerTrust, Sendable {
     /// Certificates and lists of one peer; more are refused.
     static let maxCertificates = 16
     static let maxCarried = 16
@@ -32,14 +32,13 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
     public static let expiryNotice: Int64 = 30 * 86_400
 
     public let authorityKeyHashes: [[UInt8]]
-    private let authorities: [Certificate]
     private let pinned: [Certificate]
-    private let lists: [RevocationListFile]
     private let policy: RevocationPolicy
     private let now: @Sendable () -> Int64
     private let ocsp = OCSP()
-    /// X509_STORE, not changed after `init`.
-    private let store: OpaquePointer
+    private let store: TrustStore
+    /// How often certificates were judged for these trust anchors and lists, for tests.
+    package var judgementsMade: Int { store.judgementsMade }
 
     /// - Parameters:
     ///   - authorities: trust anchors, also such as another CA issued.
@@ -50,16 +49,11 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
         authorities: [Certificate], pinned: [Certificate] = [], revocationLists: [String] = [],
         policy: RevocationPolicy = RevocationPolicy(), now: @escaping @Sendable () -> Int64
     ) {
-        guard let store = X509_STORE_new() else { fatalError("no memory left for a certificate store") }
-        for anchor in authorities + pinned { X509_STORE_add_cert(store, anchor.handle) }
-        ERR_clear_error()
-        (self.authorities, self.pinned, self.policy, self.now, self.store) = (authorities, pinned, policy, now, store)
-        lists = revocationLists.map { RevocationListFile.shared($0) }
+        (self.pinned, self.policy, self.now) = (pinned, policy, now)
+        store = TrustStore.shared(anchors: authorities + pinned, lists: revocationLists)
         // RFC 7296 §3.7: "a concatenated list of SHA-1 hashes of the public keys of trusted Certification Authorities".
         authorityKeyHashes = authorities.map { OpenSSLCrypto().sha1($0.subjectPublicKeyInfo) }
     }
-
-    deinit { X509_STORE_free(store) }
 
     /// Asking costs the peer nothing that it does not want to give. RFC 4806 §4.1.
     public var wantsOCSP: Bool { policy.ocsp != .off }
@@ -68,163 +62,103 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
         try? OpenSSLVerifyingKey(subjectPublicKeyInfo: subjectPublicKeyInfo)
     }
 
+    public func pendingWork(
+        certificates: [[UInt8]], revocationLists: [[UInt8]], ocspResponses: OCSPResponses
+    ) -> CertificateWork? {
+        // What is refused at a glance is refused at once.
+        guard (try? check(certificates, revocationLists, ocspResponses)) != nil else { return nil }
+        let evidence = evidence(certificates, revocationLists, ocspResponses)
+        let digest = evidence.digest
+        guard !store.knows(digest, now: now()) else { return nil }
+        let (store, now) = (store, now)
+        return CertificateWork(
+            id: CertificateWork.ID(store: ObjectIdentifier(store), evidence: digest), microseconds: evidence.workMicroseconds
+        ) { _ = store.judgement(evidence, digest: digest, now: now()) }
+    }
+
     public func evaluate(
         certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer {
+        try check(certificates, revocationLists, ocspResponses)
         let now = now()
-        let sent = try parse(certificates)
-        guard let leaf = sent.first else { throw CertificateRefusal(.malformed, "The peer sent no certificate.") }
-        if !pinned.isEmpty, !pinned.contains(leaf) {
-            throw CertificateRefusal(
-                .untrusted,
-                "The peer's certificate \(Sentences.shown(leaf)) is not the one that remote.certificate names; exchange the file "
-                    + "there, or the certificate of the peer.")
+        let evidence = evidence(certificates, revocationLists, ocspResponses)
+        let proof = try store.judgement(evidence, digest: evidence.digest, now: now).result.get()
+        let (chain, leaf) = (proof.chain, proof.chain[0])
+        let sentences = Sentences(chain: chain, leaf: leaf, authorities: store.anchors, now: now)
+        // "It is there" is no proof that somebody vouches for it.
+        if chain.count == 1, !pinned.contains(leaf) { throw sentences.ownAuthority() }
+        for (depth, finding) in proof.findings.enumerated() {
+            if let (at, reason) = finding.revoked { throw sentences.revoked(depth: depth, at: at, reason: reason) }
         }
-        var (known, warnings) = lists.reduce(into: ([RevocationList](), [String]())) { result, file in
-            let (lists, problem) = file.current()
-            result.0 += lists
-            if let problem { result.1.append(problem) }
-        }
-        known += try carriedLists(revocationLists)
-
-        let (chain, verdict) = try build(leaf, sent, known, now)
-        let sentences = Sentences(chain: chain, leaf: leaf, authorities: authorities, now: now)
-        if let refusal = sentences.refusal(of: verdict) { throw refusal }
-        if let refusal = sentences.refusalOfAuthorities() ?? sentences.refusalOfUsage() { throw refusal }
-        let key = try usableKey(of: leaf)
         if let refusal = sentences.refusal(speaksFor: identity) { throw refusal }
-
-        let settled = SettledDepths(verdict: verdict, hasLists: !known.isEmpty, last: chain.count - 1)
-        let check = try revocationCheck(settled, chain, ocspResponses, sentences, now, &warnings)
+        var warnings = store.lists.current().problems
+        let check = try revocationCheck(proof, ocspResponses, sentences, now, &warnings)
         if leaf.notAfter - now < Self.expiryNotice { warnings.append(sentences.expiresSoon) }
         return TrustedPeer(
-            key: key, subject: leaf.subject, expires: leaf.notAfter, revocationCheck: check, warnings: warnings)
+            key: proof.key, subject: leaf.subject, expires: leaf.notAfter, revocationCheck: check, warnings: warnings,
+            validSeconds: chain.reduce(Int64.max) { min($0, $1.notAfter) } - now)
     }
 
     // MARK: What the peer sent
 
-    private func parse(_ certificates: [[UInt8]]) throws(CertificateRefusal) -> [Certificate] {
+    private func evidence(_ certificates: [[UInt8]], _ lists: [[UInt8]], _ responses: OCSPResponses) -> PeerEvidence {
+        PeerEvidence(
+            certificates: certificates, revocationLists: lists, ocspResponses: policy.ocsp == .off ? [] : responses.carried)
+    }
+
+    /// What costs nothing.
+    private func check(
+        _ certificates: [[UInt8]], _ lists: [[UInt8]], _ responses: OCSPResponses
+    ) throws(CertificateRefusal) {
         guard certificates.count <= Self.maxCertificates else {
             throw CertificateRefusal(
                 .malformed, "The peer sent \(certificates.count) certificates; at most \(Self.maxCertificates) are looked at.")
         }
-        var result: [Certificate] = []
-        for (place, der) in certificates.enumerated() {
-            do throws(CredentialError) {
-                result.append(try Certificate(der: der))
-            } catch {
-                throw CertificateRefusal(
-                    .malformed, "CERT payload \(place + 1) of the peer \(error.clause); the peer needs a proper certificate.")
-            }
-        }
-        return result
-    }
-
-    /// A list that cannot be read helps nobody, and its absence is judged like any other's.
-    private func carriedLists(_ encoded: [[UInt8]]) throws(CertificateRefusal) -> [RevocationList] {
-        guard encoded.count <= Self.maxCarried else {
+        guard let first = certificates.first else { throw CertificateRefusal(.malformed, "The peer sent no certificate.") }
+        guard lists.count <= Self.maxCarried else {
             throw CertificateRefusal(.malformed, "The peer sent more than \(Self.maxCarried) revocation lists.")
         }
-        return encoded.compactMap { try? RevocationList(der: $0) }
-    }
-
-    private func usableKey(of leaf: Certificate) throws(CertificateRefusal) -> OpenSSLVerifyingKey {
-        do throws(CredentialError) {
-            return try leaf.publicKey()
-        } catch {
+        guard policy.ocsp == .off || responses.carried.count <= Self.maxCarried else {
+            throw CertificateRefusal(.malformed, "The peer sent more than \(Self.maxCarried) OCSP responses.")
+        }
+        if !pinned.isEmpty, !pinned.contains(where: { $0.der == first }) {
+            let shown = (try? Certificate(der: first)).map(Sentences.shown) ?? "(which cannot be read)"
             throw CertificateRefusal(
-                .weak, "The peer's certificate \(Sentences.shown(leaf)) \(error.clause); the peer needs another.")
+                .untrusted,
+                "The peer's certificate \(shown) is not the one that remote.certificate names; exchange the file there, or the "
+                    + "certificate of the peer.")
         }
-    }
-
-    // MARK: The chain
-
-    private func build(
-        _ leaf: Certificate, _ sent: [Certificate], _ known: [RevocationList], _ now: Int64
-    ) throws(CertificateRefusal) -> ([Certificate], culvert_verdict) {
-        var verdict = culvert_verdict()
-        let untrusted = stack(sent.dropFirst().map(\.handle))
-        let lists = known.isEmpty ? nil : stack(known.map(\.handle))
-        defer {
-            OPENSSL_sk_free(untrusted)
-            OPENSSL_sk_free(lists)
-        }
-        let built = culvert_verify_chain(store, leaf.handle, untrusted, lists, now, &verdict)
-        defer { culvert_certificates_free(built) }
-        guard let built else { throw CertificateRefusal(.malformed, "The peer's certificates could not be checked.") }
-        // The chain is made of what was given to it. Parsing is what takes longest: nothing is parsed twice.
-        let parsed = sent + authorities + pinned
-        var chain: [Certificate] = []
-        for index in 0..<max(0, OPENSSL_sk_num(built)) {
-            let handle = OPENSSL_sk_value(built, index).map { OpaquePointer($0) }
-            guard let certificate = parsed.first(where: { $0.handle == handle }) else {
-                throw CertificateRefusal(.malformed, "The peer's certificates could not be checked.")
-            }
-            chain.append(certificate)
-        }
-        return (chain.isEmpty ? [leaf] : chain, verdict)
-    }
-
-    private func stack(_ handles: [OpaquePointer]) -> OpaquePointer? {
-        guard let stack = OPENSSL_sk_new_null() else { return nil }
-        for handle in handles { OPENSSL_sk_push(stack, UnsafeRawPointer(handle)) }
-        return stack
     }
 
     // MARK: Revocation
 
-    /// Which certificates of the chain a current list speaks for.
-    private struct SettledDepths {
-        /// Depths below the trust anchor without a list, and with one that is too old.
-        var uncovered: [Int] = []
-        var stale: [Int] = []
-
-        init(verdict: culvert_verdict, hasLists: Bool, last: Int) {
-            for depth in 0..<max(0, last) {
-                let bit = UInt32(1) << UInt32(truncatingIfNeeded: depth)
-                if !hasLists || verdict.uncovered & bit != 0 {
-                    uncovered.append(depth)
-                } else if verdict.stale & bit != 0 {
-                    stale.append(depth)
-                }
-            }
-        }
-
-        var open: [Int] { (uncovered + stale).sorted() }
-    }
-
     /// What is left to ask; throws when nothing can settle it and policy wants it settled.
     private func revocationCheck(
-        _ settled: SettledDepths, _ chain: [Certificate], _ responses: OCSPResponses, _ sentences: Sentences, _ now: Int64,
-        _ warnings: inout [String]
+        _ proof: Judgement.Proof, _ responses: OCSPResponses, _ sentences: Sentences, _ now: Int64, _ warnings: inout [String]
     ) throws(CertificateRefusal) -> RevocationCheck? {
+        try judgeLists(proof, sentences, &warnings)
+        guard let finding = proof.findings.first else { return nil }
+        let (leaf, issuer) = (proof.chain[0], proof.chain[1])
         let isStrict = policy.lists == .strict
-        if isStrict, let depth = settled.open.first(where: { $0 > 0 }) {
-            throw sentences.unknown(depth: depth, isStale: settled.stale.contains(depth), because: nil)
-        }
-        for depth in settled.stale where depth > 0 || !isStrict { warnings.append(sentences.staleList(depth: depth)) }
-        // A certificate that is its own trust anchor has nobody who could revoke it.
-        guard chain.count > 1 else { return nil }
-        let (leaf, issuer) = (chain[0], chain[1])
-        var because: String?
+        var because = finding.problems.first
         if policy.ocsp != .off {
-            guard responses.carried.count <= Self.maxCarried else {
-                throw CertificateRefusal(.malformed, "The peer sent more than \(Self.maxCarried) OCSP responses.")
-            }
-            let verdicts = responses.all.enumerated().map { index, response in
-                ocsp.judge(response, leaf, issuer: issuer, isAnswer: index >= responses.carried.count, now: now)
+            var verdicts = proof.responses.map(\.verdict)
+            if let answer = responses.answer {
+                let answered = ocsp.inspect(answer, leaf, issuer: issuer, isAnswer: true, now: now)
+                _ = store.isNewest(answered, leaf)
+                verdicts.append(answered.verdict)
             }
             for case .revoked(let at, let reason) in verdicts { throw sentences.revoked(depth: 0, at: at, reason: reason) }
             if verdicts.contains(.good) { return nil }
             for case .unusable(let reason) in verdicts { because = reason }
         }
-        let isOpen = settled.open.contains(0)
+        let isOpen = finding.state != .current
         let isRequired = policy.ocsp == .require || (isStrict && isOpen)
         guard isRequired || (isOpen && policy.ocsp == .auto) else { return nil }
         let refusal =
             policy.ocsp == .require
             ? sentences.noResponse(because: because)
-            : sentences.unknown(depth: 0, isStale: settled.stale.contains(0), because: because)
+            : sentences.unknown(depth: 0, isStale: finding.state == .stale, because: because)
         let responders = policy.ocsp == .off ? [] : leaf.ocspResponders
         guard !responders.isEmpty, let request = ocsp.request(leaf, issuer: issuer, now: now) else {
             if isRequired { throw refusal }
@@ -233,5 +167,28 @@ public final class CertificateTrust: PeerTrust, @unchecked Sendable {
         return RevocationCheck(
             responders: responders, request: request, isRequired: isRequired,
             sentence: isRequired ? refusal.sentence : sentences.unsettled(because: because))
+    }
+
+    /// By the lists alone. What is not settled is refused with `strict`, but for the end entity's, about which a responder may
+    /// still be asked; else it is told.
+    private func judgeLists(
+        _ proof: Judgement.Proof, _ sentences: Sentences, _ warnings: inout [String]
+    ) throws(CertificateRefusal) {
+        let isStrict = policy.lists == .strict
+        for (depth, finding) in proof.findings.enumerated() {
+            let isSettled = finding.state == .current
+            if finding.isForged, !isSettled { throw sentences.forgedList(depth: depth) }
+            if isStrict, depth > 0, !isSettled {
+                throw sentences.unknown(depth: depth, isStale: finding.state == .stale, because: finding.problems.first)
+            }
+            for problem in finding.problems { warnings.append(sentences.unusedList(problem)) }
+            guard !isStrict || depth > 0 else { continue }
+            switch finding.state {
+            case .current: break
+            case .stale: warnings.append(sentences.staleList(depth: depth))
+            case .uncovered:
+                if proof.hasLists, finding.problems.isEmpty { warnings.append(sentences.missingList(depth: depth)) }
+            }
+        }
     }
 }

@@ -34,17 +34,19 @@ struct OCSP: Sendable {
         return encoded { i2d_OCSP_REQUEST(request, $0) }
     }
 
-    /// What `response` (DER) says about `certificate`.
-    /// - Parameter isAnswer: to our own question; the nonce of any other is somebody else's affair.
-    func judge(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, isAnswer: Bool, now: Int64) -> Verdict {
-        inspect(response, certificate, issuer: issuer, isAnswer: isAnswer, now: now).verdict
+    /// What a response says, with its times; seconds since 1970.
+    struct Finding: Hashable {
+        var verdict: Verdict
+        /// Of a good or a bad one; else Int64.min.
+        var thisUpdate = Int64.min
+        /// When the response names one.
+        var nextUpdate: Int64?
     }
 
-    /// The same, with the time of the next update when the response names one. Seconds since 1970.
-    func inspect(
-        _ response: [UInt8], _ certificate: Certificate, issuer: Certificate, isAnswer: Bool, now: Int64
-    ) -> (verdict: Verdict, nextUpdate: Int64?) {
-        func unusable(_ reason: String) -> (Verdict, Int64?) { (.unusable(reason), nil) }
+    /// What `response` (DER) says about `certificate`.
+    /// - Parameter isAnswer: to our own question; the nonce of any other is somebody else's affair.
+    func inspect(_ response: [UInt8], _ certificate: Certificate, issuer: Certificate, isAnswer: Bool, now: Int64) -> Finding {
+        func unusable(_ reason: String) -> Finding { Finding(verdict: .unusable(reason)) }
         guard response.count <= Self.maxResponseBytes else { return unusable("the OCSP response is too long") }
         let outer = decoded(response) {
             d2i_OCSP_RESPONSE(nil, $0, $1)
@@ -74,10 +76,8 @@ struct OCSP: Sendable {
         return inspect(basic, certificate, issuer, now)
     }
 
-    private func inspect(
-        _ basic: OpaquePointer, _ certificate: Certificate, _ issuer: Certificate, _ now: Int64
-    ) -> (verdict: Verdict, nextUpdate: Int64?) {
-        func unusable(_ reason: String) -> (Verdict, Int64?) { (.unusable(reason), nil) }
+    private func inspect(_ basic: OpaquePointer, _ certificate: Certificate, _ issuer: Certificate, _ now: Int64) -> Finding {
+        func unusable(_ reason: String) -> Finding { Finding(verdict: .unusable(reason)) }
         var reason: Int32 = -1
         var (revokedAt, thisUpdate, nextUpdate) = (Int64.min, Int64.min, Int64.min)
         let status = culvert_ocsp_status(
@@ -89,8 +89,10 @@ struct OCSP: Sendable {
         let isFresh = nextUpdate == Int64.min ? thisUpdate >= now - Self.maxAge : nextUpdate >= now - Self.clockSkew
         guard isFresh else { return unusable("the OCSP response is of \(CalendarTime.text(thisUpdate)), which is too old") }
         switch status {
-        case V_OCSP_CERTSTATUS_GOOD: return (.good, nextUpdate == Int64.min ? nil : nextUpdate)
-        case V_OCSP_CERTSTATUS_REVOKED: return (.revoked(at: revokedAt, reason: reason), nil)
+        case V_OCSP_CERTSTATUS_GOOD:
+            return Finding(verdict: .good, thisUpdate: thisUpdate, nextUpdate: nextUpdate == Int64.min ? nil : nextUpdate)
+        case V_OCSP_CERTSTATUS_REVOKED:
+            return Finding(verdict: .revoked(at: revokedAt, reason: reason), thisUpdate: thisUpdate)
         default: return unusable("the OCSP responder does not know the certificate")
         }
     }

@@ -95,12 +95,12 @@ public final class OwnCertificateStatus: OwnRevocationStatus {
     /// Judges a response as a peer would, and keeps a good one. The clause that says what is wrong.
     private func keep(_ response: [UInt8]) -> String? {
         let now = now()
-        let (verdict, nextUpdate) = ocsp.inspect(response, certificate, issuer: issuer, isAnswer: false, now: now)
+        let finding = ocsp.inspect(response, certificate, issuer: issuer, isAnswer: false, now: now)
         return state.withLock { state in
-            switch verdict {
+            switch finding.verdict {
             case .good:
                 state.response = response
-                state.validUntil = nextUpdate ?? now + Self.undatedLifetime
+                state.validUntil = finding.nextUpdate ?? now + Self.undatedLifetime
                 return nil
             case .revoked:
                 state.response = nil

@@ -88,16 +88,32 @@ public struct CredentialInspection: CredentialInspector {
             findings += Self.finding("public_key", path) { () throws(CredentialError) in _ = try OpenSSLVerifyingKey(file: path) }
         }
         for path in credentials.revocationLists {
-            var lists: [RevocationList] = []
-            findings += Self.finding("crl", path) { () throws(CredentialError) in lists = try RevocationList.read(file: path) }
-            for list in lists where list.nextUpdate.map({ $0 < now() }) ?? false {
-                findings.append(
-                    .init(
-                        key: "crl", path: path, severity: .warning,
-                        text: "holds a revocation list of `\(list.issuer)` that is out of date; get a new one"))
-            }
+            findings += Self.finding("crl", path) { () throws(CredentialError) in _ = try RevocationList.read(file: path) }
+        }
+        let authorities = credentials.authorities.flatMap { (try? Certificate.read(file: $0)) ?? [] }
+        for (path, clause) in RevocationListReview.findings(
+            paths: credentials.revocationLists, authorities: authorities, now: now())
+        {
+            findings.append(.init(key: "crl", path: path, severity: .warning, text: clause))
         }
         return findings
+    }
+
+    /// What is wrong with the revocation lists of a connection that runs, in sentences for the log.
+    static func lists(_ remote: RemoteCredentials, now: Int64) -> [(LogLevel, String)] {
+        var found: [(LogLevel, String)] = []
+        for path in remote.revocationLists {
+            do throws(CredentialError) { _ = try RevocationList.read(file: path) } catch {
+                found.append((.error, "the revocation list \(path) \(error.clause); the last good one is used"))
+            }
+        }
+        let authorities = remote.authorities.flatMap { (try? Certificate.read(file: $0)) ?? [] }
+        for (path, clause) in RevocationListReview.findings(
+            paths: remote.revocationLists, authorities: authorities, now: now)
+        {
+            found.append((.warning, "\(path) \(clause)."))
+        }
+        return found
     }
 
     /// An expired certificate is a warning: the other connections of the file shall run all the same.

@@ -101,6 +101,15 @@ def test_a_revoked_certificate_is_refused_here_and_by_openssl(pki, tmp_path):
     assert "not a revocation list of" in pki("crl", "--ca", "other", "--out", "ca.crl", rc=1).stderr
 
 
+def test_a_certificate_is_no_authority_for_itself(pki):
+    pki("ca", "--subject", "CN=CA", "--out", "ca")
+    pki("issue", "--ca", "ca", "--subject", "CN=west", "--out", "west")
+    refused = pki("verify", "west.pem", "--ca", "west.pem", rc=1)
+    assert "not trusted" in refused.stderr and "itself in `ca`" in refused.stderr
+    pki("verify", "west.pem", "--ca", "west.pem", "--ca", "ca.pem", rc=1)
+    pki("verify", "west.pem", "--ca", "ca.pem")
+
+
 def test_nothing_is_overwritten_without_force(pki, tmp_path):
     pki("ca", "--subject", "CN=CA", "--out", "ca")
     before = {name: (tmp_path / name).read_bytes() for name in ("ca.pem", "ca.key")}

@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 
+#include "culvert_crl.h"
 #include "culvert_gcm.h"
 #include "culvert_issue.h"
 #include "culvert_keys.h"

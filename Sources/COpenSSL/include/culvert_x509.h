@@ -8,26 +8,29 @@
 
 /// What became of a chain. Depth 0 is the end entity.
 typedef struct {
-    /// X509_V_OK, or the first error that is not about missing or old revocation lists.
+    /// X509_V_OK, or the first error.
     int error;
     /// Where in the chain.
     int errorDepth;
-    /// Bits by depth: no revocation list of the issuer was there.
-    uint32_t uncovered;
-    /// Bits by depth: the list is past its next update, or from the future.
-    uint32_t stale;
-    /// Of a revoked certificate: CRLReason or -1, seconds since 1970.
-    int revokedReason;
-    int64_t revokedAt;
+    /// For the callbacks; NULL afterwards.
+    OPENSSL_STACK *_Nullable anchors;
 } culvert_verdict;
 
+/// An X509_STORE for `culvert_verify_chain`.
+X509_STORE *_Nullable culvert_store_new(void);
+
 /// Builds and checks the chain of `leaf` from `untrusted` (OPENSSL_STACK of X509 or NULL) to a certificate of `store`, at `now`
-/// (seconds since 1970), with at least 112 bits of security in every key and signature. With `lists` (OPENSSL_STACK of X509_CRL
-/// or NULL) every certificate below the trust anchor is looked up in its issuer's list.
+/// (seconds since 1970), with at least 112 bits of security in every key and signature, certificate policies included. The first
+/// signature that is verified is one by a trust anchor: a chain that does not lead to one costs none. Revocation is left out.
+/// `anchors`: the certificates of `store`.
 /// Returns the chain as it was built (OPENSSL_STACK of X509, free with culvert_certificates_free), NULL when memory is short.
 OPENSSL_STACK *_Nullable culvert_verify_chain(
-    X509_STORE *_Nonnull store, X509 *_Nonnull leaf, OPENSSL_STACK *_Nullable untrusted, OPENSSL_STACK *_Nullable lists,
+    X509_STORE *_Nonnull store, OPENSSL_STACK *_Nullable anchors, X509 *_Nonnull leaf, OPENSSL_STACK *_Nullable untrusted,
     int64_t now, culvert_verdict *_Nonnull verdict);
+
+/// Verifying with its key takes far longer than with any that is in use: a huge RSA modulus or public exponent, an elliptic curve
+/// with parameters of its own.
+int culvert_key_is_costly(X509 *_Nonnull certificate);
 
 /// Frees a stack of X509 with one reference to each of its certificates.
 void culvert_certificates_free(OPENSSL_STACK *_Nullable certificates);
@@ -71,6 +74,3 @@ const uint8_t *_Nullable culvert_ocsp_nonce(OCSP_BASICRESP *_Nonnull response, i
 
 /// Frees what X509_get_ext_d2i gave for extendedKeyUsage.
 void culvert_objects_free(OPENSSL_STACK *_Nullable objects);
-
-/// CRLReason of an entry; -1 when it has none.
-int culvert_crl_reason(const X509_REVOKED *_Nonnull entry);

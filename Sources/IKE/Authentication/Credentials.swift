@@ -69,11 +69,33 @@ public struct TrustedPeer: Sendable {
     public var revocationCheck: RevocationCheck?
     /// Sentences for log and status: a revocation list that has expired, a certificate that soon will.
     public var warnings: [String]
+    /// Until the first certificate of its chain runs out, and with it what it proves; nil: not known.
+    public var validSeconds: Int64?
     public init(
-        key: any VerifyingKey, subject: String, expires: Int64, revocationCheck: RevocationCheck?, warnings: [String] = []
+        key: any VerifyingKey, subject: String, expires: Int64, revocationCheck: RevocationCheck?, warnings: [String] = [],
+        validSeconds: Int64? = nil
     ) {
         (self.key, self.subject, self.expires, self.revocationCheck) = (key, subject, expires, revocationCheck)
-        self.warnings = warnings
+        (self.warnings, self.validSeconds) = (warnings, validSeconds)
+    }
+}
+
+/// The part of judging a peer's certificates that takes long, to be done elsewhere than where messages are answered. Afterwards
+/// `PeerTrust.evaluate` has it ready, for every connection that trusts the same.
+public struct CertificateWork: Sendable, Identifiable {
+    /// Two works of one identity come to the same.
+    public struct ID: Hashable, Sendable {
+        private let store: ObjectIdentifier
+        private let evidence: [UInt8]
+        public init(store: ObjectIdentifier, evidence: [UInt8]) { (self.store, self.evidence) = (store, evidence) }
+    }
+    public let id: ID
+    /// About what it takes of one core.
+    public let microseconds: Int
+    /// To be called once, on any thread.
+    public let run: @Sendable () -> Void
+    public init(id: ID, microseconds: Int, run: @escaping @Sendable () -> Void) {
+        (self.id, self.microseconds, self.run) = (id, microseconds, run)
     }
 }
 
@@ -107,7 +129,7 @@ public struct OCSPResponses: Hashable, Sendable, ExpressibleByArrayLiteral {
     public var all: [[UInt8]] { carried + (answer.map { [$0] } ?? []) }
 }
 
-/// What a peer's certificate was judged by, to judge it again after a revocation list has changed.
+/// What a peer's certificate was judged by, to judge it again after a revocation list has changed or its time is up.
 public struct CertificateReview: Sendable {
     private let trust: any PeerTrust
     private let certificates: [[UInt8]]
@@ -117,12 +139,25 @@ public struct CertificateReview: Sendable {
         (self.trust, self.certificates, self.identity) = (trust, certificates, identity)
     }
 
-    /// That it was revoked, by the lists as they are now. Nothing else ends what has been believed.
+    /// That it was revoked, by the lists as they are now. Besides its end, nothing else ends what has been believed.
     package func revocation() -> CertificateRefusal? {
+        let refusal = objection()
+        return refusal?.kind == .revoked ? refusal : nil
+    }
+
+    /// Why it would not be believed now.
+    package func objection() -> CertificateRefusal? {
         do throws(CertificateRefusal) {
-            _ = try trust.evaluate(certificates: certificates, identity: identity, revocationLists: [], ocspResponses: [])
+            _ = try evaluate()
             return nil
-        } catch { return error.kind == .revoked ? error : nil }
+        } catch { return error }
+    }
+
+    /// Until the first certificate of the chain runs out, by the clock as it is now; nil: not known.
+    package var validSeconds: Int64? { (try? evaluate())?.validSeconds }
+
+    private func evaluate() throws(CertificateRefusal) -> TrustedPeer {
+        try trust.evaluate(certificates: certificates, identity: identity, revocationLists: [], ocspResponses: [])
     }
 }
 
@@ -139,6 +174,10 @@ public protocol PeerTrust: AnyObject, Sendable {
     func evaluate(
         certificates: [[UInt8]], identity: Identity, revocationLists: [[UInt8]], ocspResponses: OCSPResponses
     ) throws(CertificateRefusal) -> TrustedPeer
+    /// What `evaluate` would have to compute for these; nil when there is nothing, or nothing worth the trouble.
+    func pendingWork(
+        certificates: [[UInt8]], revocationLists: [[UInt8]], ocspResponses: OCSPResponses
+    ) -> CertificateWork?
     /// The key inside a SubjectPublicKeyInfo (RFC 7670), or nil when it cannot be used.
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)?
     /// Whether the peer is asked to send an OCSP response along with its certificate. RFC 4806.
@@ -147,6 +186,9 @@ public protocol PeerTrust: AnyObject, Sendable {
 
 extension PeerTrust {
     public var wantsOCSP: Bool { false }
+    public func pendingWork(
+        certificates: [[UInt8]], revocationLists: [[UInt8]], ocspResponses: OCSPResponses
+    ) -> CertificateWork? { nil }
 }
 
 /// What an OCSP responder says about our own certificate, for peers that ask for it along with the certificate. RFC 4806.
