@@ -4,39 +4,30 @@ internal import IPsec
 
 /// Certificate, private key and trust of one end, from which EAP-TLS conversations are begun.
 public final class TLSCredentials: TLSEngineMaker, @unchecked Sendable {
-    /// X509, the end entity first. Not changed after `init`.
-    private let certificates: [OpaquePointer]
-    /// EVP_PKEY.
-    private let key: OpaquePointer
     fileprivate let trust: any PeerTrust
-    private let mostVersion: CInt
+    /// SSL_CTX, not changed after `init`: one for all conversations, which are many and take memory.
+    fileprivate let context: OpaquePointer
 
     /// - Parameters:
     ///   - certificates: DER, end entity first, then intermediates.
-    ///   - key: an EVP_PKEY, of which a reference is taken.
+    ///   - key: an EVP_PKEY.
     ///   - trust: judges the peer's certificates.
     ///   - allowsTLS13: false keeps to TLS 1.2.
     package init(
         certificates: [[UInt8]], key: OpaquePointer, trust: any PeerTrust, allowsTLS13: Bool = true
     ) throws(IKECryptoError) {
         var parsed: [OpaquePointer] = []
+        defer { for one in parsed { X509_free(one) } }
         for der in certificates {
             let one = der.withUnsafeBufferPointer { buffer -> OpaquePointer? in
                 var start = buffer.baseAddress
                 return d2i_X509(nil, &start, buffer.count)
             }
-            guard let one else {
-                for other in parsed { X509_free(other) }
-                throw libraryError("reading a certificate")
-            }
+            guard let one else { throw libraryError("reading a certificate") }
             parsed.append(one)
         }
-        guard EVP_PKEY_up_ref(key) == 1 else {
-            for other in parsed { X509_free(other) }
-            throw libraryError("a private key")
-        }
-        (self.certificates, self.key, self.trust) = (parsed, key, trust)
-        mostVersion = allowsTLS13 ? TLS1_3_VERSION : TLS1_2_VERSION
+        self.trust = trust
+        context = try Self.makeContext(parsed, key, mostVersion: allowsTLS13 ? TLS1_3_VERSION : TLS1_2_VERSION)
     }
 
     /// Certificate and key as IKE itself signs with.
@@ -49,10 +40,7 @@ public final class TLSCredentials: TLSEngineMaker, @unchecked Sendable {
         try self.init(certificates: identity.certificates, key: key.key, trust: trust, allowsTLS13: allowsTLS13)
     }
 
-    deinit {
-        for one in certificates { X509_free(one) }
-        EVP_PKEY_free(key)
-    }
+    deinit { SSL_CTX_free(context) }
 
     public func makeEngine(isServer: Bool, peer: Identity) throws(IKECryptoError) -> any TLSEngine {
         try OpenSSLTLSEngine(self, isServer: isServer, peer: peer)
@@ -61,11 +49,13 @@ public final class TLSCredentials: TLSEngineMaker, @unchecked Sendable {
     /// RFC 9325 §4: forward secrecy and nothing broken.
     private static let ciphers = "HIGH:!aNULL:!eNULL:!PSK:!SRP:!kRSA:!kDH:!kECDH:!3DES:!MD5:!SHA1:!CAMELLIA:!ARIA"
 
-    /// An SSL_CTX with everything but the peer's name.
-    fileprivate func makeContext() throws(IKECryptoError) -> OpaquePointer {
+    /// - Parameter certificates: X509, the end entity first.
+    private static func makeContext(
+        _ certificates: [OpaquePointer], _ key: OpaquePointer, mostVersion: CInt
+    ) throws(IKECryptoError) -> OpaquePointer {
         ERR_clear_error()
         guard let context = SSL_CTX_new(TLS_method()) else { throw libraryError("TLS") }
-        var isReady = culvert_tls_set_versions(context, mostVersion) == 1 && SSL_CTX_set_cipher_list(context, Self.ciphers) == 1
+        var isReady = culvert_tls_set_versions(context, mostVersion) == 1 && SSL_CTX_set_cipher_list(context, ciphers) == 1
         SSL_CTX_set_security_level(context, 2)
         culvert_tls_no_resumption(context)
         if let own = certificates.first { isReady = isReady && SSL_CTX_use_certificate(context, own) == 1 }
@@ -75,8 +65,17 @@ public final class TLSCredentials: TLSEngineMaker, @unchecked Sendable {
             SSL_CTX_free(context)
             throw libraryError("TLS with this certificate and private key")
         }
+        SSL_CTX_set_cert_verify_callback(context, { store, _ in judgeTLSPeer(store) }, nil)
         return context
     }
+}
+
+/// libcrypto asks here about the peer's certificates: the engine stands beside the SSL that it makes, and outlives the call.
+private func judgeTLSPeer(_ store: OpaquePointer?) -> CInt {
+    guard let store, let ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx()),
+        let engine = SSL_get_ex_data(OpaquePointer(ssl), 0)
+    else { return 0 }
+    return Unmanaged<OpenSSLTLSEngine>.fromOpaque(engine).takeUnretainedValue().judge(store) ? 1 : 0
 }
 
 /// One handshake on two memory BIOs. Confined to whoever made it.
@@ -84,7 +83,6 @@ final class OpenSSLTLSEngine: TLSEngine {
     private let credentials: TLSCredentials
     private let isServer: Bool
     private let peer: Identity
-    private let context: OpaquePointer
     private let ssl: OpaquePointer
     /// Owned by `ssl`.
     private let input: OpaquePointer
@@ -104,30 +102,22 @@ final class OpenSSLTLSEngine: TLSEngine {
     private static let outputBytesMost = 65_536
 
     init(_ credentials: TLSCredentials, isServer: Bool, peer: Identity) throws(IKECryptoError) {
-        let context = try credentials.makeContext()
-        guard let ssl = SSL_new(context), let input = culvert_bio_queue(), let output = culvert_bio_queue() else {
-            SSL_CTX_free(context)
+        ERR_clear_error()
+        guard let ssl = SSL_new(credentials.context) else { throw libraryError("TLS") }
+        guard let input = culvert_bio_queue(), let output = culvert_bio_queue() else {
+            SSL_free(ssl)
             throw libraryError("TLS")
         }
         SSL_set_bio(ssl, input, output)
         (self.credentials, self.isServer, self.peer) = (credentials, isServer, peer)
-        (self.context, self.ssl, self.input, self.output) = (context, ssl, input, output)
+        (self.ssl, self.input, self.output) = (ssl, input, output)
         if isServer { SSL_set_accept_state(ssl) } else { SSL_set_connect_state(ssl) }
         SSL_set_verify(ssl, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nil)
-        // The context is this engine's alone and dies with it, so the callback's pointer cannot dangle.
-        SSL_CTX_set_cert_verify_callback(
-            context,
-            { store, argument in
-                guard let store, let argument else { return 0 }
-                let engine = Unmanaged<OpenSSLTLSEngine>.fromOpaque(argument).takeUnretainedValue()
-                return engine.judge(store) ? 1 : 0
-            }, Unmanaged.passUnretained(self).toOpaque())
+        // The SSL is this engine's alone and dies with it, so the pointer cannot dangle.
+        SSL_set_ex_data(ssl, 0, Unmanaged.passUnretained(self).toOpaque())
     }
 
-    deinit {
-        SSL_free(ssl)
-        SSL_CTX_free(context)
-    }
+    deinit { SSL_free(ssl) }
 
     func advance(_ octets: [UInt8]) -> TLSProgress {
         ERR_clear_error()
@@ -246,7 +236,7 @@ final class OpenSSLTLSEngine: TLSEngine {
 
     private static let mostCertificates = 10
 
-    private func judge(_ store: OpaquePointer) -> Bool {
+    fileprivate func judge(_ store: OpaquePointer) -> Bool {
         var certificates: [[UInt8]] = []
         if let own = X509_STORE_CTX_get0_cert(store) { certificates.append(Self.der(own)) }
         if let others = X509_STORE_CTX_get0_untrusted(store) {

@@ -211,9 +211,12 @@ public protocol EAPServerSession: AnyObject {
     func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep
     /// Why the peer has been refused already, though it has not been told for good: it may break off before that.
     var refusal: String? { get }
+    /// About what taking this packet costs of one core.
+    func workMicroseconds(_ packet: [UInt8]) -> Int
 }
 
 extension EAPServerSession {
+    public func workMicroseconds(_ packet: [UInt8]) -> Int { 0 }
     public func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep {
         .failure(EAPPacket(.failure, identifier: 0).encoded, "nobody was asked")
     }
@@ -257,9 +260,12 @@ public protocol EAPServerMethod: AnyObject {
     func resume(_ response: [UInt8]?) -> EAPServerMethodStep
     /// See `EAPServerSession`.
     var refusal: String? { get }
+    /// The same of Type-Data.
+    func workMicroseconds(_ data: [UInt8]) -> Int
 }
 
 extension EAPServerMethod {
+    public func workMicroseconds(_ data: [UInt8]) -> Int { 0 }
     public func resume(_ response: [UInt8]?) -> EAPServerMethodStep { .failure("nobody was asked") }
     public var refusal: String? { nil }
 }

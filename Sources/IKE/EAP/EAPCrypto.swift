@@ -3,6 +3,8 @@ public import IPsec
 /// What EAP methods and RADIUS compute with, injected as `IKECrypto` is. The algorithms are old and broken ones (MD4, DES, MD5,
 /// SHA-1): the protocols are defined by them, and nothing else here may use them.
 public protocol EAPCrypto: Sendable {
+    /// False also when the lengths differ. The time tells nothing about the contents.
+    func constantTimeEqual(_ a: [UInt8], _ b: [UInt8]) -> Bool
     /// NtPasswordHash of a password in UTF-8: MD4 of its UTF-16LE form, 16 octets. RFC 2759 §8.3.
     func mschapPasswordHash(_ password: Secret) throws(IKECryptoError) -> Secret
     /// GenerateNTResponse, 24 octets. RFC 2759 §8.1.

@@ -66,6 +66,12 @@ public final class EAPMethodServer: EAPServerSession {
 
     public var refusal: String? { if case .method(_, let method, _) = state { method.refusal } else { nil } }
 
+    public func workMicroseconds(_ packet: [UInt8]) -> Int {
+        guard case .method(let current, let method, _) = state, let packet = EAPPacket(parsing: packet), packet.type == current
+        else { return 0 }
+        return method.workMicroseconds(packet.data)
+    }
+
     public func resume(_ answer: EAPBackendAnswer?) -> EAPServerStep { fail("nobody was asked") }
 
     public func resumeRevocation(_ response: [UInt8]?) -> EAPServerStep {

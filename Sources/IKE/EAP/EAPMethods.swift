@@ -60,6 +60,7 @@ final class SteppedServer: EAPServerMethod {
     }
 
     var refusal: String? { refused() }
+    func workMicroseconds(_ data: [UInt8]) -> Int { conversation?.workMicroseconds(data[...]) ?? 0 }
 
     func begin() -> EAPServerMethodStep { translated(first()) }
     func receive(_ data: [UInt8]) -> EAPServerMethodStep { translated(step(data[...])) }

@@ -113,6 +113,7 @@ package final class EAPTLSConversation {
     private var failure: String?
     private var packets = 0
     private var hasBegun = false
+    private var hasAdvanced = false
     /// What the handshake settled on, once it has.
     package var settled: TLSOutcome? { outcome }
 
@@ -147,6 +148,15 @@ package final class EAPTLSConversation {
         }
     }
 
+    /// About what `receive` would cost: the server's flight has a key exchange and a signature (RSA 3072), the client's a chain
+    /// of certificates and a signature to verify. Pieces of a flight only cost with the last one.
+    package func workMicroseconds(_ data: ArraySlice<UInt8>) -> Int {
+        guard outcome == nil, failure == nil, let packet = try? EAPTLSPacket(parsing: data), !packet.hasMore,
+            !packet.data.isEmpty
+        else { return 0 }
+        return hasAdvanced ? 1500 : 3000
+    }
+
     private func take(_ message: [UInt8]) -> EAPMethodStep {
         if let failure { return .failure(send: nil, reason: failure) }
         if isServer, let outcome, message.isEmpty { return .success(send: nil, key: outcome.masterSessionKey) }
@@ -160,7 +170,10 @@ package final class EAPTLSConversation {
     /// After `ask`.
     package func resume(_ response: [UInt8]?) -> EAPMethodStep { step(engine.resume(response)) }
 
-    private func advance(_ message: [UInt8]) -> EAPMethodStep { step(engine.advance(message)) }
+    private func advance(_ message: [UInt8]) -> EAPMethodStep {
+        hasAdvanced = true
+        return step(engine.advance(message))
+    }
 
     private func step(_ progress: TLSProgress) -> EAPMethodStep {
         switch progress {

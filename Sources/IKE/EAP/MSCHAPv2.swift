@@ -115,7 +115,7 @@ package final class MSCHAPv2Server {
             let hash = try crypto.mschapPasswordHash(entry?.password ?? crypto.joined([], paddedTo: 8))
             let expected = try crypto.mschapResponse(
                 passwordHash: hash, authenticatorChallenge: challenge, peerChallenge: peerChallenge, userName: plain)
-            let isRight = zip(expected, response).reduce(UInt8(0)) { $0 | ($1.0 ^ $1.1) } == 0 && response.count == expected.count
+            let isRight = crypto.constantTimeEqual(expected, response)
             guard let entry, isRight else { return refuse(name, isKnown: entry != nil) }
             let proof = try crypto.mschapAuthenticatorResponse(
                 passwordHash: hash, response: response, authenticatorChallenge: challenge, peerChallenge: peerChallenge,
@@ -218,7 +218,7 @@ package final class MSCHAPv2Client {
         let proof =
             message.starts(with: [UInt8(ascii: "S"), UInt8(ascii: "=")])
             ? Hexadecimal.octets(message.dropFirst(2).prefix(40)) : nil
-        guard let proof, proof == expected else {
+        guard let proof, crypto.constantTimeEqual(proof, expected) else {
             return end("the server does not prove that it knows our password: it may be somebody else")
         }
         state = .ended

@@ -152,7 +152,7 @@ package struct RADIUSProofs {
         signed.replaceSubrange(4..<20, with: requestAuthenticator)
         // RFC 2865 §3: MD5(Code+ID+Length+RequestAuth+Attributes+Secret).
         let expected = try crypto.md5([.bytes(signed), .secret(secret)])
-        guard isEqual(expected, packet.authenticator) else { return false }
+        guard crypto.constantTimeEqual(expected, packet.authenticator) else { return false }
         let proofs = packet.all(RADIUSType.messageAuthenticator)
         guard proofs.count == 1, proofs[0].count == 16 else { return false }
         var cleared = packet
@@ -160,11 +160,6 @@ package struct RADIUSProofs {
         for index in cleared.attributes.indices where cleared.attributes[index].type == RADIUSType.messageAuthenticator {
             cleared.attributes[index].value = [UInt8](repeating: 0, count: 16)
         }
-        return isEqual(try crypto.hmacMD5(key: secret, data: cleared.encoded), proofs[0])
-    }
-
-    /// In time that does not depend on where they differ.
-    private func isEqual(_ a: [UInt8], _ b: [UInt8]) -> Bool {
-        a.count == b.count && zip(a, b).reduce(UInt8(0)) { $0 | ($1.0 ^ $1.1) } == 0
+        return crypto.constantTimeEqual(try crypto.hmacMD5(key: secret, data: cleared.encoded), proofs[0])
     }
 }

@@ -127,6 +127,28 @@ import Wire
         #expect(pair.mismatch == nil && pair.west.core.counters.authenticationsRefused == 0)
     }
 
+    /// As a TLS handshake's are.
+    final class CostlyServer: EAPServerMethod {
+        private let inner = Server("open sesame", key: OpenSSLCrypto().secret([UInt8](repeating: 1, count: 64)))
+        func begin() -> EAPServerMethodStep { inner.begin() }
+        func receive(_ data: [UInt8]) -> EAPServerMethodStep { inner.receive(data) }
+        func workMicroseconds(_ data: [UInt8]) -> Int { 200_000 }
+    }
+
+    @Test func `what a stranger's rounds of EAP cost is charged, and more than the strangers' share waits`() throws {
+        var setting = Setting()
+        setting.session = { context in
+            EAPMethodServer(context, methods: [.init(EAPExchangeTests.type) { _ in CostlyServer() }], asksIdentity: false)
+        }
+        let pair = pair(setting)
+        pair.westSide.remoteAddress = nil
+        try pair.start()
+        pair.network.run(for: .milliseconds(300))
+        #expect(pair.west.core.counters.signaturesDeferred >= 1 && pair.west.ups == 0)
+        #expect(pair.network.run(for: .seconds(10)) { pair.isUp })
+        #expect(pair.mismatch == nil && pair.west.core.counters.authenticationsRefused == 0)
+    }
+
     /// The PPK is mixed in when EAP is through, before the AUTH payloads that follow it. RFC 8784 §3.
     @Test(arguments: [true, false], [true, false])
     func `a postquantum key goes into what follows EAP, whether the method made a key or not`(
