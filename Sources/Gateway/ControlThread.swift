@@ -59,6 +59,8 @@ final class ControlThread {
     var nextListCheck = Instant(nanoseconds: 0)
     lazy var ocsp = OCSPClient(loop: loop, mark: SocketOptionValue(RoutingPlan.socketMark))
     let ownStatuses = OwnStatusKeeper()
+    /// Where certificates are judged and revocation lists read: what takes long, off this thread.
+    lazy var longWork = LongWork(loop: loop)
     var waiting: [UpRequest] = []
     var localProblems: [String: String] = [:]
     /// What peers gave to us, by connection.
@@ -197,6 +199,7 @@ final class ControlThread {
     func finish(release: Bool) {
         sockets.closeAll()
         backend.closeAll()
+        longWork.stop()
         surroundings.dataplane.stop()
         surroundings.kernel.letGoOfNeighbours()
         if release { surroundings.kernel.release() }
@@ -272,6 +275,7 @@ final class ControlThread {
         case .virtualAddresses(let connection, let given): take(given, of: connection)
         case .checkRevocation(let check, let token): checkRevocation(check, token: token)
         case .awaitOwnStatus(let status, let token): awaitOwnStatus(status, token: token)
+        case .judgeCertificates(let works, let token): judge(works, token: token)
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }

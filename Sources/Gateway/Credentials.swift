@@ -24,7 +24,7 @@ extension ControlThread {
         defer { configuration.connections[position].wipeSecrets() }
         keyFingerprints[connection.name] = credentials.fingerprint(connection, surroundings.crypto)
         watched[connection.name] = credentials.watched(connection)
-        lookAtLists(of: connection)
+        if lookAtLists(of: connection), !connection.remote.revocationLists.isEmpty { readLists(of: connection) }
         credentialProblems[connection.name] = nil
         do throws(CredentialLoading.Problem) {
             let plan = try SettingsMapping.plan(connection, credentials: credentials)
@@ -67,7 +67,6 @@ extension ControlThread {
     }
 
     /// Whether a revocation list of the connection is another than the last time.
-    @discardableResult
     private func lookAtLists(of connection: Connection) -> Bool {
         let stamps = connection.remote.revocationLists.map { CredentialFile.Stamp(path: $0) }
         return listStamps.updateValue(stamps, forKey: connection.name) != stamps
@@ -77,22 +76,36 @@ extension ControlThread {
     func followRevocationLists() {
         if now >= nextListCheck {
             nextListCheck = now + Self.listInterval
-            for connection in configuration.connections where lookAtLists(of: connection) {
-                core.lookAgainAtPeers(of: connection.name, now: now)
-                tellUnreadableLists(of: connection)
-            }
+            for connection in configuration.connections where lookAtLists(of: connection) { readLists(of: connection) }
         }
         // What is left goes on with the next tick, which is a hurried one then.
         let end = now + Self.reviewTime
         while core.hasReviews, now < end { core.reviewPeer(now: now) }
     }
 
-    private func tellUnreadableLists(of connection: Connection) {
-        for path in connection.remote.revocationLists {
-            do throws(CredentialError) { _ = try RevocationList.read(file: path) } catch {
-                let text = "the revocation list \(path) \(error.clause); the last good one is used"
-                log(.error, text, connection: connection.name)
-            }
+    /// Reads the lists, which may be long ones, elsewhere; then tells what is wrong with them and looks at the peers again.
+    private func readLists(of connection: Connection) {
+        let (name, remote, time) = (connection.name, connection.remote, surroundings.wallClock())
+        longWork.submit {
+            RevocationListReview.load(paths: remote.revocationLists)
+            return CredentialInspection.lists(remote, now: time)
+        } then: { [self] findings in
+            guard let findings else { return }
+            for (level, sentence) in findings { log(level, sentence, connection: name) }
+            core.lookAgainAtPeers(of: name, now: now)
+            pump()
+        }
+    }
+
+    /// Judges what a peer has sent. When there is too much of that already, nothing comes of it.
+    func judge(_ works: [CertificateWork], token: UInt64) {
+        longWork.submit {
+            for work in works { work.run() }
+            return true
+        } then: { [self] isDone in
+            guard isDone != nil else { return }
+            core.certificatesJudged(token: token, now: now)
+            pump()
         }
     }
 

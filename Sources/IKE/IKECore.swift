@@ -31,6 +31,11 @@ public final class IKECore {
     var halfOpenStrangers: Deque<UInt64> = []
     var peerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
     var strangerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
+    /// IKE SAs in whose IKE_AUTH an EAP conversation was begun, oldest first; some are through already.
+    var eapConversations: Deque<UInt64> = []
+    /// Of the thread on which certificates are judged.
+    var peerJudging = WorkBudget(microsecondsPerSecond: Bounds.judgingMicroseconds)
+    var strangerJudging = WorkBudget(microsecondsPerSecond: Bounds.judgingMicroseconds)
     /// Inbound ESP SPI to the IKE SA that owns the child.
     var childIndex: [UInt32: UInt64] = [:]
     /// IKE SAs by who speaks: what INITIAL_CONTACT is about.

@@ -54,8 +54,12 @@ package final class HalfOpenSA {
     var expires: Instant
     /// Authentication under way, from the first IKE_AUTH request on that could not be settled at once.
     var auth: ResponderAuth?
-    /// The first IKE_AUTH request, while its answer waits for news of our own certificate.
+    /// The first IKE_AUTH request, while its answer waits for news of our own certificate, or for a judgement on the peer's.
     var putOff: (request: PayloadList, path: Path)?
+    /// The peer's certificates have been judged: what is left to compute is little.
+    var isJudged = false
+    /// Signatures of the peer that were verified: once, however many connections they are tried on.
+    let signatures = VerifiedSignatures()
 
     init(
         initiatorNonce: [UInt8], responderNonce: [UInt8], keyExchange: any KeyExchangeAnswer, initiatorMessage: [UInt8],
@@ -135,6 +139,8 @@ package final class AuthenticatingSA {
     var responder: ProvenPeer?
     /// What is judged again when a revocation check has been answered.
     var waiting: (proof: PeerProof, payloads: PayloadList)?
+    /// The responder's certificates have been judged.
+    var isJudged = false
     /// Our first request is not out: it waits for news of our own certificate.
     var isPutOff = false
     /// Nobody wants it any more: it is deleted as soon as the peer answers.
@@ -177,6 +183,9 @@ package final class EstablishedSA {
     /// When to authenticate anew, and when an SA that has not been ends: counted from the last authentication, not from a rekey.
     var reauthAt: Instant?
     var authenticationEndsAt: Instant?
+    /// When the first certificate of the peer's chain runs out, and when the peer is asked for another one before that.
+    var certificateEndsAt: Instant?
+    var certificateNoticeAt: Instant?
     var temporaryFailures = 0
     var followUpFailures = 0
     /// Why it ends at `expiresAt`, when that is not its lifetime.

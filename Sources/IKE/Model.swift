@@ -226,6 +226,8 @@ public enum Event: Sendable {
     case movePath(connection: String, inboundSPIs: [UInt32], path: TunnelPath)
     /// Ask an OCSP responder whether the peer's certificate is revoked, and answer with `revocationAnswered(token:)`. RFC 6960.
     case checkRevocation(RevocationCheck, token: UInt64)
+    /// Do these, away from the thread that answers messages, and answer with `certificatesJudged(token:)`.
+    case judgeCertificates([CertificateWork], token: UInt64)
     /// Answer with `ownStatusSettled(token:)` when it is no longer pending. RFC 4806.
     case awaitOwnStatus(any OwnRevocationStatus, token: UInt64)
     /// Ask an authentication backend (RADIUS), and answer with `backendAnswered(token:)`.

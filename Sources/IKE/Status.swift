@@ -53,8 +53,11 @@ extension IKECore {
     private func reason(_ state: ConnectionState, now: Instant) -> String {
         if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
         if let sa = state.attempt.flatMap({ sas[$0] }), let waiting = sa.waiting {
-            guard !waiting.isForOwnStatus else { return "Waiting for an OCSP responder's word about our own certificate." }
-            return "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
+            switch waiting.purpose {
+            case .ownStatus: return "Waiting for an OCSP responder's word about our own certificate."
+            case .judgement: return "The certificate of \(sa.path.remote) is being judged."
+            case .answer: return "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
+            }
         }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
             if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return refusal.reason }

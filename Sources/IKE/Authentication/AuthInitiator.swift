@@ -143,6 +143,13 @@ extension IKECore {
             refuseAuthenticated(sa, reason: reason, now: now)
             return
         }
+        let works = state.isJudged ? [] : certificateWork(proof, CollectionOfOne(connection.plan))
+        state.isJudged = true
+        guard works.isEmpty else {
+            state.waiting = (proof, payloads)
+            wait(sa, for: .judgement, now: now) { .judgeCertificates(works, token: $0) }
+            return
+        }
         do throws(ProofRefusal) {
             var peer = try judge(sa, state.transcript, proof, connection.plan)
             if let check = try openQuestion(&peer, isAsked: isAsked) {

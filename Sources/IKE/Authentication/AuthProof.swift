@@ -23,6 +23,8 @@ package struct ProvenPeer: Sendable {
     /// What an OCSP responder has to say before the peer is believed.
     package var revocationCheck: RevocationCheck?
     package var warnings: [String] = []
+    /// Until the first certificate of its chain runs out.
+    package var validSeconds: Int64?
     /// The name that EAP authenticated, and what a backend granted.
     package var eapName: [UInt8]?
     package var attributes: [EAPAttribute] = []
@@ -66,6 +68,36 @@ struct ProofRefusal: Error {
     enum Depth: Int { case method, secret, certificate, signature }
     var depth: Depth
     var sentence: String
+}
+
+/// Verdicts on the peer's AUTH of one IKE SA. The connections that it is tried on most often come to the same question.
+package final class VerifiedSignatures {
+    private struct Question: Hashable {
+        var octets: [UInt8]
+        var method: UInt8
+        var data: [UInt8]
+        var key: [UInt8]
+        var allowsSHA1: Bool
+    }
+    private var verdicts: [Question: Result<SignatureScheme, SignatureRefusal>] = [:]
+
+    package init() {}
+
+    func verdict(
+        on proof: PeerProof, _ octets: [UInt8], _ key: any VerifyingKey, allowsSHA1: Bool
+    ) throws(SignatureRefusal) -> SignatureScheme {
+        let question = Question(
+            octets: octets, method: proof.method, data: proof.data, key: key.subjectPublicKeyInfo, allowsSHA1: allowsSHA1)
+        if let known = verdicts[question] { return try known.get() }
+        do throws(SignatureRefusal) {
+            let scheme = try SignatureChoice.verify(proof.method, proof.data, of: octets, with: key, allowsSHA1: allowsSHA1)
+            verdicts[question] = .success(scheme)
+            return scheme
+        } catch {
+            verdicts[question] = .failure(error)
+            throw error
+        }
+    }
 }
 
 extension IKECore {
@@ -124,16 +156,18 @@ extension IKECore {
     // MARK: The peer's proof
 
     /// Judges the peer's AUTH by what a connection asks of it.
+    /// - Parameter known: signatures that were verified for other connections.
     func judge(
-        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan
+        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan,
+        known: VerifiedSignatures = VerifiedSignatures()
     ) throws(ProofRefusal) -> ProvenPeer {
         let isSignature = AuthenticationMethod.signatures.contains(proof.method)
         switch plan.remoteAuthentication {
         case .presharedKey(let keyring) where proof.method == AuthenticationMethod.sharedKey:
             return try judgeSecret(sa, transcript, proof, plan, keyring)
-        case .certificate(let trust) where isSignature: return try judgeCertificate(sa, transcript, proof, plan, trust)
+        case .certificate(let trust) where isSignature: return try judgeCertificate(sa, transcript, proof, plan, trust, known)
         case .rawPublicKeys(let keys, let trust) where isSignature:
-            return try judgeRawKey(sa, transcript, proof, plan, keys, trust)
+            return try judgeRawKey(sa, transcript, proof, plan, keys, trust, known)
         case .presharedKey, .certificate, .rawPublicKeys, .eap, .eapOnly:
             throw ProofRefusal(depth: .method, sentence: Reasons.wrongMethod(proof.method, plan: plan, remote: sa.path.remote))
         }
@@ -164,7 +198,8 @@ extension IKECore {
     }
 
     private func judgeCertificate(
-        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan, _ trust: any PeerTrust
+        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan, _ trust: any PeerTrust,
+        _ known: VerifiedSignatures
     ) throws(ProofRefusal) -> ProvenPeer {
         guard !proof.certificates.isEmpty else {
             throw ProofRefusal(depth: .certificate, sentence: Reasons.noCertificate(proof, plan: plan, remote: sa.path.remote))
@@ -180,16 +215,16 @@ extension IKECore {
                 depth: .certificate,
                 sentence: Reasons.certificateRefused(error, proof.identity, plan: plan, remote: sa.path.remote))
         }
-        let scheme = try verify(sa, transcript, proof, plan, trusted.key)
+        let scheme = try verify(sa, transcript, proof, plan, trusted.key, known)
         return ProvenPeer(
             identity: proof.claimed, method: scheme.sentence, subject: trusted.subject, certificateExpires: trusted.expires,
-            revocationCheck: trusted.revocationCheck, warnings: trusted.warnings,
+            revocationCheck: trusted.revocationCheck, warnings: trusted.warnings, validSeconds: trusted.validSeconds,
             review: CertificateReview(trust: trust, certificates: proof.certificates, identity: proof.claimed))
     }
 
     private func judgeRawKey(
         _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan, _ keys: [[UInt8]],
-        _ trust: any PeerTrust
+        _ trust: any PeerTrust, _ known: VerifiedSignatures
     ) throws(ProofRefusal) -> ProvenPeer {
         var candidates = Array(keys.prefix(Bounds.rawPublicKeys))
         if let sent = proof.rawKeys.first {
@@ -206,7 +241,7 @@ extension IKECore {
         for candidate in candidates {
             guard let key = trust.rawKey(candidate) else { continue }
             do throws(ProofRefusal) {
-                let scheme = try verify(sa, transcript, proof, plan, key)
+                let scheme = try verify(sa, transcript, proof, plan, key, known)
                 return ProvenPeer(identity: proof.claimed, method: "public key, \(scheme.sentence)")
             } catch { refusal = error }
         }
@@ -217,13 +252,13 @@ extension IKECore {
     }
 
     private func verify(
-        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan, _ key: any VerifyingKey
+        _ sa: IKESA, _ transcript: InitTranscript, _ proof: PeerProof, _ plan: ConnectionPlan, _ key: any VerifyingKey,
+        _ known: VerifiedSignatures
     ) throws(ProofRefusal) -> SignatureScheme {
         do throws(IKEFault) {
             let octets = try signedOctets(sa, transcript, byInitiator: !sa.isInitiator, proof.identity)
             do throws(SignatureRefusal) {
-                return try SignatureChoice.verify(
-                    proof.method, proof.data, of: octets, with: key, allowsSHA1: plan.allowsSHA1Signatures)
+                return try known.verdict(on: proof, octets, key, allowsSHA1: plan.allowsSHA1Signatures)
             } catch {
                 throw IKEFault.peerMisbehaved("its signature \(error.sentence)")
             }

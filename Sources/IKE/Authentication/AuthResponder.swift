@@ -21,6 +21,7 @@ extension IKECore {
             state.putOff = (payloads, path)
             return
         }
+        if waitsForJudgement(sa, state, payloads, candidates, path: path, now: now) { return }
         do throws(Refusal) {
             let connections = try known(identity, candidates, wanted: payloads.identityResponder, path: path)
             guard let claimed = identity.identity else { return }
@@ -135,7 +136,7 @@ extension IKECore {
         for candidate in matching.prefix(Bounds.connectionsTried) where !candidate.plan.localAuthentication.isEAP {
             do throws(ProofRefusal) {
                 proof.data = try settlePPK(sa, candidate.plan, request: payloads) ?? data
-                var peer = try judge(sa, state.transcript, proof, candidate.plan)
+                var peer = try judge(sa, state.transcript, proof, candidate.plan, known: state.signatures)
                 if let check = try openQuestion(&peer, isAsked: false) { return (candidate, .ask(proof, check)) }
                 return (candidate, .proven(peer))
             } catch {

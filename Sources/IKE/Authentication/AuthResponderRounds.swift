@@ -1,3 +1,4 @@
+import DequeModule
 import IPsec
 
 // IKE_AUTH as responder beyond its first step: a revocation check, and EAP. RFC 7296 §2.16, RFC 5998.
@@ -33,12 +34,11 @@ extension IKECore {
     ) {
         let plan = connection.plan
         // In silence, as with the key exchange: a peer that means it sends again.
-        let isPeer = isConfigured(path.remote.address)
-        let work = plan.localAuthentication.workMicroseconds
-        guard isPeer ? peerWork.take(work, now: now) : strangerWork.take(work, now: now) else {
+        guard mayWork(plan.localAuthentication.workMicroseconds, for: path.remote.address, now: now) else {
             counters.signaturesDeferred &+= 1
             return
         }
+        makeRoomForEAP(sa, now: now)
         let session = server.makeSession(
             EAPContext(crypto: crypto, random: random, peer: claimed, name: claimed.octets, remote: path.remote))
         let auth = ResponderAuth(
@@ -62,6 +62,23 @@ extension IKECore {
         advance(sa, state, auth, session, session.begin(), now: now)
     }
 
+    /// Conversations take memory (a TLS handshake 165 KiB): of too many under way the oldest gives way.
+    private func makeRoomForEAP(_ sa: IKESA, now: Instant) {
+        if eapConversations.count >= Bounds.eapConversations {
+            eapConversations = Deque(eapConversations.filter { isInEAP($0) })
+        }
+        while eapConversations.count >= Bounds.eapConversations, let oldest = eapConversations.popFirst() {
+            guard let other = sas[oldest], other !== sa else { continue }
+            counters.halfOpenEvicted &+= 1
+            drop(other, reason: nil, failed: false, now: now)
+        }
+        eapConversations.append(sa.localSPI)
+    }
+
+    private func isInEAP(_ spi: UInt64) -> Bool {
+        if let sa = sas[spi], case .halfOpen(let state) = sa.phase { state.auth != nil } else { false }
+    }
+
     func answerFurtherAuth(
         _ sa: IKESA, _ state: HalfOpenSA, _ auth: ResponderAuth, _ payloads: PayloadList, path: Path, now: Instant
     ) {
@@ -73,6 +90,10 @@ extension IKECore {
                 let reason = "The peer \(path.remote) (\(auth.identity.sentence)) broke off the EAP exchange."
                 refuseAuth(
                     sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: reason, path: path, now: now)
+                return
+            }
+            guard mayWork(session.workMicroseconds(packet), for: path.remote.address, now: now) else {
+                counters.signaturesDeferred &+= 1
                 return
             }
             advance(sa, state, auth, session, session.receive(packet), now: now)
@@ -164,8 +185,9 @@ extension IKECore {
             )
         }
         return ProvenPeer(
-            identity: identity, method: outcome.method?.description ?? "EAP", warnings: outcome.warnings, eapName: outcome.name,
-            attributes: outcome.attributes, review: outcome.review)
+            identity: identity, method: outcome.method?.description ?? "EAP", warnings: outcome.warnings,
+            validSeconds: outcome.review?.validSeconds, eapName: outcome.name, attributes: outcome.attributes,
+            review: outcome.review)
     }
 
     private func refusal(_ auth: ResponderAuth, _ sentence: String) -> ProofRefusal {

@@ -1,12 +1,22 @@
-// What IKE_AUTH waits for outside: an OCSP responder, an authentication backend. RFC 6960, RFC 3579. Nothing else happens on the
-// SA meanwhile: the peer's retransmissions are not answered, its next message cannot come before ours.
+import Wire
+
+// What IKE_AUTH waits for outside: an OCSP responder, an authentication backend, a judgement on certificates. RFC 6960, RFC 3579.
+// Nothing else happens on the SA meanwhile: the peer's retransmissions are not answered, and its next message cannot come before
+// ours.
 
 /// An IKE_AUTH exchange that waits for an answer from outside.
 package struct OutsideWait {
+    package enum Purpose {
+        /// What an OCSP responder or a backend says about the peer.
+        case answer
+        /// News of our own certificate.
+        case ownStatus
+        /// A judgement on the peer's certificates.
+        case judgement
+    }
     package var token: UInt64
     package var expires: Instant
-    /// For news of our own certificate.
-    package var isForOwnStatus = false
+    package var purpose = Purpose.answer
 }
 
 extension IKECore {
@@ -29,12 +39,19 @@ extension IKECore {
         settle(now)
     }
 
+    /// What `Event.judgeCertificates` asked for is done.
+    public func certificatesJudged(token: UInt64, now: Instant) {
+        if let sa = endWait(token) { resumeJudged(sa, now: now) }
+        settle(now)
+    }
+
     func wait(
-        _ sa: IKESA, atMost limit: Duration = Bounds.outsideWait, now: Instant, _ question: (_ token: UInt64) -> Event
+        _ sa: IKESA, for purpose: OutsideWait.Purpose = .answer, atMost limit: Duration = Bounds.outsideWait, now: Instant,
+        _ question: (_ token: UInt64) -> Event
     ) {
         let token = nextToken
         nextToken &+= 1
-        sa.waiting = OutsideWait(token: token, expires: now + limit)
+        sa.waiting = OutsideWait(token: token, expires: now + limit, purpose: purpose)
         authenticationWaits[token] = sa.localSPI
         emit(question(token))
         touch(sa)
@@ -60,11 +77,19 @@ extension IKECore {
 
     /// The surroundings did not answer in time.
     func waitExpired(_ sa: IKESA, now: Instant) {
-        let isForOwnStatus = sa.waiting?.isForOwnStatus == true
+        let purpose = sa.waiting?.purpose ?? .answer
         cancelWait(sa)
         counters.outsideWaitsExpired &+= 1
-        if isForOwnStatus {
+        if purpose == .ownStatus {
             resumeAuth(sa, now: now)
+        } else if purpose == .judgement {
+            // There is more to judge than can be: an honest peer begins again.
+            let reason = "The certificates of the peer \(sa.path.remote) could not be judged in time."
+            if case .authenticating = sa.phase {
+                refuseAuthenticated(sa, reason: reason, now: now)
+            } else {
+                drop(sa, reason: reason, failed: true, now: now)
+            }
         } else if case .halfOpen(let state) = sa.phase, case .backend = state.auth?.step {
             resumeBackend(sa, nil, now: now)
         } else {
@@ -110,9 +135,73 @@ extension IKECore {
         }.first
         guard let pending else { return false }
         sa.hasWaitedForOwnStatus = true
-        wait(sa, atMost: Bounds.ownStatusWait, now: now) { .awaitOwnStatus(pending, token: $0) }
-        sa.waiting?.isForOwnStatus = true
+        wait(sa, for: .ownStatus, atMost: Bounds.ownStatusWait, now: now) { .awaitOwnStatus(pending, token: $0) }
         return true
+    }
+
+    // MARK: The peer's certificates
+
+    /// What has to be computed about a peer's certificates before any of these connections can say what it thinks of them: the
+    /// same work once.
+    func certificateWork(_ proof: PeerProof, _ plans: some Sequence<ConnectionPlan>) -> [CertificateWork] {
+        guard AuthenticationMethod.signatures.contains(proof.method), !proof.certificates.isEmpty else { return [] }
+        var works: [CertificateWork] = []
+        for plan in plans {
+            guard case .certificate(let trust) = plan.remoteAuthentication,
+                let work = trust.pendingWork(
+                    certificates: proof.certificates, revocationLists: proof.revocationLists, ocspResponses: proof.ocspResponses),
+                !works.contains(where: { $0.id == work.id })
+            else { continue }
+            works.append(work)
+        }
+        return works
+    }
+
+    /// Whether the first IKE_AUTH request is put off, or dropped for want of time, until its certificates have been judged.
+    func waitsForJudgement(
+        _ sa: IKESA, _ state: HalfOpenSA, _ payloads: PayloadList, _ candidates: [ConnectionState], path: Path, now: Instant
+    ) -> Bool {
+        guard !state.isJudged, let identity = payloads.identityInitiator, let claimed = identity.identity,
+            let proof = PeerProof(payloads, identity, claimed: claimed),
+            AuthenticationMethod.signatures.contains(proof.method)
+        else { return false }
+        let matching = candidates.lazy.map(\.plan).filter { $0.remotePattern.matches(claimed) }.prefix(Bounds.connectionsTried)
+        let works = certificateWork(proof, matching)
+        // In silence, as with the key exchange: a peer that means it sends again. What is left to do here is one verification of
+        // its signature, and what each connection makes of the judgement.
+        guard mayWork(Bounds.signatureMicroseconds, for: path.remote.address, now: now),
+            works.isEmpty || mayJudge(works.reduce(0) { $0 + $1.microseconds }, for: path.remote.address, now: now)
+        else {
+            counters.signaturesDeferred &+= 1
+            return true
+        }
+        state.isJudged = true
+        guard !works.isEmpty else { return false }
+        state.putOff = (payloads, path)
+        wait(sa, for: .judgement, now: now) { .judgeCertificates(works, token: $0) }
+        return true
+    }
+
+    /// Charges work for a peer that has not authenticated yet; false: not now.
+    func mayWork(_ microseconds: Int, for address: IPAddress, now: Instant) -> Bool {
+        isConfigured(address) ? peerWork.take(microseconds, now: now) : strangerWork.take(microseconds, now: now)
+    }
+
+    /// The same for what is done elsewhere.
+    private func mayJudge(_ microseconds: Int, for address: IPAddress, now: Instant) -> Bool {
+        isConfigured(address)
+            ? peerJudging.take(microseconds, now: now) : strangerJudging.take(microseconds, now: now)
+    }
+
+    private func resumeJudged(_ sa: IKESA, now: Instant) {
+        switch sa.phase {
+        case .authenticating(let state):
+            guard let connection = connection(of: sa), let (proof, payloads) = state.waiting else { return }
+            state.waiting = nil
+            believe(sa, state, connection, proof, payloads, isAsked: false, now: now)
+        case .halfOpen: resumeAuth(sa, now: now)
+        case .initiating, .intermediate, .established, .closing, .closed: break
+        }
     }
 
     /// With or without the response.

@@ -138,7 +138,7 @@ extension IKECore {
         let method = outcome.method?.description ?? "EAP"
         var peer = state.responder ?? ProvenPeer(identity: claimed, method: method)
         peer.warnings += outcome.warnings
-        peer.review = peer.review ?? outcome.review
+        if peer.review == nil { (peer.review, peer.validSeconds) = (outcome.review, outcome.review?.validSeconds) }
         completeAuth(sa, state, connection, peer, payloads, now: now)
     }
 }

@@ -186,6 +186,7 @@ extension IKECore {
             lowestNonce: lowerNonce(initiatorNonce, responderNonce))
         state.nextKeepalive = established.nextKeepalive
         (state.reauthAt, state.authenticationEndsAt) = (established.reauthAt, established.authenticationEndsAt)
+        (state.certificateNoticeAt, state.certificateEndsAt) = (established.certificateNoticeAt, established.certificateEndsAt)
         successor.phase = .established(state)
         inheritConfiguration(from: sa, to: successor)
         index(successor)

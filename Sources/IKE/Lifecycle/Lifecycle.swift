@@ -36,6 +36,7 @@ extension IKECore {
             established.reauthAt = now + softLifetime(time, weInitiated: sa.isInitiator)
             established.authenticationEndsAt = now + time
         }
+        if let seconds = peer.validSeconds { noteCertificateEnd(established, seconds, now: now) }
         // Before redundancy is looked at: the SA that this one replaces is no rival.
         established.replaces = sa.replaces
         sa.phase = .established(established)

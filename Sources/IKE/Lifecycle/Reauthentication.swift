@@ -21,7 +21,7 @@ extension IKECore {
                 now: now)
             return
         }
-        guard let due = established.reauthAt, due <= now else { return }
+        guard checkCertificate(sa, established, now: now), let due = established.reauthAt, due <= now else { return }
         established.reauthAt = nil
         guard let connection = connection(of: sa), connection.plan.remoteAddress != nil else { return }
         // Should this attempt fail, there is another one before the old SA ends.
@@ -48,8 +48,46 @@ extension IKECore {
     func reauthenticationDeadlines(_ established: EstablishedSA) -> [Instant] {
         let isOver = established.supersededBy != nil || established.closeAt != nil
         let patience = established.replaces == nil ? nil : established.establishedAt + Bounds.replacementWait
-        let dues = [isOver ? nil : established.reauthAt, isOver ? nil : established.authenticationEndsAt, patience]
-        return (dues + [established.coverCheckAt]).compactMap { $0 }
+        let ends = [
+            established.reauthAt, established.authenticationEndsAt, established.certificateNoticeAt,
+            established.certificateEndsAt,
+        ]
+        return ((isOver ? [] : ends) + [patience, established.coverCheckAt]).compactMap { $0 }
+    }
+
+    // MARK: When the peer's certificate runs out
+
+    func noteCertificateEnd(_ established: EstablishedSA, _ seconds: Int64, now: Instant) {
+        // An Instant has no room for more than some centuries.
+        let left = Duration.seconds(min(max(0, seconds), Bounds.longestValiditySeconds))
+        established.certificateEndsAt = now + left
+        // Only once: a peer that comes with the same certificate again is not asked again.
+        let notice = Bounds.certificateNotice + jitter(Bounds.certificateNotice / 4)
+        established.certificateNoticeAt = left > Bounds.certificateNotice * 2 ? now + (left - notice) : nil
+    }
+
+    /// Some minutes before the end the peer gets the chance to show a newer certificate: it is authenticated anew, by us or, with
+    /// AUTH_LIFETIME (RFC 4478), at our wish. At the end its IKE SA ends. False: it has.
+    private func checkCertificate(_ sa: IKESA, _ established: EstablishedSA, now: Instant) -> Bool {
+        if let notice = established.certificateNoticeAt, notice <= now {
+            established.certificateNoticeAt = nil
+            if connection(of: sa)?.plan.remoteAddress != nil, sa.isInitiator {
+                established.reauthAt = min(established.reauthAt ?? now, now)
+            } else if let end = established.certificateEndsAt {
+                enqueue(.notify(.authLifetime, [UInt8](u32: UInt32(clamping: (end - now).components.seconds))), on: sa)
+            }
+        }
+        guard let end = established.certificateEndsAt, end <= now else { return true }
+        // The clock may have been set meanwhile.
+        if let left = established.peer.review?.validSeconds, left > 0 {
+            noteCertificateEnd(established, left, now: now)
+            return true
+        }
+        established.certificateEndsAt = nil
+        let why = established.peer.review?.objection()?.sentence ?? "The peer's certificate has run out; a new one is needed."
+        let name = connection(of: sa)?.plan.name ?? ""
+        close(sa, reason: "The peer \(established.remoteIdentity) is shut out of connection \(name): \(why)", now: now)
+        return false
     }
 
     /// "The Responder MUST send this information to the Initiator in an AUTH_LIFETIME notification either in the last message of

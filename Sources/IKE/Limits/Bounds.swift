@@ -31,6 +31,14 @@ package enum Bounds {
     // Exchanges.
     /// EAP packets of ours in one IKE_AUTH exchange: EAP-TLS in fragments takes a few dozen. RFC 5216 §3.1.
     package static let eapRounds = 128
+    /// EAP conversations under way at once, as responder.
+    package static let eapConversations = 256
+    /// About what verifying a peer's AUTH takes, of one key, with what each connection makes of it.
+    package static let signatureMicroseconds = 250
+    /// Before a peer's certificate runs out, it is asked to authenticate anew, perhaps with another.
+    package static let certificateNotice: Duration = .seconds(300)
+    /// A certificate's end further away is not waited for. A hundred years.
+    package static let longestValiditySeconds: Int64 = 3_155_760_000
     /// From the first IKE_AUTH message to the end of authentication, as responder.
     package static let authenticationLifetime: Duration = .seconds(120)
     /// How long the surroundings may take to ask an OCSP responder or an authentication backend.
@@ -45,6 +53,8 @@ package enum Bounds {
     /// Time for key exchanges with peers that are not authenticated, per second: once for addresses that the configuration names,
     /// once for all others together.
     package static let unauthenticatedWorkMicroseconds = 300_000
+    /// Time of another thread for judging the certificates of peers that are not authenticated, per second, likewise.
+    package static let judgingMicroseconds = 400_000
     /// Half-open SAs from one address: of a peer that the configuration names, and of anybody else (several behind one NAT).
     package static let halfOpenPerPeer = 256
     package static let halfOpenPerStranger = 32

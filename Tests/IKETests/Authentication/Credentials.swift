@@ -36,6 +36,9 @@ final class TestTrust: PeerTrust, @unchecked Sendable {
     var evaluations = 0
     var seenOCSP: [[UInt8]] = []
     var seenCertificates = 0
+    var validSeconds: Int64?
+    /// There is something to compute before it can be evaluated.
+    var pending: CertificateWork?
 
     static func certificate(_ name: String, _ key: any SigningKey) -> [UInt8] {
         Array(name.utf8) + [0] + key.subjectPublicKeyInfo
@@ -61,8 +64,13 @@ final class TestTrust: PeerTrust, @unchecked Sendable {
         }
         let settled = ocspResponses.all.contains(Array("good".utf8))
         return TrustedPeer(
-            key: key, subject: "CN=\(name)", expires: 1_900_000_000, revocationCheck: settled ? nil : check, warnings: [])
+            key: key, subject: "CN=\(name)", expires: 1_900_000_000, revocationCheck: settled ? nil : check, warnings: [],
+            validSeconds: validSeconds)
     }
+
+    func pendingWork(
+        certificates: [[UInt8]], revocationLists: [[UInt8]], ocspResponses: OCSPResponses
+    ) -> CertificateWork? { pending }
 
     func rawKey(_ subjectPublicKeyInfo: [UInt8]) -> (any VerifyingKey)? {
         try? OpenSSLVerifyingKey(subjectPublicKeyInfo: subjectPublicKeyInfo)

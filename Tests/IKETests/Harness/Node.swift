@@ -29,6 +29,9 @@ final class Node {
     /// Removals of children that were never installed, and double installations: always a fault of the core.
     var faults: [String] = []
     /// Tokens that a test wants to answer itself.
+    /// Certificates are judged as soon as the core wants it; false: their tokens are held.
+    var judges = true
+    var judged = 0
     var heldTokens: [UInt64] = []
     var holdsInstallations = false
     var failsInstallations: String?
@@ -95,6 +98,11 @@ final class Node {
                 revocationChecks.append(check)
                 guard let answer = answersRevocation else { heldTokens.append(token); continue }
                 core.revocationAnswered(token: token, response: answer(check), now: now)
+            case .judgeCertificates(let works, let token):
+                judged += works.count
+                guard judges else { heldTokens.append(token); continue }
+                for work in works { work.run() }
+                core.certificatesJudged(token: token, now: now)
             case .awaitOwnStatus(_, let token):
                 ownStatusTokens.append(token)
             case .askBackend(let request, let token):

@@ -307,6 +307,9 @@ final class SimulatedGateway {
         case .checkRevocation(_, let token):
             let life = life
             world.schedule(.act { [unowned self] in self.answerRevocation(token, life: life) }, after: Self.responderTime)
+        case .judgeCertificates(let works, let token):
+            for work in works { work.run() }
+            core.certificatesJudged(token: token, now: now)
         case .connectionEstablished: ups += 1
         case .connectionDown(_, let reason): downs.append(reason)
         case .log(_, _, let text): world.trace("\(name) says: \(text)")
