@@ -17,6 +17,7 @@ from checks import assert_ping
 from conftest import make, remove
 from culvert_lab.daemons import Culvert, culvert_binary
 from gateways import configuration, merge
+from roadwarriors import as_yaml
 
 VECTORS = pathlib.Path(__file__).parents[1] / "Vectors" / "computed"
 ATTACKER, CONNECTIONS, STRANGERS = "192.0.2.66", 16, 28
@@ -67,11 +68,14 @@ def answer_seconds(gateway):
 def ends(lab, directory):
     """West with connections for anybody from the CA; east with one that is up and one that comes later; the stranger."""
     trust = {"auth": "certificate", "ca": [str(directory / "ca.pem")]}
-    west = configuration(lab, "west", child={"remote_subnets": ["10.0.0.0/8"], "local_subnets": [lab.west.subnet]})
+    west = configuration(lab, "west", child={"remote_subnets": [lab.east.subnet, "10.77.0.0/24"]})
     any_peer = {key: value for key, value in west["connections"][0].items() if key != "psk"}
     any_peer |= {"local": {"address": lab.west.underlay} | own(directory, "west"),
                  "remote": {"address": "any", "id": "any"} | trust}
-    west["connections"] = [merge(any_peer, {"name": f"any{number}"}) for number in range(CONNECTIONS)]
+    # Who comes gets the first; a proof that fails is tried on all of them.
+    others = [merge(any_peer, {"name": f"any{number}", "children": [
+        any_peer["children"][0] | {"remote_subnets": [f"10.80.{number}.0/24"]}]}) for number in range(1, CONNECTIONS)]
+    west["connections"] = [any_peer | {"name": "any0"}, *others]
 
     east = configuration(lab, "east")
     peer = {key: value for key, value in east["connections"][0].items() if key != "psk"}
@@ -92,7 +96,7 @@ def ends(lab, directory):
         merge(peer, {"name": f"stranger{number}",
                      "children": [peer["children"][0] | {"local_subnets": [f"10.66.{number}.0/24"]}]})
         | {"local": {"address": ATTACKER} | stranger} for number in range(STRANGERS)]
-    return Culvert(lab, "gw-west", west), Culvert(lab, "gw-east", east), Culvert(lab, "attacker", attack)
+    return Culvert(lab, "gw-west", as_yaml(west)), Culvert(lab, "gw-east", east), Culvert(lab, "attacker", attack)
 
 
 def test_costly_chains_of_a_stranger_hold_nobody_up(lab, directory):
