@@ -245,3 +245,27 @@ struct ForeignRuleTests {
         #expect(sentences(rule).isEmpty)
     }
 }
+
+@Suite("What somebody takes away and the gateway puts back")
+struct PutBackTests {
+    @Test func `the XDP program is attached again, or the interface has a problem while that is refused`() {
+        let (dataplane, kernel) = (FakeDataplane(), FakeKernel())
+        var told: [String] = []
+        let keeper = PortKeeper(
+            gatewayConfiguration().interfaces, dataplane: dataplane, kernel: kernel, log: { _, text in told.append(text) })
+        keeper.synchronize(now: at(0))
+        told = []
+        keeper.keepPrograms()
+        #expect(told.isEmpty)
+        dataplane.withoutProgram = [1]
+        keeper.keepPrograms()
+        #expect(told.count == 1 && told[0].contains("lan0 had lost the XDP program"), "\(told)")
+        dataplane.refuses = "lan0: another program is attached"
+        keeper.keepPrograms()
+        keeper.synchronize(now: at(1))
+        #expect(keeper.problems["lan0"] == dataplane.refuses)
+        dataplane.refuses = nil
+        keeper.keepPrograms()
+        #expect(keeper.problems["lan0"] == nil)
+    }
+}

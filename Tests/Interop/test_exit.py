@@ -7,6 +7,7 @@ that the file does not name, no rule of somebody else, in no state of the gatewa
 """
 
 import contextlib
+import re
 import time
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from checks import Wire, assert_no_ping, assert_ping, difference, pings_again
 from conftest import make, remove
 from culvert_lab.capture import Capture, classify
+from culvert_lab.daemons import REPOSITORY
 from culvert_lab.shell import eventually
 from culvert_lab.traffic import ping
 from frames import IP, MARK, UDP, Dot1Q, Ether, Raw, Tap
@@ -359,3 +361,22 @@ def test_the_sites_own_networks_stay_reachable_inside_a_wider_protected_prefix(l
             assert_no_ping(alone, "east")
             assert send(alone, "host-east", NOWHERE) == 0
         ours.end()
+
+
+def test_the_lines_that_free_a_host_leave_nothing(lab):
+    """Those of docs/operation.md, after a gateway was killed. Last in the file."""
+    text = (REPOSITORY / "docs" / "operation.md").read_text()
+    lines = re.search(r"```\n(for interface in .*?)```", text, re.S)[1]
+    for daemon in lab.daemons:
+        daemon.kill()
+    lab.execute("gw-east", ["bash", "-c", lines])
+    assert "220" not in lab.ip("gw-east", "rule", "show").stdout
+    left = [line for line in lab.ip("gw-east", "route", "show", "table", "all").stdout.splitlines() if "proto 84" in line]
+    assert not left, left
+    assert "culvert" not in lab.execute("gw-east", ["nft", "list", "tables"]).stdout
+    links = lab.ip("gw-east", "-d", "link", "show").stdout
+    assert "culvert0" not in links and "xdp" not in links, links
+    # As if there had been no gateway: the kernel sends it on in the clear.
+    with Wire(lab) as wire:
+        send(lab, "host-east", lab.west.host)
+    assert wire.of("clear")
