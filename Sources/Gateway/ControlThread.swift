@@ -74,6 +74,8 @@ final class ControlThread {
     private(set) var tunnelDrops: UInt64 = 0
 
     private var applied = AppliedPlans()
+    /// As they were when the connections' problems were looked for.
+    private var knownPortProblems: [String: String] = [:]
     /// The kernel has refused a part of them.
     private var kernelPlansAreOwed = false
     /// The addresses of peers that connections name.
@@ -502,6 +504,7 @@ final class ControlThread {
     }
 
     private func findLocalProblems() {
+        knownPortProblems = ports.problems
         core.setLocalAddresses(LocalProblems.usableAddresses(surroundings.kernel.view), now: now)
         let found = LocalProblems.find(
             configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems,
@@ -547,6 +550,7 @@ final class ControlThread {
         if kernelPlansAreOwed { applyKernelPlans() }
         keepFilter()
         watchKernel()
+        if ports.problems != knownPortProblems { findLocalProblems() }
         if surroundings.kernel.mustReadAgain { kernelReadable() }
         tellExpiry()
         followRevocationLists()
