@@ -37,6 +37,11 @@
 #define NEXT_HEADER_ROUTING 43
 #define NEXT_HEADER_FRAGMENT 44
 #define NEXT_HEADER_DESTINATION 60
+#define IKE_SA_INIT 34
+#define IKE_FLAG_RESPONSE 0x20
+#define IKE_PAYLOAD_NOTIFY 41
+#define IKE_NOTIFY_COOKIE 16390
+#define IKE_FIRST_NOTIFY_BYTES 36 /* the header, and a Notify payload as far as its type */
 #define PORT_IKE 500
 #define PORT_IKE_NAT 4500
 #define FRAGMENT_OFFSET_MASK 0x1fff
@@ -89,15 +94,14 @@ struct {
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, CULVERT_MAX_IKE_SOURCES);
-    __type(key, __be32);
+    __type(key, struct culvert_ike_source);
     __type(value, struct culvert_ike_bucket);
 } ike_sources SEC(".maps");
 
-/* By the first 64 bits: a host has all addresses of its network to send from. */
 struct {
     __uint(type, BPF_MAP_TYPE_LRU_HASH);
     __uint(max_entries, CULVERT_MAX_IKE_SOURCES);
-    __type(key, __u64);
+    __type(key, struct culvert_ike_network);
     __type(value, struct culvert_ike_bucket);
 } ike_sources_ipv6 SEC(".maps");
 
@@ -200,19 +204,35 @@ static __always_inline struct culvert_ike_bucket *bucket_of_sa(const struct pack
     return bucket || !spis[1] ? bucket : bpf_map_lookup_elem(&ike_sas, &spis[1]);
 }
 
+/* What a message that names no IKE SA of ours is, by its header and its first payload (RFC 7296 sections 3.1, 3.10). */
+static __always_inline __u32 kind_of(const struct packet *p, const void *message)
+{
+    const __u8 *m = message;
+    if ((void *)(m + IKE_FIRST_NOTIFY_BYTES) > p->end)
+        return CULVERT_IKE_OTHER;
+    __be64 responder;
+    __builtin_memcpy(&responder, m + 8, sizeof(responder));
+    if (responder || m[18] != IKE_SA_INIT || (m[19] & IKE_FLAG_RESPONSE))
+        return CULVERT_IKE_OTHER;
+    /* "the COOKIE notification ... as the first payload" (section 2.6). */
+    if (m[16] == IKE_PAYLOAD_NOTIFY && m[34] == IKE_NOTIFY_COOKIE >> 8 && m[35] == (IKE_NOTIFY_COOKIE & 0xff))
+        return CULVERT_IKE_COOKIE;
+    return CULVERT_IKE_FIRST;
+}
+
 /* The bucket of the source; NULL when it sends for the first time, and then has one with `fresh` in it. */
-static __always_inline struct culvert_ike_bucket *bucket_of_source(const struct packet *p,
+static __always_inline struct culvert_ike_bucket *bucket_of_source(const struct packet *p, __u32 kind,
                                                                    const struct culvert_ike_bucket *fresh)
 {
     struct culvert_ike_bucket *bucket;
     if (p->ipv6) {
-        __u64 network;
-        __builtin_memcpy(&network, &p->ipv6->saddr, sizeof(network));
-        bucket = bpf_map_lookup_elem(&ike_sources_ipv6, &network);
+        struct culvert_ike_network source = { .kind = kind };
+        __builtin_memcpy(&source.network, &p->ipv6->saddr, sizeof(source.network));
+        bucket = bpf_map_lookup_elem(&ike_sources_ipv6, &source);
         if (!bucket)
-            bpf_map_update_elem(&ike_sources_ipv6, &network, fresh, BPF_ANY);
+            bpf_map_update_elem(&ike_sources_ipv6, &source, fresh, BPF_ANY);
     } else {
-        __be32 source = p->ip->saddr;
+        struct culvert_ike_source source = { .address = p->ip->saddr, .kind = kind };
         bucket = bpf_map_lookup_elem(&ike_sources, &source);
         if (!bucket)
             bpf_map_update_elem(&ike_sources, &source, fresh, BPF_ANY);
@@ -221,8 +241,8 @@ static __always_inline struct culvert_ike_bucket *bucket_of_source(const struct 
 }
 
 /*
- * One token bucket per IKE SA of ours, and for all else one per source address, of IPv6 per network. Two CPUs that race on one
- * bucket may let a few packets more through: the bucket guards the control thread's time, not a secret.
+ * One token bucket per IKE SA of ours, and for all else one per kind of message and source address, of IPv6 per network. Two
+ * CPUs that race on one bucket may let a few packets more through: it guards the control thread's time, not a secret.
  */
 static __always_inline int pass_ike(const struct packet *p, const void *message)
 {
@@ -232,12 +252,18 @@ static __always_inline int pass_ike(const struct packet *p, const void *message)
         return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
 
     __u64 cost = NANOSECONDS_PER_SECOND / limit->ike_packets_per_second;
-    __u64 most = cost * limit->ike_burst_packets;
+    __u64 most = cost * limit->ike_burst_packets; /* a larger share of both is a smaller cost */
     __u64 now = bpf_ktime_get_ns();
-    struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
     struct culvert_ike_bucket *bucket = bucket_of_sa(p, message);
-    if (!bucket)
-        bucket = bucket_of_source(p, &fresh);
+    if (!bucket) {
+        __u32 kind = kind_of(p, message);
+        if (kind == CULVERT_IKE_FIRST)
+            cost /= CULVERT_IKE_FIRST_SHARES;
+        else if (kind == CULVERT_IKE_COOKIE)
+            cost /= CULVERT_IKE_COOKIE_SHARES;
+        struct culvert_ike_bucket fresh = { .last_ns = now, .credit_ns = most > cost ? most - cost : 0 };
+        bucket = bucket_of_source(p, kind, &fresh);
+    }
     if (!bucket)
         return verdict(CULVERT_COUNT_PASSED_IKE, XDP_PASS);
     __u64 last = bucket->last_ns;

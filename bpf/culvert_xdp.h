@@ -57,6 +57,29 @@ struct culvert_ipv6_address {
     __u8 bytes[16];
 };
 
+/*
+ * What IKE messages that name no IKE SA of ours share their source's tokens with: only their own kind. Who makes up a peer's
+ * address can use up what first messages have there, but not what is kept for those that bring a cookie, which user space gives
+ * to who hears its answers and checks without keeping anything (RFC 7296 section 2.6).
+ */
+#define CULVERT_IKE_OTHER 0u  /* at the rate of `settings` */
+#define CULVERT_IKE_FIRST 1u  /* IKE_SA_INIT without a cookie */
+#define CULVERT_IKE_COOKIE 2u /* IKE_SA_INIT with one */
+#define CULVERT_IKE_FIRST_SHARES 5u /* times the rate, and the burst */
+#define CULVERT_IKE_COOKIE_SHARES 10u
+
+/* Key of the map `ike_sources`. */
+struct culvert_ike_source {
+    __be32 address;
+    __u32 kind;
+};
+
+/* Key of the map `ike_sources_ipv6`: the first 64 bits, since a host has all addresses of its network to send from. */
+struct culvert_ike_network {
+    __u64 network;
+    __u64 kind;
+};
+
 /* Map `settings`, one element. */
 struct culvert_settings {
     __u32 ike_packets_per_second; /* allowed per source address, or IPv6 network of 64 bits; 0: no limit */

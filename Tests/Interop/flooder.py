@@ -3,7 +3,7 @@
     python flooder.py eth0 --mac 02:00:00:00:00:01 --target 192.0.2.2 --per-second 4000 --bots-per-second 100 --seconds 6
 
 Most frames come from 198.18.0.0/16, where nobody hears the answers; a few from `bots` in 198.19.0.0/16, who hear them and send
-their first message again with the cookie. What it did is one line of JSON in the end. RFC 7296 §2.6; the networks: RFC 2544.
+their first message again with the cookie. With `--source` all of it comes in the name of that one address. What it did is one line of JSON in the end. RFC 7296 §2.6; the networks: RFC 2544.
 """
 
 import argparse
@@ -74,6 +74,7 @@ class Flooder:
         self.port.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.ethernet = bytes.fromhex(options.mac.replace(":", "")) + self.port.getsockname()[4] + b"\x08\x00"
         self.target = socket.inet_aton(options.target)
+        self.source = socket.inet_aton(options.source) if options.source else None
         self.chance = random.Random(options.seed)
         self.values = [X25519PrivateKey.generate().public_key().public_bytes_raw() for _ in range(KEYS)]
         self.done = dict.fromkeys(
@@ -96,10 +97,11 @@ class Flooder:
 
     def spoofed(self, number):
         """(whether it is a first message, frame); every source has one."""
-        source, roll = bytes((198, 18, number // 250, 1 + number % 250)), self.chance.random()
+        source, roll = self.source or bytes((198, 18, number // 250, 1 + number % 250)), self.chance.random()
         noise = self.chance.randbytes(self.chance.randrange(1, 400))
         if roll < 0.6:
-            return True, bytearray(self.datagram(source, 500, first_message(*self.fresh())))
+            cookie = self.chance.randbytes(33) if self.source and roll < 0.2 else None
+            return True, bytearray(self.datagram(source, 500, first_message(*self.fresh(), cookie)))
         if roll < 0.7:
             return False, self.datagram(source, 500, noise)
         if roll < 0.8:
@@ -176,6 +178,7 @@ def main():
     parser.add_argument("interface")
     parser.add_argument("--mac", required=True, help="the gateway's, or of the router on the way")
     parser.add_argument("--target", required=True)
+    parser.add_argument("--source", help="the one address to speak in the name of")
     parser.add_argument("--per-second", type=int, default=4000)
     parser.add_argument("--bots-per-second", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=6)

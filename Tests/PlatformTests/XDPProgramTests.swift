@@ -342,6 +342,35 @@ private struct Rig {
         }
     }
 
+    /// RFC 7296 §2.6.
+    @Test func `who floods from a peer's address leaves it what first messages with a cookie have`() async throws {
+        try await inNewNetworkNamespace {
+            let rig = try Rig()
+            try rig.program.setIKE(packetsPerSecond: 1, burst: 5)
+            /// SPIs, next payload, version, exchange, flags, message ID, length; then a Notify payload as far as its type.
+            func message(next: UInt8, exchange: UInt8 = 34, notify: [UInt8] = [0x40, 0x06], flags: UInt8 = 8) -> [UInt8] {
+                [1, 1, 1, 1, 1, 1, 1, 1] + [UInt8](repeating: 0, count: 8) + [next, 0x20, exchange, flags]
+                    + [0, 0, 0, 0, 0, 0, 0, 64, 33, 0, 0, 36, 0, 0] + notify + [UInt8](repeating: 7, count: 28)
+            }
+            func passed(_ bytes: [UInt8], _ packets: Int, ipv6: Bool = false) throws -> Int {
+                let udp = Frame.udp(to: 500, bytes)
+                let frame =
+                    ipv6
+                    ? Frame.ipv6(source: "2001:db8:9::1", nextHeader: 17, payload: udp)
+                    : Frame(source: "203.0.113.9", payload: udp).bytes
+                return try (0..<packets).filter { _ in try rig.run(frame, on: "wan0").0 == .pass }.count
+            }
+            for ipv6 in [false, true] {
+                // Each kind has its own, first messages several times as much as noise.
+                #expect((25...32).contains(try passed(message(next: 33), 60, ipv6: ipv6)))
+                #expect((5...8).contains(try passed(message(next: 33, exchange: 35), 20, ipv6: ipv6)))
+                #expect(try passed(message(next: 33, flags: 0x20), 3, ipv6: ipv6) <= 1, "an answer is no first message")
+                #expect(try passed(message(next: 41, notify: [0x40, 0x07]), 3, ipv6: ipv6) <= 2, "nor is any notify a cookie")
+                #expect((50...60).contains(try passed(message(next: 41), 100, ipv6: ipv6)))
+            }
+        }
+    }
+
     @Test func `IKE over IPv6 is limited by network, since a host has all of its addresses`() async throws {
         try await inNewNetworkNamespace {
             let rig = try Rig()
