@@ -14,13 +14,17 @@ struct CheckedChild {
 
 /// `children` of a connection.
 extension Reader {
-    static var maxChildren: Int { 256 }
+    /// What is accepted here is negotiated there.
+    static var maxChildren: Int { Bounds.childrenPerIKESA }
     /// Of one side of one child; RFC 7296 §3.13 counts selectors in one octet.
-    static var maxSubnets: Int { 128 }
+    static var maxSubnets: Int { Bounds.selectorsPerPayload }
     static var replayWindows: ClosedRange<Int> { 32...65_536 }
     static var smallestSensibleBytes: UInt64 { 1 << 20 }
 
-    func children(_ entry: Entry?, of connection: Mapping, layers: [Mapping], remoteIsAny: Bool) -> [CheckedChild] {
+    /// - Parameter pattern: who may authenticate as the peer.
+    func children(
+        _ entry: Entry?, of connection: Mapping, layers: [Mapping], remoteIsAny: Bool, pattern: IdentityPattern?
+    ) -> [CheckedChild] {
         guard let entry else {
             missing(
                 "children", of: connection,
@@ -40,7 +44,8 @@ extension Reader {
             checkKeys(own, in: .child)
             let name = require("name", of: own, for: "a child")
             let mapping = merged(own, layers: layers, keys: Scope.profileChildKeys)
-            if let child = child(mapping, name: name, allowed: allowed, remoteIsAny: remoteIsAny, lines: &lines) {
+            if var child = child(mapping, name: name, allowed: allowed, remoteIsAny: remoteIsAny, lines: &lines) {
+                child.child.peers = peers(own["peers"], of: child, pattern: pattern, isFromAnywhere: remoteIsAny)
                 result.append(child)
             }
         }

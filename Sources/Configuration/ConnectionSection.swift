@@ -79,7 +79,8 @@ extension Reader {
         let authentication = authentication(mapping, localIdentity: local.identity)
         let settings = settings(mapping)
         let postquantumKey = postquantumSecret(mapping)
-        let children = children(mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress)
+        let children = children(
+            mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress, pattern: remote.pattern)
 
         guard let nameEntry, let name, let localAddress = local.address, let authentication,
             remote.address != nil || remote.isAnyAddress

@@ -139,6 +139,8 @@ public struct Child: Sendable {
     public var localIsDynamic = false
     /// `dynamic`: the address that the peer gets from a pool; `remoteSubnets` is what the pools span.
     public var remoteIsDynamic = false
+    /// What single identities may have of `remoteSubnets`, where a connection takes several.
+    public var peers: [PeerSubnets] = []
 
     public init(
         name: String, mode: Mode, localSubnets: [IPPrefix], remoteSubnets: [IPPrefix], espProposals: [ESPProposal],

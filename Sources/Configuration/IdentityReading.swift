@@ -20,7 +20,7 @@ extension Reader {
             let valueEntry = require("value", of: mapping, for: "an `id` in braces"),
             let type = choice(typeEntry, from: IdentityType.allCases), let text = text(valueEntry), isBounded(text, valueEntry)
         else { return nil }
-        return typed(text, as: type, valueEntry)
+        return typed(text, as: type, valueEntry, isForced: true)
     }
 
     /// What a peer may call itself: `any`, an identity, or one with a wildcard: `*.branch.example` for names below a domain,
@@ -74,16 +74,18 @@ extension Reader {
         return typed(text, as: .fqdn, entry)
     }
 
-    private func typed(_ text: String, as type: IdentityType, _ entry: Entry) -> Identity? {
+    /// - Parameter isForced: the type was written: then it is what the peer sends, whatever DNS would say of it.
+    private func typed(_ text: String, as type: IdentityType, _ entry: Entry, isForced: Bool = false) -> Identity? {
         switch type {
         case .address:
             if let address = IPAddress(text) { return .address(address) }
             error(entry.mark, "\(quoted(text)) is not an IP address")
         case .fqdn:
-            if isDomainName(text) { return .fqdn(text) }
+            if isDomainName(text) || isForced && isName(text) { return .fqdn(text) }
             error(
                 entry.mark,
-                "\(quoted(text)) is not a name like `west.example`; for any other text write `{ type: key-id, value: … }`")
+                "\(quoted(text)) is not a name like `west.example`; if the peer sends it as a name all the same write "
+                    + "`{ type: fqdn, value: … }`, for any other text `{ type: key-id, value: … }`")
         case .email:
             let parts = text.split(separator: "@", omittingEmptySubsequences: false)
             if parts.count == 2, !parts[0].isEmpty, isPrintable(parts[0]), isDomainName(String(parts[1])) { return .email(text) }
@@ -104,6 +106,8 @@ extension Reader {
                 && label.utf8.allSatisfy { isLetterOrDigit($0) || $0 == UInt8(ascii: "-") || $0 == UInt8(ascii: "_") }
         }
     }
+
+    private func isName(_ text: String) -> Bool { !text.isEmpty && text.utf8.allSatisfy { $0 >= 0x20 && $0 < 0x7F } }
 
     private func isPrintable(_ text: Substring) -> Bool { text.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7F } }
 }

@@ -26,8 +26,9 @@ struct Scope {
         name: "a child",
         keys: [
             "name", "mode", "local_subnets", "remote_subnets", "esp_proposals", "lifetime", "lifetime_bytes", "lifetime_packets",
-            "replay_window", "start", "tunnel_interface",
+            "replay_window", "start", "tunnel_interface", "peers",
         ])
+    static let peerOfChild = Scope(name: "an entry of `peers`", keys: ["id", "remote_subnets"])
     static let policy = Scope(
         name: "a policy", keys: ["action", "source", "destination", "protocol", "source_ports", "destination_ports"])
 
@@ -40,11 +41,13 @@ struct Scope {
     /// What a profile may set for a connection.
     static let profileConnectionKeys = connection.keys.filter { !["name", "profile", "children"].contains($0) }
     /// What a profile may set for the children of a connection.
-    static let profileChildKeys = child.keys.filter { $0 != "name" }
+    static let profileChildKeys = child.keys.filter { !["name", "peers"].contains($0) }
     static let profile = Scope(name: "a profile", keys: profileConnectionKeys + profileChildKeys)
 
     /// Scopes that an unknown key may have been meant for.
-    static let all = [root, gateway, log, dataplane, connection, peer, child, policy, pool, eap, eapUser, radius, radiusServer]
+    static let all = [
+        root, gateway, log, dataplane, connection, peer, child, peerOfChild, policy, pool, eap, eapUser, radius, radiusServer,
+    ]
 }
 
 extension Reader {

@@ -26,6 +26,9 @@ struct ChildTable: Sendable {
 
     private var indices: [ChildKey: Int] = [:]
     private var keys: [Int: ChildKey] = [:]
+    /// Numbers given back, and the first that nobody has had.
+    private var free: [Int] = []
+    private var next = 0
 
     init() {}
 
@@ -40,14 +43,17 @@ struct ChildTable: Sendable {
     @discardableResult
     mutating func assign(_ key: ChildKey) -> Int? {
         if let index = indices[key] { return index }
-        guard let free = (0..<Self.limit).first(where: { keys[$0] == nil }) else { return nil }
-        indices[key] = free
-        keys[free] = key
-        return free
+        guard let number = free.popLast() ?? (next < Self.limit ? next : nil) else { return nil }
+        if number == next { next += 1 }
+        indices[key] = number
+        keys[number] = key
+        return number
     }
 
     mutating func release(_ key: ChildKey) {
-        if let index = indices.removeValue(forKey: key) { keys[index] = nil }
+        guard let index = indices.removeValue(forKey: key) else { return }
+        keys[index] = nil
+        free.append(index)
     }
 
     func index(of key: ChildKey) -> Int? { indices[key] }

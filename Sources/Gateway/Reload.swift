@@ -82,6 +82,7 @@ extension ControlThread {
             a.name == b.name && a.mode == b.mode && a.localSubnets == b.localSubnets && a.remoteSubnets == b.remoteSubnets
                 && a.espProposals == b.espProposals && a.lifetime == b.lifetime && a.lifetimeBytes == b.lifetimeBytes
                 && a.localIsDynamic == b.localIsDynamic && a.remoteIsDynamic == b.remoteIsDynamic
+                && a.peers == b.peers
                 && a.lifetimePackets == b.lifetimePackets && a.replayWindowPackets == b.replayWindowPackets && a.start == b.start
         }
     }

@@ -110,6 +110,7 @@ enum SettingsMapping {
             lifetime: child.lifetime, lifetimeBytes: child.lifetimeBytes, lifetimePackets: child.lifetimePackets,
             replayWindowPackets: child.replayWindowPackets, start: child.start)
         (plan.localIsAssigned, plan.remoteIsAssigned) = (child.localIsDynamic, child.remoteIsDynamic)
+        plan.peers = child.peers
         return plan
     }
 

@@ -12,12 +12,14 @@ public final class IKECore {
     let settings: CoreSettings
     let crypto: any IKECrypto
     let random: any IKERandom
+    /// Looks into the tables below, for tests.
+    package let meter = WorkMeter()
 
-    var connections: [String: ConnectionState] = [:]
+    var connections: CountedTable<String, ConnectionState>
     /// Names in order of configuration: the responder prefers earlier ones.
     var connectionOrder: [String] = []
     var directory = ConnectionDirectory()
-    var sas: [UInt64: IKESA] = [:]
+    var sas: CountedTable<UInt64, IKESA>
     /// Nil until the surroundings say which addresses there are.
     var presentAddresses: Set<IPAddress>?
     var initIndex: [InitKey: UInt64] = [:]
@@ -25,8 +27,9 @@ public final class IKECore {
     var announced: [UInt64: IPAddress] = [:]
     /// Peers that have begun and not authenticated yet; 0 when nobody is under way.
     package internal(set) var halfOpenCount = 0
-    /// By `IPAddress.site`.
+    /// By `IPAddress.site`: those whose sender is known to be there, and those whose sender may be made up.
     var halfOpenByAddress: [IPAddress: Int] = [:]
+    var unverifiedByAddress: [IPAddress: Int] = [:]
     /// Half-open SAs of addresses that the configuration does not name, oldest first; some are gone already.
     var halfOpenStrangers: Deque<UInt64> = []
     var peerWork = WorkBudget(microsecondsPerSecond: Bounds.unauthenticatedWorkMicroseconds)
@@ -37,7 +40,12 @@ public final class IKECore {
     var peerJudging = WorkBudget(microsecondsPerSecond: Bounds.judgingMicroseconds)
     var strangerJudging = WorkBudget(microsecondsPerSecond: Bounds.judgingMicroseconds)
     /// Inbound ESP SPI to the IKE SA that owns the child.
-    var childIndex: [UInt32: UInt64] = [:]
+    var childIndex: CountedTable<UInt32, UInt64>
+    /// Which identity has which traffic.
+    let claims: SelectorClaims
+    var shares = ChildShares()
+    /// Children of all connections, as configured.
+    var configuredChildren = 0
     /// IKE SAs by who speaks: what INITIAL_CONTACT is about.
     var identityIndex: [IdentityPair: Set<UInt64>] = [:]
     /// IKE SAs whose peers are to be judged again.
@@ -45,7 +53,7 @@ public final class IKECore {
     /// When a list was last found changed: who began to authenticate before may have been judged by the one before.
     var lastReview: Instant?
     /// Installations under way: token to inbound SPI.
-    var installs: [UInt64: UInt32] = [:]
+    var installs: CountedTable<UInt64, UInt32>
     var nextToken: UInt64 = 1
     /// IKE_AUTH exchanges that wait for somebody outside: token to our SPI of the IKE SA.
     var authenticationWaits: [UInt64: UInt64] = [:]
@@ -56,6 +64,9 @@ public final class IKECore {
     var initRefusals = RateLimiter(perSecond: Bounds.initRefusalsPerSecond)
     var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)
 
+    var logRates = LogRates()
+    /// The time that the core was last told.
+    private(set) var latest = Instant(nanoseconds: 0)
     private var transmits: Deque<Transmit> = []
     private var events: Deque<Event> = []
     private var timers = TimerQueue<TimerKey>()
@@ -73,6 +84,9 @@ public final class IKECore {
     public init(settings: CoreSettings, crypto: any IKECrypto, random: any IKERandom) {
         (self.settings, self.crypto, self.random) = (settings, crypto, random)
         cookies = CookieJar(crypto: crypto, random: random)
+        (connections, sas) = (CountedTable(meter), CountedTable(meter))
+        (childIndex, installs) = (CountedTable(meter), CountedTable(meter))
+        claims = SelectorClaims(meter)
     }
 
     // MARK: Configuration
@@ -83,6 +97,8 @@ public final class IKECore {
         connections[plan.name] = ConnectionState(plan: supported(plan))
         connectionOrder.append(plan.name)
         directory.add(plan)
+        addClaims(plan)
+        configuredChildren += plan.children.count
         touch(connection: plan.name)
         settle(now)
     }
@@ -115,6 +131,8 @@ public final class IKECore {
         connections[name] = nil
         connectionOrder.removeAll { $0 == name }
         directory.remove(connection.plan)
+        removeClaims(connection.plan)
+        configuredChildren -= connection.plan.children.count
         setTimer(.connection(name), nil)
         settle(now)
     }
@@ -123,6 +141,7 @@ public final class IKECore {
 
     /// Takes one UDP payload as received; on the NAT traversal port the four-octet non-ESP marker is still there.
     public func handleDatagram(_ bytes: [UInt8], path: Path, now: Instant) {
+        latest = max(latest, now)
         counters.datagrams &+= 1
         receive(bytes, path: path, now: now)
         settle(now)
@@ -130,6 +149,7 @@ public final class IKECore {
 
     /// Does what is due: retransmissions, keepalives, liveness checks, rekeying, expiry, new attempts.
     public func handleTimeout(now: Instant) {
+        latest = max(latest, now)
         for key in timers.takeDue(now) {
             switch key {
             case .sa(let spi):
@@ -285,7 +305,9 @@ public final class IKECore {
             drop(sa, reason: "The gateway is shutting down.", failed: false, now: now)
         }
         for name in connectionOrder { setTimer(.connection(name), nil) }
-        connections = [:]
+        for name in connectionOrder { if let state = connections[name] { removeClaims(state.plan) } }
+        connections.removeAll()
+        configuredChildren = 0
         connectionOrder = []
         directory = ConnectionDirectory()
         touchedConnections = []
@@ -310,8 +332,6 @@ public final class IKECore {
         events.append(event)
     }
 
-    func log(_ level: LogLevel, _ connection: String?, _ text: String) { emit(.log(level, connection: connection, text)) }
-
     // MARK: Settling
 
     func touch(_ sa: IKESA) { touchedSAs.append(sa.localSPI) }
@@ -320,6 +340,7 @@ public final class IKECore {
 
     /// Brings everything that was touched to rest: starts what may be started, and sets the deadlines.
     func settle(_ now: Instant) {
+        latest = max(latest, now)
         while true {
             if let spi = touchedSAs.popFirst() {
                 guard let sa = sas[spi] else {
@@ -329,7 +350,8 @@ public final class IKECore {
                 }
                 pump(sa, now: now)
                 setTimer(.sa(spi), sas[spi] == nil ? nil : deadline(of: sa))
-                if sas[spi] != nil, !sa.isHalfOpen, !sa.isClosed, announced[spi] == nil {
+                // Half-open ones too: nobody who did not hear our answer knows the SPI.
+                if sas[spi] != nil, !sa.isClosed, announced[spi] == nil {
                     announced[spi] = sa.path.remote.address
                     emit(.ikeSA(spi: spi, remote: sa.path.remote.address, isLive: true))
                 }

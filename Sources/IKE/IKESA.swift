@@ -87,6 +87,8 @@ package final class IKESA {
     /// Not authenticated, and in the counts of `IKECore.halfOpenCount`.
     package var countsAsHalfOpen = false
     package var halfOpenAddress: IPAddress?
+    /// It has sent back a cookie: nobody has made its address up.
+    var isAddressVerified = false
     /// Its key in the table of who speaks, while it is in there.
     var indexedIdentities: IdentityPair?
     /// Messages sealed with our key: the IV of the next with AES-GCM.

@@ -51,6 +51,8 @@ package final class HalfOpenSA {
     let keyExchange: any KeyExchangeAnswer
     let initiatorMessage: [UInt8]
     var responderMessage: [UInt8] = []
+    /// How often it was sent again.
+    var repeats = 0
     var expires: Instant
     /// Authentication under way, from the first IKE_AUTH request on that could not be settled at once.
     var auth: ResponderAuth?
@@ -235,8 +237,13 @@ package final class ChildRecord {
     var wasNotFound = false
     /// Set when ours is the redundant one of a collision: deleted as soon as it is installed.
     var isRedundant = false
-    /// The surroundings have until then to install it.
+    /// The surroundings have until then to install it, and answer with this.
     var installBy: Instant?
+    var token: UInt64?
+    /// In whose name its selectors are kept from others.
+    var claimant: SelectorClaims.Holder?
+    /// Whose share it takes a part of.
+    var owner: ChildShares.Owner?
 
     init(
         name: String, inboundSPI: UInt32, outboundSPI: UInt32, suite: ESPSuite, localSelectors: [TrafficSelector],

@@ -57,6 +57,17 @@ public enum Identity: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
+    /// The same with its type, where the text could be of another one: what only looks like an address is no address.
+    var sentence: String {
+        switch self {
+        case .fqdn(let name) where IPAddress(name) != nil: "\(self) (of type FQDN, not an address)"
+        case .fqdn(let name) where name.contains(" "): "\"\(self)\" (of type FQDN)"
+        case .fqdn(let name) where name.contains("@") || name.contains("="): "\(self) (of type FQDN)"
+        case .email(let name) where !name.contains("@"): "\(self) (of type RFC822_ADDR)"
+        case .address, .fqdn, .email, .distinguishedName, .keyID: description
+        }
+    }
+
     private static let shownOctets = 128
 
     private static func shown(_ octets: some Collection<UInt8>) -> String {
@@ -99,6 +110,8 @@ public struct ChildPlan: Sendable {
     public var start: StartAction
     /// `remote_subnets: dynamic`: the peer's side is the address that we gave it; `remoteSelectors` counts for nothing.
     public var remoteIsAssigned = false
+    /// What single identities may have of `remoteSelectors`, and nobody else may.
+    public var peers: [PeerSubnets] = []
     /// `local_subnets: dynamic`: our side is the address that the peer gives us; `localSelectors` is what is asked for before.
     public var localIsAssigned = false
     public init(
@@ -235,7 +248,7 @@ public enum Event: Sendable {
     /// The peer gave us addresses to use inside the tunnel, or (nil) they are ours no more.
     case virtualAddresses(connection: String, VirtualConfiguration?)
     case connectionEstablished(connection: String)
-    /// An IKE SA that is not a stranger's began or ended, by the SPI that we chose, with the address that it began with: its
+    /// An IKE SA began or ended, half-open ones as well, by the SPI that we chose, with the address that it began with: its
     /// messages deserve their own share of what the surroundings let through.
     case ikeSA(spi: UInt64, remote: IPAddress, isLive: Bool)
     /// The connection is down or could not come up; the sentence names cause and remedy.
@@ -348,6 +361,9 @@ public struct CoreSettings: Sendable {
     public var cookieThreshold: Int = 32
     public var maxHalfOpen: Int = 4096
     public var maxIKESAs: Int = 20_000
+    /// Pairs of ESP SAs that the data plane has room for, and those of peers of connections that take any.
+    public var maxChildren: Int = 16_384
+    public var maxPeerChildren: Int = 1024
     public var natKeepaliveInterval: Duration = .seconds(20)
     /// Pause between attempts of a `start: immediately` connection.
     public var reconnectInterval: Duration = .seconds(10)

@@ -73,11 +73,26 @@ extension IKECore {
         return "About to connect to \(state.plan.remoteAddress?.description ?? "the peer")."
     }
 
+    private func newestChild(
+        _ name: String, _ state: ConnectionState, where isMeant: (ChildRecord) -> Bool
+    ) -> (IKESA, ChildRecord)? {
+        for spi in state.sas.newestFirst {
+            guard let sa = sas[spi], let children = sa.established?.children else { continue }
+            if let record = children.last(where: { $0.name == name && isMeant($0) }) { return (sa, record) }
+        }
+        return nil
+    }
+
+    /// What another peer was refused, for a while.
+    private func conflict(_ slot: ConnectionState.Slot?, now: Instant) -> String? {
+        slot?.conflict.flatMap { now < $0.at + Bounds.conflictShown ? $0.reason : nil }
+    }
+
     private func status(_ plan: ChildPlan, _ state: ConnectionState, now: Instant) -> ConnectionStatus.Child {
         let slot = state.slots[plan.name]
-        let owners = state.sas.compactMap { sas[$0] }.filter { $0.established != nil }
-        let pairs = owners.flatMap { sa in (sa.established?.children ?? []).filter { $0.name == plan.name }.map { (sa, $0) } }
-        if let (sa, record) = pairs.last(where: { $0.1.isInstalled }) ?? pairs.last(where: { $0.1.isLive }) {
+        let newest =
+            newestChild(plan.name, state, where: \.isInstalled) ?? newestChild(plan.name, state, where: \.isLive)
+        if let (sa, record) = newest {
             var status = ConnectionStatus.Child(
                 name: plan.name, state: record.isInstalled ? .installed : .connecting,
                 reason: record.isInstalled ? nil : slot?.reason,
@@ -87,7 +102,7 @@ extension IKECore {
             let local = sa.path.local.address
             status.problem =
                 isPresent(local)
-                ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" }
+                ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" } ?? conflict(slot, now: now)
                 : "Nothing goes through: the address \(local) is not on this machine any more, or its interface is down."
             return status
         }
@@ -101,4 +116,6 @@ extension IKECore {
 extension Bounds {
     /// How long the sentence about a refused peer stays in front of our own attempts' sentences.
     static let refusalShown: Duration = .seconds(60)
+    /// How long a child shows that a peer was refused what another one has.
+    static let conflictShown: Duration = .seconds(600)
 }

@@ -10,7 +10,8 @@ import Testing
         ("### `interfaces`", .interface),
         ("### `dataplane`", .dataplane), ("### A connection", .connection), ("### `local` and `remote`", .peer),
         ("### `id` in braces", .identity), ("### `secrets`", .secret), ("### `ppk`", .postquantumKey), ("### `eap`", .eap),
-        ("### `users`, in `eap`", .eapUser), ("### A child", .child), ("### `policies`", .policy), ("### `pools`", .pool),
+        ("### `users`, in `eap`", .eapUser), ("### A child", .child),
+        ("### `peers`, in a child", .peerOfChild), ("### `policies`", .policy), ("### `pools`", .pool),
         ("### `radius`", .radius), ("### `servers`, in `radius`", .radiusServer),
     ]
 

@@ -19,16 +19,23 @@ import Wire
 
     private func knock(_ pair: Pair, _ spi: UInt64, from address: String) throws -> Bool {
         let path = Path(local: Endpoint(pair.west.address, 500), remote: Endpoint(IPAddress(address)!, 500))
-        pair.west.core.handleDatagram(try InitTests.request(spi: spi, seed: spi), path: path, now: pair.now)
-        pair.west.takeEvents(now: pair.now)
-        return InitTests.answers(pair.west).contains { $0.payloads.nonce != nil }
+        var answers: [WireMessage] = []
+        for _ in 0..<2 {
+            // It is there, so it has the cookie when one is wanted.
+            let cookies = answers.compactMap { $0.payloads.notify(.cookie) }.map(Payload.notify)
+            pair.west.core.handleDatagram(try InitTests.request(spi: spi, extra: cookies, seed: spi), path: path, now: pair.now)
+            pair.west.takeEvents(now: pair.now)
+            answers = InitTests.answers(pair.west)
+            if answers.contains(where: { $0.payloads.nonce != nil }) { return true }
+        }
+        return false
     }
 
     /// Whoever has one address of a /64 has all of them.
     @Test func `the addresses of an IPv6 prefix share what one IPv4 address has`() throws {
         let pair = try hub("2001:db8:2::1")
         let answered = try (1...100).filter { try knock(pair, UInt64($0), from: "2001:db8:1:2:3::\(String($0, radix: 16))") }
-        #expect(answered.count == Bounds.halfOpenPerStranger)
+        #expect(answered.count == Bounds.unverifiedPerAddress + Bounds.halfOpenPerStranger)
         #expect(try knock(pair, 1000, from: "2001:db8:1:3::1"), "the /64 next to it")
         pair.run(31)
         #expect(pair.west.core.tableSizes["halfOpen"] == 0)

@@ -1,4 +1,3 @@
-import DequeModule
 public import Wire
 
 /// Addresses that a responder hands out to single hosts. RFC 7296 §2.19.
@@ -62,7 +61,7 @@ package struct AddressLeases {
     private var byHolder: [String: [IPAddress]] = [:]
     private var byOwner: [UInt64: [IPAddress]] = [:]
     /// Nobody's now, the longest ago first.
-    private var idle: Deque<IPAddress> = []
+    private var idle = OrderedList<IPAddress>()
     private var next: UInt64 = 0
 
     package init(_ pool: AddressPool) { self.pool = pool }
@@ -114,7 +113,7 @@ package struct AddressLeases {
 
     private mutating func take(_ address: IPAddress, _ holder: String, _ owner: UInt64) -> IPAddress {
         var lease = leases[address] ?? Lease(holder: holder, owners: [])
-        if leases[address] != nil, lease.owners.isEmpty { idle.removeAll { $0 == address } }
+        if leases[address] != nil, lease.owners.isEmpty { idle.remove(address) }
         if lease.holder != holder {
             byHolder[lease.holder]?.removeAll { $0 == address }
             if byHolder[lease.holder]?.isEmpty == true { byHolder[lease.holder] = nil }

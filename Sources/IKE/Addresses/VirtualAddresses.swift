@@ -37,6 +37,8 @@ extension IKECore {
     public func setPools(_ new: [AddressPool]) {
         let old = pools
         pools = [:]
+        for leases in old.values { claim(leases.pool, isGone: true) }
+        for pool in new { claim(pool, isGone: false) }
         for pool in new { pools[pool.name] = old[pool.name]?.pool == pool ? old[pool.name] : AddressLeases(pool) }
         // What hosts have now stays theirs in a pool that was changed.
         let changed = new.map(\.name).filter { old[$0]?.pool != pools[$0]?.pool }
@@ -90,7 +92,8 @@ extension IKECore {
         if !granted.isEmpty {
             log(
                 .info, plan.name,
-                "The peer \(established.remoteIdentity) gets \(granted.map(\.description).joined(separator: " and ")).")
+                "The peer \(established.remoteIdentity) gets \(granted.map(\.description).joined(separator: " and ")).",
+                from: sa.path.remote.address)
         }
         return [
             WireConfiguration(kind: WireConfiguration.Kind.reply, attributes: reply(request, granted, established, plan)).payload
@@ -266,6 +269,8 @@ extension IKECore {
     func effective(_ plan: ChildPlan, _ established: EstablishedSA) -> ChildPlan {
         var plan = plan
         if plan.remoteIsAssigned { plan.remoteSelectors = established.settled.granted.compactMap(\.hostSelector) }
+        let identity = established.remoteIdentity.folded
+        if let own = plan.peers.first(where: { $0.identity.folded == identity }) { plan.remoteSelectors = own.selectors }
         if plan.localIsAssigned, let received = established.settled.received {
             plan.localSelectors = received.addresses.compactMap(\.hostSelector)
         }

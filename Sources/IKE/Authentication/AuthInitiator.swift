@@ -69,7 +69,8 @@ extension IKECore {
     /// "The INITIAL_CONTACT notification asserts that this IKE SA is the only IKE SA currently active between the authenticated
     /// identities." (§2.4) Half-open SAs with the same address count: they may be the peer's half of a simultaneous initiation.
     private func isOnlyContact(_ sa: IKESA, _ plan: ConnectionPlan) -> Bool {
-        if halfOpenByAddress[sa.path.remote.address.site] != nil { return false }
+        let site = sa.path.remote.address.site
+        if halfOpenByAddress[site] != nil || unverifiedByAddress[site] != nil { return false }
         return !contacts(plan, at: sa.path.remote.address).contains { spi in
             guard let other = sas[spi], other !== sa else { return false }
             switch other.phase {
@@ -173,6 +174,12 @@ extension IKECore {
         _ sa: IKESA, _ state: AuthenticatingSA, _ connection: ConnectionState, _ peer: ProvenPeer, _ payloads: PayloadList,
         now: Instant
     ) {
+        // These say that there is no IKE SA at the other end, whatever else the message has (§2.21.2).
+        let fatal: Set<NotifyType> = [.authenticationFailed, .invalidSyntax, .unsupportedCriticalPayload]
+        if let error = payloads.notifies.first(where: { fatal.contains($0.type) }) {
+            drop(sa, reason: Reasons.authRefused(error, plan: connection.plan, sa: sa), failed: true, now: now)
+            return
+        }
         if obeyAuthRedirect(sa, connection, payloads, replaces: state.replaces, now: now) { return }
         noteMobility(sa, connection.plan, payloads)
         let established = establish(

@@ -7,7 +7,7 @@ extension IKECore {
     public func lookAgainAtPeers(of connection: String, now: Instant) {
         lastReview = now
         let inLine = Set(reviews)
-        reviews += (connections[connection]?.sas ?? []).filter { !inLine.contains($0) }
+        if let state = connections[connection] { reviews += state.sas.filter { !inLine.contains($0) } }
     }
 
     /// Judges the next of them, and ends its IKE SA when it was revoked. Each may take a millisecond: to be called while

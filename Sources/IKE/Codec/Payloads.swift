@@ -188,8 +188,8 @@ package struct WireIdentity: Hashable, Sendable {
         switch type {
         case 1: data.count == 4 ? IPAddress(bytes: data).map(Identity.address) : nil
         case 5: data.count == 16 ? IPAddress(bytes: data).map(Identity.address) : nil
-        case 2: text.map(Identity.fqdn)
-        case 3: text.map(Identity.email)
+        case 2: text(from: 0x20).map(Identity.fqdn)
+        case 3: text(from: 0x21).map(Identity.email)
         case 9: .distinguishedName(data)
         case 11: .keyID(data)
         default: nil
@@ -197,13 +197,14 @@ package struct WireIdentity: Hashable, Sendable {
     }
 
     /// Printable text only: identities end in logs and status.
-    private var text: String? {
-        guard !data.isEmpty, data.allSatisfy({ $0 >= 0x21 && $0 != 0x7F }) else { return nil }
+    /// - Parameter lowest: a name may have blanks, as many devices send it, though DNS knows none.
+    private func text(from lowest: UInt8) -> String? {
+        guard !data.isEmpty, data.allSatisfy({ $0 >= lowest && $0 != 0x7F }) else { return nil }
         return String(validating: data, as: UTF8.self)
     }
 
     /// For a sentence about an identity that may not be understood.
-    package var sentence: String { identity?.description ?? "an identity of type \(type) with \(data.count) octets" }
+    package var sentence: String { identity?.sentence ?? "an identity of type \(type) with \(data.count) octets" }
 }
 
 /// Traffic Selector payload. RFC 7296 §3.13.

@@ -75,6 +75,7 @@ extension IKECore {
             let responder = payloads.selectorsResponder
         else { throw .peerMisbehaved("it lacks SA, TSi or TSr") }
         let choice = try Negotiation.verifyESP(answer, offered: offer.proposals)
+        if let established = sa.established { try checkOutboundSPI(choice.spi, established) }
         guard !initiator.selectors.isEmpty, !responder.selectors.isEmpty,
             Narrowing.covers(offer.localSelectors, initiator.selectors),
             Narrowing.covers(offer.remoteSelectors, responder.selectors)
@@ -86,6 +87,10 @@ extension IKECore {
         if plan.localIsAssigned, let established = sa.established {
             local = Narrowing.intersect(local, effective(plan, established).localSelectors)
             guard !local.isEmpty else { throw .peerMisbehaved("its traffic selectors leave out the address that it gave us") }
+        }
+        if let established = sa.established {
+            try checkClaims(
+                sa, established, connection, effective(plan, established), local: local, remote: responder.selectors, now: now)
         }
         let material = try KeySchedule(crypto: crypto).childKeys(
             prf: suite.prf, derivation: keys.derivation, shared: shared, additional: additional,
@@ -115,12 +120,14 @@ extension IKECore {
         guard let offer = request.payloads.proposals, let initiator = request.payloads.selectorsInitiator,
             let responder = request.payloads.selectorsResponder
         else { throw .incompatible(.invalidSyntax, data: [], "the request lacks SA, TSi or TSr") }
-        guard established.children.count < Bounds.childrenPerIKESA else {
+        let most = request.rekeyed == nil ? Bounds.childrenPerIKESA : 2 * Bounds.childrenPerIKESA
+        guard established.children.count < most else {
             counters.childLimitReached &+= 1
             throw .incompatible(.noAdditionalSAs, data: [], "the IKE SA has \(established.children.count) children, its limit")
         }
+        if request.rekeyed == nil { try checkShare(established, connection) }
         let (plan, selectors) = try chooseChild(sa, established, connection, initiator, responder, request, now: now)
-        guard
+        guard Negotiation.isOffer(offer),
             let choice = Negotiation.choose(
                 plan.proposals, from: offer, withMethods: request.withMethods),
             choice.spi.bigEndianValue > 255
@@ -132,6 +139,7 @@ extension IKECore {
             childRefused(connection, plan.name, isRekey: request.rekeyed != nil, reason: reason)
             throw .incompatible(.noProposalChosen, data: [], reason)
         }
+        try checkOutboundSPI(choice.spi, established)
         let exchange = try exchangeForChild(choice.suite.method, request)
         let inboundSPI = freshInboundSPI()
         return AgreedChild(
@@ -157,6 +165,14 @@ extension IKECore {
             lowestNonce: lowerNonce(request.initiatorNonce, request.responderNonce), now: now)
         made.payloads = agreed.payloads
         return made
+    }
+
+    /// The peer's SPIs tell its SAs apart (RFC 4303 §2.1): two with the same one could neither be told apart by its DELETE.
+    private func checkOutboundSPI(_ octets: [UInt8], _ established: EstablishedSA) throws(IKEFault) {
+        let spi = UInt32(truncatingIfNeeded: octets.bigEndianValue)
+        guard let other = established.child(outbound: spi) else { return }
+        if case .draining = other.state { return }
+        throw .incompatible(.noProposalChosen, data: [], "the peer's SPI is that of its child \(other.name) already")
     }
 
     private func answerPayloads(
@@ -207,6 +223,8 @@ extension IKECore {
         {
             throw .incompatible(.tsUnacceptable, data: [], "the new selectors are narrower than those of the child to replace")
         }
+        try checkClaims(
+            sa, established, connection, best.plan, local: best.result.responder, remote: best.result.initiator, now: now)
         return best
     }
 

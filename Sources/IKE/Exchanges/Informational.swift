@@ -27,7 +27,7 @@ extension IKECore {
             return
         }
         for notify in payloads.notifies where notify.type.isError {
-            log(.info, sa.connection, "The peer reports \(notify.type).")
+            log(.info, sa.connection, "The peer reports \(notify.type).", from: sa.path.remote.address)
         }
         noteWindow(sa, payloads)
         noteAuthenticationLifetime(sa, payloads, now: now)

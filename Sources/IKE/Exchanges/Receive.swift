@@ -8,7 +8,7 @@ extension IKECore {
         let message: WireMessage
         do throws(IKEFault) {
             let header = try IKEHeader(parsing: bytes[...])
-            guard checkVersion(header, path: path, now: now) else { return }
+            guard checkVersion(header, bytes.count, path: path, now: now) else { return }
             message = try WireMessage(parsing: bytes)
         } catch {
             refuseUnreadable(bytes, error, path: path, now: now)
@@ -19,7 +19,7 @@ extension IKECore {
             answerInit(message, bytes, path: path, now: now)
             return
         }
-        guard let sa = owner(of: header) else { refuseUnknown(header, path: path, now: now); return }
+        guard let sa = owner(of: header) else { refuseUnknown(header, bytes.count, path: path, now: now); return }
         touch(sa)
         if header.isResponse {
             receiveResponse(message, bytes, sa, path: path, now: now)
@@ -49,11 +49,13 @@ extension IKECore {
 
     /// "If an endpoint receives a message with a higher major version number, it MUST drop the message and SHOULD send an
     /// unauthenticated Notify message of type INVALID_MAJOR_VERSION containing the highest (closest) version number it supports."
-    private func checkVersion(_ header: IKEHeader, path: Path, now: Instant) -> Bool {
+    private func checkVersion(_ header: IKEHeader, _ octets: Int, path: Path, now: Instant) -> Bool {
         guard header.major != IKEHeader.majorVersion else { return true }
         counters.wrongVersion &+= 1
         if header.major > IKEHeader.majorVersion, !header.isResponse {
-            answerUnprotected(header, [Notify(.invalidMajorVersion, data: [IKEHeader.majorVersion << 4])], path: path, now: now)
+            answerUnprotected(
+                header, [Notify(.invalidMajorVersion, data: [IKEHeader.majorVersion << 4])], toOctets: octets, path: path,
+                now: now)
         }
         return false
     }
@@ -65,23 +67,23 @@ extension IKECore {
         guard case .unsupportedCriticalPayload = fault, let header = try? IKEHeader(parsing: bytes[...]),
             !header.isResponse, header.exchange == .ikeSAInit, header.responderSPI == 0
         else { return }
-        answerUnprotected(header, [fault.notify], path: path, now: now)
+        answerUnprotected(header, [fault.notify], toOctets: bytes.count, path: path, now: now)
     }
 
     /// "If the message is marked as a response, the node can audit the suspicious event but MUST NOT respond. … If a response is
     /// sent [to a request], … with the same IKE SPIs and the Message ID copied … and MUST contain an INVALID_IKE_SPI Notify
     /// payload."
-    private func refuseUnknown(_ header: IKEHeader, path: Path, now: Instant) {
+    private func refuseUnknown(_ header: IKEHeader, _ octets: Int, path: Path, now: Instant) {
         counters.unknownSPI &+= 1
         guard !header.isResponse, header.responderSPI != 0, header.initiatorSPI != 0 else { return }
-        answerUnprotected(header, [Notify(.invalidIKESPI)], path: path, now: now)
+        answerUnprotected(header, [Notify(.invalidIKESPI)], toOctets: octets, path: path, now: now)
     }
 
     /// "A node needs to limit the rate at which it will send messages in response to unprotected messages." (§2.21.4)
-    func answerUnprotected(_ header: IKEHeader, _ notifies: [Notify], path: Path, now: Instant) {
+    func answerUnprotected(_ header: IKEHeader, _ notifies: [Notify], toOctets request: Int, path: Path, now: Instant) {
         guard unprotectedAnswers.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return }
         counters.unprotectedAnswers &+= 1
-        transmit(WireMessage.encodeClear(header.response(), notifies.map(Payload.notify)), path: path)
+        answerClear(header, notifies.map(Payload.notify), toOctets: request, path: path)
     }
 
     // MARK: Responses
@@ -201,10 +203,11 @@ extension IKECore {
             // TEMPORARY_FAILURE." (§2.25.2)
             respond(sa, exchange, [.notify(Notify(.temporaryFailure))], path: path)
         case (.established, _):
-            // Authentic, and of a kind that we do not have: without an answer the peer would think us dead.
+            // Authentic, well-formed, and of a kind that we do not have. INVALID_SYNTAX would end the IKE SA at both ends
+            // (§2.21.3) with all its tunnels, and without an answer the peer would think us dead: an empty one agrees to
+            // nothing.
             counters.unexpected &+= 1
-            respond(sa, exchange, [.notify(Notify(.invalidSyntax))], path: path)
-            finishClosed(sa, reason: "The peer sent a request of exchange type \(exchange).", failed: true, now: now)
+            respond(sa, exchange, [], path: path)
         default: counters.unexpected &+= 1
         }
     }
@@ -285,7 +288,8 @@ extension IKECore {
     }
 
     private func moveTo(_ path: Path, _ sa: IKESA) {
-        log(.info, sa.connection, "The peer moved from \(sa.path.remote) to \(path.remote): following it.")
+        log(.info, sa.connection, "The peer moved from \(sa.path.remote) to \(path.remote): following it.",
+            from: sa.path.remote.address)
         let before = sa.tunnelPath(settings)
         sa.mobility.heldTunnelPath = nil
         sa.path = path

@@ -213,7 +213,7 @@ extension IKECore {
         old.tasks = []
         if let connection = connection(of: new) {
             log(.info, connection.plan.name, "The IKE SA was rekeyed.")
-            settleRedundancy(connection, now: now)
+            settleRedundancy(of: new, connection, now: now)
         }
         touch(old)
         touch(new)

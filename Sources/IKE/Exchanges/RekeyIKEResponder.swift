@@ -17,7 +17,7 @@ extension IKECore {
         }
         do throws(IKEFault) {
             let offer = payloads.proposals ?? []
-            guard let choice = Negotiation.choose(connection.plan.proposals, from: offer),
+            guard Negotiation.isOffer(offer), let choice = Negotiation.choose(connection.plan.proposals, from: offer),
                 choice.spi.count == 8,
                 choice.spi.bigEndianValue != 0
             else {

@@ -11,6 +11,8 @@ package final class ConnectionState {
         /// Why the last rekey failed, while the child that was to be replaced goes on.
         var rekeyProblem: String?
         var rekeys = 0
+        /// A peer was refused what is somebody else's.
+        var conflict: (reason: String, at: Instant)?
         var nextAttempt: Instant?
         var retryWait: Duration?
         /// A request for it is queued or under way.
@@ -22,11 +24,13 @@ package final class ConnectionState {
     var plan: ConnectionPlan
     var slots: [String: Slot]
     /// The IKE SAs that belong to it, oldest first, whatever their phase.
-    var sas: [UInt64] = []
+    var sas = OrderedList<UInt64>()
     /// Our own initiation in progress, by local SPI.
     var attempt: UInt64?
     var attemptStarted: Instant?
     var nextAttempt: Instant?
+    /// A peer's AUTH_LIFETIME is not believed below this.
+    var shortestReauthentication = Bounds.shortestReauthentication
     /// Which pair of addresses the next attempt uses.
     var pathTurn = 0
     /// When the peer redirected us, within the last `Bounds.redirectPeriod`.

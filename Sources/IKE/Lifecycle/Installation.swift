@@ -27,6 +27,9 @@ extension IKECore {
         established.children.append(made.record)
         childIndex[made.record.inboundSPI] = sa.localSPI
         installs[token] = made.record.inboundSPI
+        made.record.token = token
+        claim(made.record, sa, established)
+        countChild(made.record, sa, established)
         emit(.installChild(made.sa, token: token))
         touch(sa)
         return token
@@ -57,7 +60,8 @@ extension IKECore {
         log(
             .info, name,
             "Child \(record.name) \(record.replaces == nil ? "is up" : "was rekeyed"): \(record.localSelectors.sentence) <-> "
-                + "\(record.remoteSelectors.sentence), \(record.suite.transform.keyword), spi in \(spiIn) out \(spiOut).")
+                + "\(record.remoteSelectors.sentence), \(record.suite.transform.keyword), spi in \(spiIn) out \(spiOut).",
+            from: sa.path.remote.address)
         if record.isRedundant {
             enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
         }
@@ -99,7 +103,9 @@ extension IKECore {
     func remove(_ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA) {
         established.children.removeAll { $0 === record }
         guard childIndex.removeValue(forKey: record.inboundSPI) != nil else { return }
-        for (token, spi) in installs where spi == record.inboundSPI { installs[token] = nil }
+        unclaim(record)
+        uncountChild(record)
+        if let token = record.token { installs.removeValue(forKey: token) }
         if let withheld = sa.withheld, withheld.inboundSPI == record.inboundSPI {
             // Nobody will tell of its installation any more: the peer gets its answer now.
             sa.withheld = nil

@@ -7,12 +7,23 @@ extension IKECore {
 
     /// The established IKE SA that speaks for a connection: the newest that is neither redundant nor replaced.
     func current(_ state: ConnectionState) -> IKESA? {
-        let established = state.sas.compactMap { sas[$0] }.filter {
-            $0.established != nil && $0.established?.supersededBy == nil
+        var second: IKESA?
+        for spi in state.sas.newestFirst {
+            guard let sa = sas[spi], let established = sa.established, established.supersededBy == nil else { continue }
+            if established.closeAt == nil, !isBeingReplaced(sa, state) { return sa }
+            second = second ?? sa
         }
-        // One that is being replaced may be newer than the one that replaces it: it was rekeyed meanwhile.
-        let replaced = Set(established.compactMap { $0.established?.replaces })
-        return established.last { $0.established?.closeAt == nil && !replaced.contains($0.localSPI) } ?? established.last
+        return second
+    }
+
+    /// One that is being replaced may be newer than the one that replaces it: it was rekeyed meanwhile. Only who can begin
+    /// replaces, which leaves out the connections that have many peers.
+    private func isBeingReplaced(_ sa: IKESA, _ state: ConnectionState) -> Bool {
+        guard state.plan.remoteAddress != nil else { return false }
+        return state.sas.contains { spi in
+            guard let other = sas[spi]?.established, other.supersededBy == nil else { return false }
+            return other.replaces == sa.localSPI
+        }
     }
 
     // MARK: Up
@@ -50,14 +61,15 @@ extension IKECore {
         log(
             .info, plan.name,
             "Established with \(peer.identity)\(certificate) at \(sa.path.remote), \(sa.suite?.keywords ?? ""); the peer proved "
-                + "itself by \(peer.method), we by \(localMethod)\(sa.postquantum.isUsed ? ", with the postquantum key" : "").")
+                + "itself by \(peer.method), we by \(localMethod)\(sa.postquantum.isUsed ? ", with the postquantum key" : "").",
+            from: sa.path.remote.address)
         for warning in peer.warnings { log(.warning, plan.name, warning) }
         if !connection.isReportedUp {
             connection.isReportedUp = true
             emit(.connectionEstablished(connection: plan.name))
         }
         abandonOwnAttempt(connection, besides: sa, now: now)
-        settleRedundancy(connection, now: now)
+        settleRedundancy(of: sa, connection, now: now)
         touch(connection: plan.name)
         touch(sa)
         return established
@@ -76,9 +88,10 @@ extension IKECore {
     /// Both ends initiated at once and both SAs came up. As with simultaneous rekeying (§2.8.1) the one with the lowest nonce
     /// goes, by the end that initiated it, after a pause that lets both ends learn of both. Asked again whenever an SA is
     /// established or rekeyed.
-    func settleRedundancy(_ connection: ConnectionState, now: Instant) {
-        let all = connection.sas.compactMap { sas[$0] }.filter {
-            $0.established != nil && $0.established?.closeAt == nil && $0.established?.supersededBy == nil
+    func settleRedundancy(of sa: IKESA, _ connection: ConnectionState, now: Instant) {
+        let all = (sa.indexedIdentities.flatMap { identityIndex[$0] } ?? []).sorted().compactMap { sas[$0] }.filter {
+            $0.connection == connection.plan.name && $0.established != nil && $0.established?.closeAt == nil
+                && $0.established?.supersededBy == nil
         }
         for loser in all where loser.isInitiator {
             guard let mine = loser.established, mine.replaces == nil else { continue }
@@ -170,7 +183,7 @@ extension IKECore {
                 sa.withheld?.inboundSPI != record.inboundSPI
             else { continue }
             record.installBy = nil
-            if let token = installs.first(where: { $0.value == record.inboundSPI })?.key {
+            if let token = record.token {
                 installFailed(token: token, reason: "the data plane did not answer within 10 s", now: now)
             }
         }
@@ -327,7 +340,7 @@ extension IKECore {
     /// Takes an SA away from its connection.
     func detach(_ sa: IKESA) {
         guard let connection = connection(of: sa) else { return }
-        connection.sas.removeAll { $0 == sa.localSPI }
+        connection.sas.remove(sa.localSPI)
         if connection.attempt == sa.localSPI { connection.attempt = nil }
         touch(connection: connection.plan.name)
     }
@@ -352,7 +365,9 @@ extension IKECore {
         guard let reason, wasUp || wasAttempt else { return }
         guard current(connection) == nil else {
             if let established = sa.established, connection.plan.remoteAddress == nil {
-                log(.info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)")
+                log(
+                    .info, connection.plan.name, "The peer \(established.remoteIdentity) at \(sa.path.remote) is gone: \(reason)",
+                    from: sa.path.remote.address)
             }
             return
         }

@@ -112,10 +112,23 @@ extension IKECore {
         guard let established = sa.established, let notify = payloads.notify(.authLifetime), notify.data.count == 4,
             plan(of: sa)?.remoteAddress != nil
         else { return }
-        let lifetime = max(Bounds.shortestReauthentication, .seconds(Int64(clamping: notify.data.bigEndianValue)))
+        let lifetime = believable(.seconds(Int64(clamping: notify.data.bigEndianValue)), connection(of: sa))
         let due = now + softLifetime(lifetime, weInitiated: true)
         established.reauthAt = min(established.reauthAt ?? due, due)
         touch(sa)
+    }
+
+    /// A peer that says so again and again keeps nobody authenticating all the time: what is shorter than it was last believed is
+    /// believed half as much the next time.
+    private func believable(_ announced: Duration, _ connection: ConnectionState?) -> Duration {
+        guard let connection else { return max(announced, Bounds.shortestReauthentication) }
+        let shortest = connection.shortestReauthentication
+        guard announced <= shortest else {
+            connection.shortestReauthentication = Bounds.shortestReauthentication
+            return announced
+        }
+        connection.shortestReauthentication = min(shortest * 2, Bounds.longestForcedReauthentication)
+        return shortest
     }
 
     // MARK: How
@@ -175,7 +188,7 @@ extension IKECore {
         }
         established.replaces = nil
         // Both ends may have done it at once.
-        settleRedundancy(connection, now: now)
+        settleRedundancy(of: sa, connection, now: now)
         touch(sa)
     }
 

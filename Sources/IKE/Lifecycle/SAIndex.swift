@@ -26,7 +26,7 @@ extension IKECore {
     /// address.
     package func contacts(_ plan: ConnectionPlan, at address: IPAddress) -> Set<UInt64> {
         var result = plan.remoteIdentity.flatMap { identityIndex[IdentityPair(plan.localIdentity, $0)] } ?? []
-        for name in directory.named(address) + [plan.name] { result.formUnion(connections[name]?.sas ?? []) }
+        for name in directory.named(address) + [plan.name] { if let state = connections[name] { result.formUnion(state.sas) } }
         return result
     }
 

@@ -7,7 +7,7 @@ package enum Bounds {
     package static let transformsPerProposal = 128
     package static let attributesPerTransform = 8
     /// Sent, and compared: a payload may hold 255, of which the first so many count.
-    package static let selectorsPerPayload = 64
+    package static let selectorsPerPayload = 128
     package static let spisPerDelete = 1024
     package static let spiBytes = 8
     package static let identityBytes = 1024
@@ -55,7 +55,12 @@ package enum Bounds {
     package static let unauthenticatedWorkMicroseconds = 300_000
     /// Time of another thread for judging the certificates of peers that are not authenticated, per second, likewise.
     package static let judgingMicroseconds = 400_000
-    /// Half-open SAs from one address: of a peer that the configuration names, and of anybody else (several behind one NAT).
+    /// First messages of one address that are answered before it must send a cookie back. RFC 7296 §2.6.
+    package static let unverifiedPerAddress = 8
+    /// How often the answer to one first message is sent again.
+    package static let initRepeats = 16
+    /// Half-open SAs from one address that sent its cookie back: of a peer that the configuration names, and of anybody else
+    /// (several behind one NAT).
     package static let halfOpenPerPeer = 256
     package static let halfOpenPerStranger = 32
     /// A responder forgets an initiator that does not authenticate.
@@ -84,8 +89,9 @@ package enum Bounds {
     package static let installWait: Duration = .seconds(10)
 
     // Tables and queues.
-    package static let childrenPerIKESA = 64
-    package static let tasksPerIKESA = 256
+    /// Besides those that replace others for a moment.
+    package static let childrenPerIKESA = 256
+    package static let tasksPerIKESA = 1024
     package static let transmitQueue = 65_536
     package static let eventQueue = 65_536
     /// Unprotected error answers (INVALID_IKE_SPI, INVALID_MAJOR_VERSION, NO_PROPOSAL_CHOSEN …) per second. RFC 7296 §2.21.4.
@@ -118,12 +124,15 @@ extension Bounds {
     static let shortestPause: Duration = .milliseconds(100)
     /// The longest pause between the beginnings of two attempts.
     static let longestReconnect: Duration = .seconds(20)
+    /// One identity has at most this part of what a gateway carries.
+    static let identitiesShare = 8
     /// IKE SAs between the same two identities: devices of one user, and what a rekeying or reauthentication leaves for a while.
     package static let ikeSAsPerPeer = 256
     /// Virtual addresses of one pool that one identity has at the same time: one device each, and no user takes all of them.
     package static let addressesPerIdentity = 64
-    /// A peer's AUTH_LIFETIME is not believed below this: it would keep us authenticating all the time.
+    /// A peer's AUTH_LIFETIME is not believed below this; each time that it is not above it the bound doubles, up to the other.
     static let shortestReauthentication: Duration = .seconds(5)
+    static let longestForcedReauthentication: Duration = .seconds(600)
     /// How long an IKE SA that is being replaced is kept for children that the new one does not have yet.
     static let replacementWait: Duration = .seconds(30)
     /// Refusals of IKE_SA_INIT (INVALID_KE_PAYLOAD, NO_PROPOSAL_CHOSEN) per second: each is shorter than what it answers.

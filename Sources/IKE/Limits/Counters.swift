@@ -21,8 +21,12 @@ public struct CoreCounters: Hashable, Sendable {
     public var unprotectedAnswers = 0, unprotectedAnswersSuppressed = 0
     /// Certificates of peers that were not accepted, and questions to OCSP responders or backends that stayed unanswered.
     public var certificatesRefused = 0, peersRevoked = 0, outsideWaitsExpired = 0, signaturesDeferred = 0
+    /// Lines of the log that were left out, being like many before them.
+    public var linesUnsaid = 0
     public var refusalsUnsaid = 0, peerSALimitReached = 0
     public var proposalsRefused = 0, authenticationsRefused = 0, selectorsRefused = 0
+    /// Peers that asked for traffic which is somebody else's. RFC 4301 §4.4.3.
+    public var selectorsClaimed = 0
     public var childLimitReached = 0, taskLimitReached = 0
     public var peersDead = 0
     /// RFC 9370: series of additional key exchanges that a peer began and did not finish in time, or began too many of.

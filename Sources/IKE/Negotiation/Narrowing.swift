@@ -22,12 +22,26 @@ package enum Narrowing {
 
     /// All that both lists allow, without selectors that another one contains; bounded like a payload.
     package static func intersect(_ a: [TrafficSelector], _ b: [TrafficSelector]) -> [TrafficSelector] {
-        let all = a.prefix(Bounds.selectorsPerPayload).flatMap { x in
-            b.prefix(Bounds.selectorsPerPayload).compactMap { x.intersection($0) }
+        var seen: Set<TrafficSelector> = []
+        var all: [TrafficSelector] = []
+        let (ours, theirs) = (maximal(a), maximal(b))
+        for x in ours {
+            for y in theirs {
+                guard let both = x.intersection(y), seen.insert(both).inserted else { continue }
+                all.append(both)
+            }
+            // Lists that overlap in every way would make more of them than there are packets.
+            if all.count >= 4 * Bounds.selectorsPerPayload { break }
         }
-        .uniqued
-        let maximal = all.filter { one in !all.contains { $0 != one && $0.contains(one) } }
-        return Array(maximal.prefix(Bounds.selectorsPerPayload))
+        return Array(maximal(all, most: all.count).prefix(Bounds.selectorsPerPayload))
+    }
+
+    /// Those that no other one contains, each once.
+    private static func maximal(
+        _ list: [TrafficSelector], most: Int = Bounds.selectorsPerPayload
+    ) -> [TrafficSelector] {
+        let all = Array(list.prefix(most)).uniqued
+        return all.filter { one in !all.contains { $0 != one && $0.contains(one) } }
     }
 
     /// Whether every selector of `part` lies inside one of `whole`.

@@ -9,7 +9,22 @@ package enum Negotiation {
         package var suite: Suite
     }
 
+    /// AH, whose SPI has four octets too, or a protocol that we do not know.
+    private static func isForeign(_ proposal: WireProposal) -> Bool {
+        proposal.protocolID != ProtocolID.ike && proposal.protocolID != ProtocolID.esp
+    }
+
     // MARK: Responder
+
+    /// "the first proposal in an SA payload MUST be 1, and subsequent proposals MUST be one more than the previous" (§3.3.1).
+    /// - Parameter spiBytes: "For an initial IKE SA negotiation, this field MUST be zero"; nil: what a protocol has.
+    package static func isOffer(_ offer: [WireProposal], spiBytes: Int? = nil) -> Bool {
+        offer.enumerated().allSatisfy { index, proposal in
+            let wanted = spiBytes ?? (proposal.protocolID == ProtocolID.ike ? 8 : 4)
+            return Int(proposal.number) == index + 1
+                && (proposal.spi.count == wanted || spiBytes == nil && isForeign(proposal))
+        }
+    }
 
     /// The first suite in our order of preference that the offer contains. Nil: NO_PROPOSAL_CHOSEN.
     /// - Parameter withAdditional: false in IKE_SA_INIT without IKE_INTERMEDIATE: "the peers MUST treat any ADDKE Transform Types

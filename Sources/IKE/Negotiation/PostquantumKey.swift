@@ -81,7 +81,6 @@ extension IKECore {
     // MARK: Responder
 
     /// Whether we have a PPK for anybody that a peer at this path may turn out to be: then USE_PPK is answered.
-    func offersPPK(_ candidates: [ConnectionState]) -> Bool { candidates.contains { $0.plan.postquantumKey != nil } }
 
     /// Sets the keys that the peer's AUTH is judged with, by table 1 of RFC 8784 §3.
     /// - Returns: the AUTH data to judge when the peer's ordinary one was made with a PPK that we do not have.

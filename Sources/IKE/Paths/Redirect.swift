@@ -165,6 +165,9 @@ extension IKECore {
             connection, replaces: replaces, pair: AddressPair(local: ours, remote: target), redirectedFrom: from, now: now)
     }
 
+    /// Whether we began the IKE SA: only then may it be with a gateway that no connection names.
+    public func isInitiator(spi: UInt64) -> Bool { sas[spi]?.isInitiator ?? false }
+
     // MARK: As responder
 
     /// What the initiator said about it in IKE_SA_INIT.
@@ -180,7 +183,9 @@ extension IKECore {
 
     /// Answers IKE_SA_INIT with REDIRECT when every connection that the peer can mean is served elsewhere. One that comes from
     /// there is served: sending it back would be a circle.
-    func redirectInit(_ message: WireMessage, nonce: [UInt8], _ candidates: [ConnectionState], path: Path) -> Bool {
+    func redirectInit(
+        _ message: WireMessage, _ octets: Int, nonce: [UInt8], _ candidates: [ConnectionState], path: Path
+    ) -> Bool {
         guard let target = candidates.first?.plan.paths.redirectTo,
             candidates.allSatisfy({ $0.plan.paths.redirectTo == target })
         else { return false }
@@ -188,8 +193,7 @@ extension IKECore {
         guard from != nil || message.payloads.notify(.redirectSupported) != nil, from != target else { return false }
         counters.redirectsSent &+= 1
         let data = RedirectData(gateway: target, nonce: nonce).encoded
-        // Behind the cookie, like INVALID_KE_PAYLOAD, and shorter than the request.
-        transmit(WireMessage.encodeClear(message.header.response(), [.notify(Notify(.redirect, data: data))]), path: path)
+        answerClear(message.header, [.notify(Notify(.redirect, data: data))], toOctets: octets, path: path)
         return true
     }
 

@@ -18,7 +18,7 @@ extension SimulatedGateway {
         if core.sas.count > mostSAs { return "\(core.sas.count) IKE SAs" }
         var halfOpen = 0
         var records = 0
-        for (spi, sa) in core.sas {
+        for (spi, sa) in core.sas.elements {
             if spi != sa.localSPI { return "an IKE SA under another's SPI" }
             if sa.countsAsHalfOpen { halfOpen += 1 }
             if sa.tasks.count > Bounds.tasksPerIKESA { return "\(sa.tasks.count) tasks on one IKE SA" }
@@ -39,9 +39,14 @@ extension SimulatedGateway {
         }
         if records != core.childIndex.count { return "\(core.childIndex.count) children in the index, \(records) in IKE SAs" }
         if halfOpen != core.halfOpenCount { return "\(halfOpen) half-open IKE SAs, counted as \(core.halfOpenCount)" }
+        let inHands = core.halfOpenByAddress.values.reduce(0, +) + core.unverifiedByAddress.values.reduce(0, +)
+        if inHands != halfOpen { return "\(halfOpen) half-open IKE SAs, \(inHands) of them by address" }
+        if core.shares.total != core.childIndex.count {
+            return "\(core.childIndex.count) children, \(core.shares.total) of them in shares"
+        }
         for (key, spi) in core.initIndex where core.sas[spi]?.initKey != key { return "a first message without its IKE SA" }
-        for (_, spi) in core.installs where core.childIndex[spi] == nil { return "an installation without its child" }
-        for (_, connection) in core.connections {
+        for (_, spi) in core.installs.elements where core.childIndex[spi] == nil { return "an installation without its child" }
+        for (_, connection) in core.connections.elements {
             for spi in connection.sas where core.sas[spi] == nil { return "a connection holds an IKE SA that is gone" }
             if let attempt = connection.attempt, core.sas[attempt] == nil { return "an attempt that is gone" }
         }
@@ -97,7 +102,7 @@ extension SimulatedGateway {
                 return "\(name) is not up: \(state.failure ?? "no reason")"
             }
             if state.attempt != nil { return "\(name) is still trying to connect" }
-            if state.sas != [sa.localSPI] { return "\(name) holds \(state.sas.count) IKE SAs of the connection" }
+            if Array(state.sas) != [sa.localSPI] { return "\(name) holds \(state.sas.count) IKE SAs of the connection" }
             if !state.isReportedUp { return "\(name) is up and has not said so" }
             if !sa.tasks.isEmpty || isBusy(sa) { return "\(name) has requests under way" }
             if sa.withheld != nil { return "\(name) withholds a response" }
