@@ -113,7 +113,7 @@ final class BackendClient {
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        DatagramHandler { [box] bytes, from in
+                        DatagramHandler { [box] bytes, from, _ in
                             box.value.client.received(bytes, from: from, box.value.question)
                         })
                 }

@@ -103,6 +103,7 @@ final class ControlThread {
     lazy var sockets = IKESockets(
         loop: loop, ikePort: coreSettings.ikePort, natTraversalPort: coreSettings.natTraversalPort, mark: RoutingPlan.socketMark,
         receivers: DatagramReceivers(
+            listens: { [self] interface in listens(on: interface) },
             ike: { [self] bytes, path in
                 core.handleDatagram(bytes, path: path, now: now)
                 pump()
@@ -268,7 +269,7 @@ final class ControlThread {
             log(.debug, "connection down: \(reason)", connection: connection)
         case .ikeSA(let spi, let remote, let isLive):
             surroundings.dataplane.setIKESA(spi: spi, isLive: isLive)
-            followRedirect(spi: spi, remote: remote, isLive: isLive)
+            if !isLive || core.isInitiator(spi: spi) { followRedirect(spi: spi, remote: remote, isLive: isLive) }
         case .askBackend(let request, let token):
             backend.ask(request) { [self] answer in
                 core.backendAnswered(token: token, answer: answer, now: now)
@@ -281,6 +282,13 @@ final class ControlThread {
         case .log(let level, let connection, let text):
             log(level, text, connection: connection)
         }
+    }
+
+    /// Peers are in front of an underlay: whoever is behind a protected interface has no business with IKE.
+    private func listens(on interface: Int) -> Bool {
+        guard let name = ports.protectedName(linkIndex: interface) else { return true }
+        complain("IKE that comes in by \(name) is not taken: the interface has role: protected. Peers there need role: both.")
+        return false
     }
 
     private func scheduleTimer() {

@@ -6,6 +6,8 @@ import Wire
 
 /// What the socket layer hands up, already told apart. All on the event loop.
 struct DatagramReceivers {
+    /// Whether IKE is taken on the interface with this index: a local address is reachable by all of them.
+    var listens: (Int) -> Bool
     /// IKE: the UDP payload as received; on the NAT traversal port its non-ESP marker is still there.
     var ike: ([UInt8], Path) -> Void
     /// ESP in UDP that the kernel passed up (reassembled, or XDP is detached): the UDP payload.
@@ -139,8 +141,8 @@ final class IKESockets {
             .channelInitializer { channel in
                 channel.eventLoop.makeCompletedFuture {
                     try channel.pipeline.syncOperations.addHandler(
-                        DatagramHandler { [box] bytes, from in
-                            box.value.received(bytes, from: from, on: endpoint)
+                        DatagramHandler { [box] bytes, from, interface in
+                            box.value.received(bytes, from: from, on: endpoint, interface)
                         })
                 }
             }
@@ -153,6 +155,8 @@ final class IKESockets {
             case .success(let channel):
                 guard !isClosed, wanted.contains(address) else { channel.close(promise: nil); return }
                 channels[endpoint] = channel
+                // NIO takes the option once it knows the family. Without it the interface is not known, and IKE is taken.
+                channel.setOption(.receivePacketInfo, value: true).whenFailure { _ in }
                 channel.closeFuture.assumeIsolated().whenComplete { [self] _ in
                     if channels[endpoint] === channel { channels[endpoint] = nil }
                 }
@@ -173,8 +177,8 @@ final class IKESockets {
         channel.close(promise: nil)
     }
 
-    private func received(_ bytes: [UInt8], from: SocketAddress, on local: Endpoint) {
-        guard let remote = Self.endpoint(from) else { return }
+    private func received(_ bytes: [UInt8], from: SocketAddress, on local: Endpoint, _ interface: Int?) {
+        guard let remote = Self.endpoint(from), interface.map(receivers.listens) ?? true else { return }
         let path = Path(local: local, remote: remote)
         guard local.port == natTraversalPort else { receivers.ike(bytes, path); return }
         switch NATTraversalPayload(bytes) {
@@ -239,7 +243,7 @@ final class IKESockets {
         return { channel in
             channel.eventLoop.makeCompletedFuture {
                 try channel.pipeline.syncOperations.addHandler(
-                    DatagramHandler { [box] bytes, from in box.value.receivedRaw(kind, bytes, from: from) })
+                    DatagramHandler { [box] bytes, from, _ in box.value.receivedRaw(kind, bytes, from: from) })
             }
         }
     }
@@ -271,13 +275,15 @@ final class IKESockets {
 /// Gives every datagram of a channel to a closure.
 final class DatagramHandler: ChannelInboundHandler {
     typealias InboundIn = AddressedEnvelope<ByteBuffer>
-    private let receive: ([UInt8], SocketAddress) -> Void
+    private let receive: ([UInt8], SocketAddress, Int?) -> Void
 
-    init(_ receive: @escaping ([UInt8], SocketAddress) -> Void) { self.receive = receive }
+    /// - Parameter receive: the octets, where they came from, and the index of the interface that they came in by.
+    init(_ receive: @escaping ([UInt8], SocketAddress, Int?) -> Void) { self.receive = receive }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let envelope = unwrapInboundIn(data)
-        receive(Array(envelope.data.readableBytesView), envelope.remoteAddress)
+        receive(
+            Array(envelope.data.readableBytesView), envelope.remoteAddress, envelope.metadata?.packetInfo?.interfaceIndex)
     }
 
     /// Errors that NIO does not close the channel for (an ICMP error, a full buffer) are the network's normal life.

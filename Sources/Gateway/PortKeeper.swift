@@ -45,6 +45,11 @@ final class PortKeeper {
 
     func linkIndex(ofPort portIndex: Int) -> Int? { known.values.first { $0.portIndex == portIndex }?.link.index }
 
+    /// The name of an interface that is protected and no underlay.
+    func protectedName(linkIndex: Int) -> String? {
+        interfaces.first { $0.role == .protected && known[$0.name]?.link.index == linkIndex }?.name
+    }
+
     var names: [String] { interfaces.map(\.name) }
     var underlayNames: [String] { interfaces.filter { $0.role != .protected }.map(\.name) }
 

@@ -32,6 +32,7 @@ NEW_PEER_SECONDS = 5
 STATUS_SECONDS = 2
 COOKIE_THRESHOLD = 32  # half-open SAs from which on first messages need a cookie
 MOST_GROWTH_KILOBYTES = 24 * 1024
+ATTEMPTS, ATTEMPTS_SECONDS, IN_ITS_NAME_PER_SECOND = 12, 10, 500
 HALF_OPEN_SECONDS = 30  # until a half-open SA is forgotten
 NORTH, NORTH_SUBNET, ATTACKER = "192.0.2.3", "10.3.0.0/24", "192.0.2.66"
 
@@ -68,11 +69,13 @@ class Scene:
         return self
 
     @contextlib.contextmanager
-    def attack(self):
+    def attack(self, *, seconds=FLOOD_SECONDS, per_second=PER_SECOND, bots_per_second=BOTS_PER_SECOND, source=None):
         """The flood for as long as the `with` lasts, at least; the yielded dictionary then has what the attacker did."""
         words = [sys.executable, pathlib.Path(__file__).with_name("flooder.py"), "eth0", "--mac",
-                 self.lab.mac("gw-west", "wan0"), "--target", self.lab.west.underlay, "--seconds", FLOOD_SECONDS,
-                 "--per-second", PER_SECOND, "--bots-per-second", BOTS_PER_SECOND]
+                 self.lab.mac("gw-west", "wan0"), "--target", self.lab.west.underlay, "--seconds", seconds,
+                 "--per-second", per_second, "--bots-per-second", bots_per_second]
+        if source:
+            words += ["--source", source]
         process = self.lab.spawn("attacker", words, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         done = {}
@@ -184,3 +187,44 @@ def test_what_the_flood_left_half_open_is_forgotten(open_gateway):
         what=lambda: f"half-open SAs are left: {open_gateway.asked()['ike']}")
     assert open_gateway.asked()["ike"]["sas"] == 2  # the tunnel's and the new peer's
     assert_ping(open_gateway.lab, "east")
+
+
+def test_a_peer_gets_in_whatever_is_sent_in_its_name(open_gateway):
+    """RFC 7296 §2.6: who hears the cookie has a share that nobody takes who only writes the peer's address."""
+    scene, took = open_gateway, []
+    with scene.attack(seconds=ATTEMPTS_SECONDS, per_second=IN_ITS_NAME_PER_SECOND, bots_per_second=0, source=NORTH) as done:
+        time.sleep(1)
+        for _ in range(ATTEMPTS):
+            scene.north.client("down", "west")
+            start = time.monotonic()
+            scene.north.client("up", "west", "--timeout", f"{NEW_PEER_SECONDS}s")
+            took.append(time.monotonic() - start)
+    print(done, took)
+    assert done["sent"] > IN_ITS_NAME_PER_SECOND * ATTEMPTS_SECONDS / 2, "the attack was too weak to say anything"
+    assert len(took) == ATTEMPTS and max(took) < NEW_PEER_SECONDS
+    assert scene.asked()["ike"]["cookies_sent"] > 0
+    assert scene.east.connection("west")["state"] == "established"
+
+
+KNOCK = """
+import os, socket, sys
+sys.path.insert(0, sys.argv[1])
+from flooder import first_message
+port = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+port.bind(("", 500))
+port.settimeout(1)
+port.sendto(first_message(os.urandom(32), os.urandom(32), os.urandom(8)), (sys.argv[2], 500))
+try:
+    print("answered" if port.recv(2048) else "")
+except TimeoutError:
+    print("silence")
+"""
+
+
+def test_ike_is_not_taken_from_behind_a_protected_interface(open_gateway):
+    """RFC 4301 §4.4.3: peers are in front of an underlay."""
+    lab, folder = open_gateway.lab, pathlib.Path(__file__).parent
+    heard = {
+        role: lab.execute(role, [sys.executable, "-c", KNOCK, folder, lab.west.underlay]).stdout.strip()
+        for role in ("attacker", "host-west")}
+    assert heard == {"attacker": "answered", "host-west": "silence"}
