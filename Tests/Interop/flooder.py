@@ -3,7 +3,8 @@
     python flooder.py eth0 --mac 02:00:00:00:00:01 --target 192.0.2.2 --per-second 4000 --bots-per-second 100 --seconds 6
 
 Most frames come from 198.18.0.0/16, where nobody hears the answers; a few from `bots` in 198.19.0.0/16, who hear them and send
-their first message again with the cookie. With `--source` all of it comes in the name of that one address. What it did is one line of JSON in the end. RFC 7296 §2.6; the networks: RFC 2544.
+their first message again with the cookie. With `--source` all of it comes in the name of that one address. What it did is one
+line of JSON in the end. RFC 7296 §2.6; the networks: RFC 2544.
 """
 
 import argparse
