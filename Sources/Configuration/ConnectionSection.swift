@@ -20,6 +20,8 @@ private struct Peer {
     var identity: Identity?
     /// Of the remote side.
     var pattern = IdentityPattern.any
+    /// It is written.
+    var namesPattern = false
 }
 
 /// `connections`.
@@ -80,7 +82,8 @@ extension Reader {
         let settings = settings(mapping)
         let postquantumKey = postquantumSecret(mapping)
         let children = children(
-            mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress, pattern: remote.pattern)
+            mapping["children"], of: own, layers: layers, remoteIsAny: remote.isAnyAddress,
+            pattern: remote.namesPattern ? remote.pattern : nil)
 
         guard let nameEntry, let name, let localAddress = local.address, let authentication,
             remote.address != nil || remote.isAnyAddress
@@ -181,6 +184,7 @@ extension Reader {
             }
         } else {
             peer.pattern = identityPattern(id) ?? .any
+            peer.namesPattern = true
         }
         return peer
     }

@@ -34,11 +34,12 @@ import Wire
     @Test func `a peer that wants a new authentication all the time gets it at growing intervals`() throws {
         let pair = Pair()
         pair.network.keepsHistory = false
-        pair.westSide.change = { $0.reauthTime = .seconds(3) }
+        pair.westSide.change = { ($0.reauthTime, $0.remoteAddress) = (.seconds(3), nil) }
         try pair.start()
         var begun = 0
         pair.network.filter = { bytes, source, _ in
-            if source.address == pair.east.address, bytes[18] == ExchangeType.ikeSAInit.rawValue { begun += 1 }
+            let isRequest = bytes[18] == ExchangeType.ikeSAInit.rawValue && bytes[19] & 0x20 == 0
+            if source.address == pair.east.address, isRequest { begun += 1 }
             return true
         }
         // West tells of 3 s; its own end of the authentication must not close the SA before.
@@ -53,11 +54,12 @@ import Wire
     @Test func `a longer time is believed as it is`() throws {
         let pair = Pair()
         pair.network.keepsHistory = false
-        pair.westSide.change = { $0.reauthTime = .seconds(60) }
+        pair.westSide.change = { ($0.reauthTime, $0.remoteAddress) = (.seconds(60), nil) }
         #expect(try pair.establish())
         var begun = 0
         pair.network.filter = { bytes, source, _ in
-            if source.address == pair.east.address, bytes[18] == ExchangeType.ikeSAInit.rawValue { begun += 1 }
+            let isRequest = bytes[18] == ExchangeType.ikeSAInit.rawValue && bytes[19] & 0x20 == 0
+            if source.address == pair.east.address, isRequest { begun += 1 }
             return true
         }
         pair.run(600)

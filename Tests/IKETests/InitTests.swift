@@ -22,7 +22,18 @@ import Wire
                 initiatorSPI: spi, responderSPI: 0, exchange: .ikeSAInit, isFromInitiator: true, isResponse: false, messageID: 0),
             extra + [
                 .securityAssociation(offer), .keyExchange(method: method, data: random.bytes(keyBytes)), .nonce(random.bytes(32)),
+                // As long as those of real peers are, with what they announce.
+                .vendorID([UInt8](repeating: 0x76, count: 60)),
             ])
+    }
+
+    /// The answers to a first message of somebody who is there, and so has the cookie when one is wanted.
+    static func knock(_ node: Node, _ spi: UInt64, path: Path, now: Instant) throws -> [WireMessage] {
+        node.core.handleDatagram(try request(spi: spi, seed: spi), path: path, now: now)
+        let first = answers(node)
+        guard let cookie = first.first?.payloads.notify(.cookie) else { return first }
+        node.core.handleDatagram(try request(spi: spi, extra: [.notify(cookie)], seed: spi), path: path, now: now)
+        return answers(node)
     }
     static let path = Path(local: Endpoint(IPAddress("192.0.2.2")!, 500), remote: Endpoint(IPAddress("192.0.2.1")!, 500))
 
@@ -179,7 +190,7 @@ import Wire
         try pair.configureWest()
         let before = pair.west.core.tableSizes
         for index in 0..<50 {
-            pair.west.core.handleDatagram(try Self.request(spi: UInt64(index + 1)), path: Self.path, now: pair.now)
+            _ = try Self.knock(pair.west, UInt64(index + 1), path: Self.path, now: pair.now)
         }
         #expect(pair.west.core.tableSizes["halfOpen"] == 20)
         #expect(pair.west.core.counters.halfOpenRefused == 30)
@@ -259,6 +270,8 @@ import Wire
         #expect(Self.answers(pair.west).isEmpty)
         header.isResponse = false
         pair.west.core.handleDatagram(WireMessage.encodeClear(header, []), path: Self.path, now: pair.now)
+        #expect(Self.answers(pair.west).isEmpty, "an answer would be longer")
+        pair.west.core.handleDatagram(WireMessage.encodeClear(header, [.vendorID([1, 2, 3, 4])]), path: Self.path, now: pair.now)
         let answer = try #require(Self.answers(pair.west).first)
         #expect(answer.payloads.notify(.invalidIKESPI) != nil)
         #expect(answer.header.initiatorSPI == 1 && answer.header.responderSPI == 2 && answer.header.isResponse)

@@ -146,10 +146,10 @@ import Wire
         let crypto = OpenSSLCrypto()
         for method in [KeyExchangeMethod.ecp256, .ecp384, .ecp521] {
             let zeros = [UInt8](repeating: 0, count: method.publicValueBytes)
-            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: zeros) }
+            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: zeros).sharedSecret() }
             let ones = [UInt8](repeating: 1, count: method.publicValueBytes)
-            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: ones) }
-            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: []) }
+            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: ones).sharedSecret() }
+            #expect(throws: IKECryptoError.self) { try crypto.answerKeyExchange(method, peerPublicValue: []).sharedSecret() }
         }
     }
 

@@ -148,7 +148,8 @@ extension IKECore {
 
     /// The IKE SA that is to take the place of this one, from its first message on.
     func successorUnderWay(_ sa: IKESA) -> IKESA? {
-        guard let connection = connection(of: sa) else { return nil }
+        // Only who can begin replaces: connections with many peers are not walked through.
+        guard let connection = connection(of: sa), connection.plan.remoteAddress != nil else { return nil }
         return connection.sas.lazy.compactMap { self.sas[$0] }.first { $0.replaces == sa.localSPI }
     }
 
