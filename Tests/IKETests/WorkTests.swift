@@ -87,7 +87,7 @@ import Wire
         measure("ESP arrived") { core.inboundTraffic(inboundSPI: 0x1000_0003, now: pair.now) }
         measure("ESP arrived, by connection") { core.inboundTraffic(connection: "c", now: pair.now) }
         measure("nothing is due") { core.handleTimeout(now: pair.now) }
-        measure("status of another connection") { _ = core.status(ofConnection: "other", now: pair.now) }
+        measure("status of another connection") { _ = core.status(connection: "other", now: pair.now) }
         measure("limit") { core.childLimitReached(inboundSPI: 0x1000_0004, hard: true, now: pair.now) }
         let gone = try #require(core.sas[1 << 40 + 5])
         measure("one ends") {
