@@ -158,10 +158,23 @@ static __always_inline int verdict(__u32 counter, int action)
     return action;
 }
 
+/*
+ * Longer than the sockets' frames. The kernel takes such packets slowly, but as they are meant: ESP by our raw sockets, what is
+ * to be protected by its route into the tunnel device, with an ICMP error or fragments when that carries less.
+ */
+static __always_inline int is_long(const struct packet *p)
+{
+    __u32 zero = 0;
+    const struct culvert_settings *rule = bpf_map_lookup_elem(&settings, &zero);
+    return rule && rule->longest_frame_bytes && bpf_xdp_get_buff_len(p->context) > rule->longest_frame_bytes;
+}
+
 /* To the worker that owns this receive queue; `otherwise` and its counter when no socket is there. */
 static __always_inline int redirect(const struct packet *p, __u32 counter, int otherwise, __u32 otherwise_counter)
 {
     __u32 queue = p->context->rx_queue_index;
+    if (is_long(p))
+        return verdict(CULVERT_COUNT_PASSED_LONG, XDP_PASS);
     if (queue >= CULVERT_MAX_QUEUES)
         return verdict(otherwise_counter, otherwise);
     if (bpf_redirect_map(&xsks, p->port->index * CULVERT_MAX_QUEUES + queue, XDP_ABORTED) != XDP_REDIRECT)

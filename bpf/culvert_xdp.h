@@ -85,7 +85,7 @@ struct culvert_settings {
     __u32 ike_packets_per_second; /* allowed per source address, or IPv6 network of 64 bits; 0: no limit */
     __u32 ike_burst_packets;      /* at once, after a silence */
     __u32 only_peers;             /* 1: IKE and ESP from addresses outside of `peers` and `peers_ipv6` is dropped */
-    __u32 reserved;
+    __u32 longest_frame_bytes;    /* that the sockets take; longer ones go to the kernel. 0: any */
 };
 
 /*
@@ -111,6 +111,7 @@ enum culvert_counter {
     CULVERT_COUNT_PASSED_MALFORMED,     /* to the kernel, which drops it: not a whole IP header */
     CULVERT_COUNT_PASSED_UNKNOWN_PORT,  /* to the kernel: this interface is not in `ports` */
     CULVERT_COUNT_PASSED_NO_SOCKET,     /* to the kernel: ESP for us, but its queue has no socket */
+    CULVERT_COUNT_PASSED_LONG,          /* to the kernel: longer than a socket's frames */
     CULVERT_COUNT_REDIRECTED_ESP,       /* to a worker: ESP or AH */
     CULVERT_COUNT_REDIRECTED_UDP_ESP,   /* to a worker: ESP in UDP */
     CULVERT_COUNT_REDIRECTED_PROTECTED, /* to a worker: for a protected prefix */

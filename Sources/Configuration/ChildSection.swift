@@ -19,6 +19,10 @@ extension Reader {
     /// Of one side of one child; RFC 7296 §3.13 counts selectors in one octet.
     static var maxSubnets: Int { Bounds.selectorsPerPayload }
     static var replayWindows: ClosedRange<Int> { 32...65_536 }
+    /// Octets of an inner packet; every IPv4 host must take 576 (RFC 791).
+    static var childMTUs: ClosedRange<Int> { 576...9000 }
+    /// Octets of a TCP segment.
+    static var segments: ClosedRange<Int> { 88...8960 }
     static var smallestSensibleBytes: UInt64 { 1 << 20 }
 
     /// - Parameter pattern: who may authenticate as the peer.
@@ -76,6 +80,7 @@ extension Reader {
             espProposals: settings.espProposals, lifetime: settings.lifetime, lifetimeBytes: settings.lifetimeBytes,
             lifetimePackets: settings.lifetimePackets, replayWindowPackets: settings.replayWindow, start: settings.start)
         (child.localIsDynamic, child.remoteIsDynamic) = (isDynamic[0], isDynamic[1])
+        child.sizes = settings.sizes
         return CheckedChild(
             child: child, nameMark: name.mark, remoteMarks: remote.map(\.mark),
             lines: Dictionary(mapping.entries.map { ($0.key, $0.keyMark.line) }, uniquingKeysWith: { first, _ in first }))
@@ -154,6 +159,7 @@ extension Reader {
         var lifetimePackets: UInt64 = 0
         var replayWindow = 4096
         var start = StartAction.immediately
+        var sizes = TunnelSizes()
     }
 
     private func settings(_ mapping: Mapping, allowed: Set<String>) -> Settings {
@@ -185,7 +191,37 @@ extension Reader {
         if let entry = mapping["start"], let start = choice(entry, from: [StartAction.immediately, .onTraffic, .manual]) {
             result.start = start
         }
+        result.sizes = sizes(mapping)
         return result
+    }
+
+    private func sizes(_ mapping: Mapping) -> TunnelSizes {
+        var result = TunnelSizes()
+        if let entry = mapping["df"], let df = choice(entry, from: [DFWord.copy, .set, .clear]) {
+            result.dontFragment = df.meaning
+        }
+        if let entry = mapping["mtu"], let mtu = integer(entry, in: Self.childMTUs) { result.mtu = UInt16(mtu) }
+        if let entry = mapping["mss"] {
+            switch entry.value.content {
+            case .scalar("auto", _): result.mss = .automatic
+            // YAML 1.1 reads a bare `off` as false.
+            case .scalar("off", _), .scalar("false", _): result.mss = .untouched
+            default:
+                if let mss = integer(entry, in: Self.segments) { result.mss = .at(UInt16(mss)) }
+            }
+        }
+        return result
+    }
+
+    private enum DFWord: String {
+        case copy, set, clear
+        var meaning: DFHandling {
+            switch self {
+            case .copy: .copy
+            case .set: .set
+            case .clear: .clear
+            }
+        }
     }
 
     /// The child keys of a profile that nothing uses.

@@ -135,6 +135,8 @@ public struct Child: Sendable {
     public var lifetimePackets: UInt64
     public var replayWindowPackets: Int
     public var start: StartAction
+    /// `df`, `mtu`, `mss`.
+    public var sizes = TunnelSizes()
     /// `dynamic`: the address that the peer gives to us; `localSubnets` is empty then.
     public var localIsDynamic = false
     /// `dynamic`: the address that the peer gets from a pool; `remoteSubnets` is what the pools span.

@@ -26,7 +26,7 @@ struct Scope {
         name: "a child",
         keys: [
             "name", "mode", "local_subnets", "remote_subnets", "esp_proposals", "lifetime", "lifetime_bytes", "lifetime_packets",
-            "replay_window", "start", "tunnel_interface", "peers",
+            "replay_window", "start", "tunnel_interface", "df", "mtu", "mss", "peers",
         ])
     static let peerOfChild = Scope(name: "an entry of `peers`", keys: ["id", "remote_subnets"])
     static let policy = Scope(

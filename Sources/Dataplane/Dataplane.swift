@@ -54,7 +54,8 @@ public final class Dataplane {
                     try WorkerThread(
                         index: index, cpu: cpu, frameBytes: settings.frameBytes, dropReasons: DropReason.allCases.count))
             }
-            mesh = try WorkerMesh(workers, framesPerWorker: settings.framesPerWorker)
+            mesh = try WorkerMesh(
+                workers, framesPerWorker: settings.framesPerWorker, frameBytes: settings.frameBytes)
         } catch {
             throw DataplaneError(
                 "the data plane cannot start: \(error)", isPrivilege: error.code == EPERM || error.code == EACCES)
@@ -65,7 +66,7 @@ public final class Dataplane {
     deinit { stop() }
 
     private static func makeUMEM(_ settings: DataplaneSettings, log: (String) -> Void) throws(SystemError) -> Arena {
-        let bytes = settings.frameMemoryBytes
+        let bytes = settings.packetMemoryBytes
         let wanted: HugePages = settings.hugePages == .require ? .require : settings.hugePages == .off ? .off : .auto
         let arena = try Arena(byteCount: bytes, hugePages: wanted, numaNode: settings.numaNode)
         if settings.hugePages == .auto, !arena.usesHugePages {

@@ -17,7 +17,8 @@ extension Dataplane {
                 id: worker.index, cpu: worker.cpu, numaNode: worker.numaNode, engine: settings.engine.rawValue,
                 xdpMode: mode.first { $0 == "generic" } ?? mode.first { $0 == "native" } ?? mode.first ?? "none",
                 packetsIn: worker.counters.pointee.packetsIn, packetsOut: worker.counters.pointee.packetsOut,
-                busyPercent: busyPercent(worker), drops: drops(of: worker))
+                busyPercent: busyPercent(worker), icmpErrorsWithheld: worker.counters.pointee.icmpErrorsWithheld,
+                drops: drops(of: worker))
         }
         var total: [DropReason: UInt64] = [:]
         for worker in listed { total.merge(worker.drops, uniquingKeysWith: &+) }
@@ -59,15 +60,25 @@ extension Dataplane {
         return result
     }
 
+    /// Frames that each of a worker's queues may have for receiving; as `Worker.shareFrames` has it.
+    private func fillTarget(worker: Int) -> UInt32 {
+        let queues = ports.compactMap { $0 }.reduce(0) { $0 + $1.sockets.count { $0.worker == worker } }
+        return min(Self.ringEntries, UInt32(settings.framesPerWorker / 2 / max(1, queues)))
+    }
+
     /// Adds what a port's sockets counted since the last look, so that the sum outlives the sockets.
     func foldSocketDrops(_ port: Port) {
         for socket in port.sockets {
             guard let now = try? socket.socket.statistics() else { continue }
             let seen = socket.seen
             socket.seen = now
-            // The kernel counts a packet without a frame twice: as dropped, and as fill ring empty.
+            // The kernel counts a packet without a frame twice: as dropped, and as fill ring empty. Where the frames for
+            // receiving are as many as the receive ring has room for, they all lie in it when none is left: the worker did not
+            // keep up.
+            let isOverload = fillTarget(worker: socket.worker) >= Self.ringEntries
             let news: [(DropReason, (AFXDPStatistics) -> UInt64)] = [
-                (.receiveRingFull, { $0.receiveRingFull }), (.fillRingEmpty, { $0.fillRingEmpty }),
+                (.receiveRingFull, { $0.receiveRingFull }),
+                (isOverload ? .receiveRingFull : .fillRingEmpty, { $0.fillRingEmpty }),
                 (.receiveDropped, { $0.receiveDropped > $0.fillRingEmpty ? $0.receiveDropped &- $0.fillRingEmpty : 0 }),
                 (.invalidDescriptor, { $0.transmitInvalidDescriptors &+ $0.receiveInvalidDescriptors }),
             ]

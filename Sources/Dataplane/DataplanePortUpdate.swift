@@ -4,16 +4,12 @@ import Wire
 /// A port whose interface changed in place: its sockets, and the packets in them, go on.
 extension Dataplane {
     /// Takes over another link-layer address or MTU of an attached port. Throws, and changes nothing, when the port is not
-    /// attached to this interface or the MTU does not fit the frames: detach and attach then.
+    /// attached to this interface: detach and attach then.
     public func update(portIndex: Int, _ description: PortDescription) throws(DataplaneError) {
         guard ports.indices.contains(portIndex), let port = ports[portIndex],
             port.description.interfaceIndex == description.interfaceIndex, port.description.queues == description.queues,
             description.mac.count == 6
         else { throw DataplaneError("\(description.name) is another interface now") }
-        guard description.mtu + Ethernet.headerBytes + 256 <= settings.frameBytes else {
-            throw DataplaneError(
-                "\(description.name) has an MTU of \(description.mtu), which does not fit the frames; restart the gateway")
-        }
         do throws(SystemError) {
             try program.setPort(
                 interfaceIndex: description.interfaceIndex, index: portIndex, roles: description.role.rawValue,
@@ -21,7 +17,9 @@ extension Dataplane {
         } catch {
             throw DataplaneError("\(description.name): \(error)")
         }
-        let changed = Port(description, sockets: port.sockets, owner: port.owner)
+        let changed = Port(
+            description, packetBytesLimit: settings.packetBytesLimit, sockets: port.sockets, owner: port.owner)
+        if description.mtu != port.description.mtu { tellLongPackets(description) }
         changed.xdpMode = port.xdpMode
         let underlayBefore = underlayMTU
         ports[portIndex] = changed

@@ -21,20 +21,23 @@ final class Port {
     }
 
     let description: PortDescription
+    /// Octets: the interface's, but no more than a frame receives.
+    let mtu: Int
     var xdpMode = "none"
     var sockets: [Socket]
     /// `FrameOwner` of this attachment.
     let owner: UInt8
 
-    init(_ description: PortDescription, sockets: [Socket], owner: UInt8) {
+    init(_ description: PortDescription, packetBytesLimit: Int, sockets: [Socket], owner: UInt8) {
         (self.description, self.sockets, self.owner) = (description, sockets, owner)
+        mtu = min(description.mtu, packetBytesLimit)
     }
 
     var tableEntry: TablesView.Port {
         let m = description.mac
         guard m.count == 6 else { return Self.absent }
         return TablesView.Port(
-            mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: UInt16(clamping: description.mtu), address: 0)
+            mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: UInt16(clamping: mtu), address: 0)
     }
 }
 
@@ -47,7 +50,7 @@ extension Dataplane {
 
     /// The underlay's MTU: the smallest of its ports.
     var underlayMTU: Int {
-        let mtus = ports.compactMap { $0 }.filter { $0.description.role.contains(.underlay) }.map(\.description.mtu)
+        let mtus = ports.compactMap { $0 }.filter { $0.description.role.contains(.underlay) }.map(\.mtu)
         return mtus.min() ?? 1500
     }
 
@@ -57,14 +60,6 @@ extension Dataplane {
         if ports[index] != nil { detach(portIndex: index) }
         guard description.mac.count == 6, description.queues >= 1 else {
             throw DataplaneError("\(description.name) has no Ethernet address or no receive queue; AF_XDP needs both")
-        }
-        guard description.mtu + Ethernet.headerBytes + 256 <= settings.frameBytes else {
-            let mtu = settings.frameBytes - 256 - Ethernet.headerBytes
-            // Frames are chosen at the start, by the MTUs of then.
-            let restart = settings.frameBytes < 4096 ? ", or restart the gateway, which then takes larger frames" : ""
-            throw DataplaneError(
-                "\(description.name) has an MTU of \(description.mtu), more than frames of \(settings.frameBytes) octets hold; "
-                    + "lower it to \(mtu) (ip link set \(description.name) mtu …)\(restart)")
         }
         let queues = min(description.queues, Int(CULVERT_MAX_QUEUES))
         let busiest =
@@ -93,6 +88,7 @@ extension Dataplane {
             setTransmitters(port: index, queues: max(1, min(queues, description.transmitQueues)))
             republish()
             for pair in pairs.values { applyMTU(pair) }
+            tellLongPackets(description)
             log("\(description.name): XDP \(name) mode, \(queues) queue\(queues == 1 ? "" : "s")\(zeroCopy ? "" : ", copy")")
             return AttachedPort(index: index, xdpMode: name)
         } catch let error as SystemError {
@@ -125,12 +121,25 @@ extension Dataplane {
         }
     }
 
+    /// Frames are of one page at most: what is longer goes by the kernel, slowly.
+    func tellLongPackets(_ description: PortDescription) {
+        guard description.mtu > settings.packetBytesLimit else { return }
+        // Frames are chosen at the start, by the MTUs that the interfaces have then.
+        let restart = settings.frameBytes < 4096 ? ", or restart the gateway, which then takes larger frames" : ""
+        log(
+            "\(description.name) has an MTU of \(description.mtu): packets of more than \(settings.packetBytesLimit) octets are "
+                + "longer than a frame and take the slow way through the kernel; "
+                + "lower it to \(settings.packetBytesLimit) (ip link set \(description.name) mtu …)\(restart)")
+    }
+
     private func openPort(_ description: PortDescription, queues: Int) throws -> Port {
         guard let owner = takeOwner() else {
             throw DataplaneError("\(description.name): ports come and go faster than their frames; try again in a second")
         }
         do {
-            return Port(description, sockets: try openSockets(description, queues: queues), owner: owner)
+            return Port(
+                description, packetBytesLimit: settings.packetBytesLimit, sockets: try openSockets(description, queues: queues),
+                owner: owner)
         } catch {
             // No worker has seen these sockets: no frame carries the number.
             ownersInUse.remove(owner)
@@ -217,7 +226,8 @@ extension Dataplane {
                 receive: ConsumerRing(socket.socket.receive), transmit: ProducerRing(socket.socket.transmit),
                 fill: ProducerRing(socket.socket.fill), completion: ConsumerRing(socket.socket.completion),
                 descriptor: socket.socket.number,
-                portIndex: UInt8(index), owner: port.owner, canTransmit: queue < max(1, port.description.transmitQueues),
+                portIndex: UInt8(index), owner: port.owner, finishesChecksums: port.description.leavesChecksums,
+                canTransmit: queue < max(1, port.description.transmitQueues),
                 isUnderlay: role.contains(.underlay), isProtected: role.contains(.protected), inFlight: 0, staged: 0,
                 fillLimit: Self.ringEntries, fillTarget: 0, filled: 0, broken: false))
         let worker = workers[socket.worker]
@@ -282,7 +292,9 @@ extension Dataplane {
                             bypassDestination: $0.bypassDestination)
                     )
                 })
-            try program.setIKE(packetsPerSecond: plan.ikePacketsPerSecond, burst: plan.ikeBurst, onlyPeers: plan.onlyPeers)
+            try program.setIKE(
+                packetsPerSecond: plan.ikePacketsPerSecond, burst: plan.ikeBurst, onlyPeers: plan.onlyPeers,
+                longestFrameBytes: settings.packetBytesLimit + Ethernet.headerBytes)
         } catch {
             throw DataplaneError("the XDP program's maps cannot be written: \(error)")
         }

@@ -133,18 +133,60 @@ extension Dataplane {
         inject(header.bytes + payload, isESP: true)
     }
 
+    /// ESP goes to the owner of its SA, the rest to the first worker: it is the gateway's own and little.
     private func inject(_ packet: [UInt8], isESP: Bool) {
-        guard let worker = workers.first else { return }
-        guard packet.count >= IPv4.minimumHeaderBytes, packet.count <= settings.frameBytes - Worker.headroomBytes - 64,
-            let slot = worker.injections.reserve()
+        let owner = isESP ? Self.spi(ofPacket: packet).flatMap { pairs[$0]?.inboundOwner } ?? 0 : 0
+        guard workers.indices.contains(owner), packet.count >= IPv4.minimumHeaderBytes, packet.count <= Int(UInt16.max),
+            Injection.write(packet, isESP: isESP, frameBytes: settings.frameBytes, to: &workers[owner].injections)
         else {
             controlDrops[.injectFull, default: 0] += 1
             return
         }
-        slot.storeBytes(of: UInt64(packet.count) | (isESP ? 1 << 16 : 0), as: UInt64.self)
-        packet.withUnsafeBytes { (slot + 8).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
-        worker.injections.commit()
-        worker.injections.publish()
-        rouse(worker)
+        rouse(workers[owner])
+    }
+
+    /// Of an ESP packet with its outer header, and UDP between or not; nil when it is too short.
+    private static func spi(ofPacket packet: [UInt8]) -> UInt32? {
+        guard let first = packet.first else { return nil }
+        let isIPv6 = first >> 4 == 6
+        let number = packet[isIPv6 ? IPv6.nextHeaderOffset : IPv4.protocolOffset]
+        let header = isIPv6 ? IPv6.headerBytes : Int(first & 15) * 4
+        let offset = header + (number == IPv4.protocolUDP ? UDP.headerBytes : 0)
+        guard packet.count >= offset + 4 else { return nil }
+        return packet[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
+    }
+}
+
+/// Packets from control to a worker.
+enum Injection {
+    /// Writes a packet into one slot, or an ESP packet that no frame holds into several. False when there is no room, or the
+    /// packet is none that a worker can take.
+    static func write(_ packet: [UInt8], isESP: Bool, frameBytes: Int, to ring: inout SPSC.Producer) -> Bool {
+        let inFrame = frameBytes - Worker.headroomBytes - 64
+        guard packet.count > inFrame else {
+            guard let slot = ring.reserve() else { return false }
+            store(packet[...], isESP ? Worker.injectionESP : 0, slot)
+            ring.commit()
+            ring.publish()
+            return true
+        }
+        let part = ring.slotBytes - 8
+        let parts = (packet.count + part - 1) / part
+        guard isESP, ring.reserve(keeping: UInt32(parts - 1)) != nil else { return false }
+        for index in 0..<parts {
+            guard let slot = ring.reserve() else { break }
+            let rest = packet[(index * part)...].prefix(part)
+            store(rest, Worker.injectionESP | (index + 1 < parts ? Worker.injectionParts : 0), slot)
+            ring.commit()
+        }
+        ring.publish()
+        return true
+    }
+
+    private static func store(_ part: ArraySlice<UInt8>, _ flags: UInt64, _ slot: UnsafeMutableRawPointer) {
+        slot.storeBytes(of: UInt64(part.count) | flags, as: UInt64.self)
+        part.withUnsafeBytes { bytes in
+            if let base = bytes.baseAddress { (slot + 8).copyMemory(from: base, byteCount: bytes.count) }
+        }
     }
 }

@@ -32,11 +32,16 @@ public struct DataplaneSettings: Sendable {
     /// Octets of all workers' frames.
     public var frameMemoryBytes: Int { workerCPUs.count * framesPerWorker * frameBytes }
 
-    /// Huge pages of 2 MiB that hold them.
-    public var hugePageCount: Int { (frameMemoryBytes + Arena.hugePageBytes - 1) / Arena.hugePageBytes }
+    /// The longest IP packet that a socket receives into a frame: the kernel keeps 256 octets free in front of it. Longer ones go
+    /// by the kernel.
+    public var packetBytesLimit: Int { Self.packetBytesLimit(frameBytes: frameBytes) }
+    public static func packetBytesLimit(frameBytes: Int) -> Int { frameBytes - 256 - Ethernet.headerBytes }
 
-    /// The smallest frame that holds a packet of this MTU with 256 octets of headroom, trailer and ICV.
-    public static func frameBytes(mtu: Int) -> Int { mtu + 14 + 64 + 256 <= 2048 ? 2048 : 4096 }
+    /// The same with each worker's place for a long packet.
+    var packetMemoryBytes: Int { frameMemoryBytes + workerCPUs.count * Worker.longPacketBytes }
+
+    /// Huge pages of 2 MiB that hold it all.
+    public var hugePageCount: Int { (packetMemoryBytes + Arena.hugePageBytes - 1) / Arena.hugePageBytes }
 }
 
 public struct PortRole: OptionSet, Sendable, Hashable {
@@ -58,6 +63,8 @@ public struct PortDescription: Sendable, Hashable {
     public var queues: Int
     /// Transmit queues; a socket on a queue beyond them only receives.
     public var transmitQueues: Int
+    /// Packets from this interface may lack their transport checksum (virtual links); workers finish it.
+    public var leavesChecksums = false
     public init(
         name: String, interfaceIndex: Int, role: PortRole, mac: [UInt8], mtu: Int, queues: Int, transmitQueues: Int? = nil
     ) {
@@ -122,6 +129,8 @@ public struct WorkerCounters: Sendable, Hashable {
     public var packetsOut: UInt64
     /// Share of time spent on packets since the last look.
     public var busyPercent: Double
+    /// ICMP errors not sent: their cause had used up its budget.
+    public var icmpErrorsWithheld: UInt64 = 0
     public var drops: [DropReason: UInt64]
 }
 

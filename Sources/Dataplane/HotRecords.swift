@@ -29,12 +29,9 @@ struct OutboundSA {
     var udpPortsWire: UInt32
     /// One's complement sum of the outer header's constant words.
     var checksumBase: UInt32
-    /// What a whole ESP packet may be long, from the outer IP header on.
-    var mtuBytes: UInt16
     /// The largest inner packet that fits.
     var largestPayloadBytes: UInt16
     var mssBytes: UInt16
-    var childIndex: UInt16
     var engine: EngineKind
     var keyIs256: Bool
     var extended: Bool
@@ -48,6 +45,8 @@ struct OutboundSA {
     /// Our own number of the pair, for events.
     var inboundSPI: UInt32
     var pairCount: UInt32
+    /// As the operator set them.
+    var sizes: TunnelSizes
     var pairs: UnsafeMutablePointer<SelectorPair>
     /// Right behind this record, whatever the path's family.
     var outerIPv6: UnsafeMutablePointer<OuterIPv6>
@@ -99,7 +98,6 @@ struct InboundSA {
     var spi: UInt32
     var pairCount: UInt32
     var mssBytes: UInt16
-    var childIndex: UInt16
     // Second line.
     var pairs: UnsafeMutablePointer<SelectorPair>
     /// Where authenticated UDP-encapsulated packets last came from; zero when that was an IPv6 address.
@@ -120,6 +118,8 @@ struct InboundSA {
     var dropsAuthentication: UInt64
     var dropsSelector: UInt64
     var dropsMalformed: UInt64
+    var dropsUnsupported: UInt64
+    var sizes: TunnelSizes
 }
 
 /// SPI to inbound SA, per worker: open addressing, linear probing, removal by shifting back. SPIs are random, so they are

@@ -27,7 +27,8 @@ struct MemoryQueue {
         Queue(
             receive: ConsumerRing(storage[0].ring), transmit: ProducerRing(storage[1].ring), fill: ProducerRing(storage[2].ring),
             completion: ConsumerRing(storage[3].ring), descriptor: -1, portIndex: UInt8(port),
-            owner: FrameOwner.firstPort + UInt8(port), canTransmit: true, isUnderlay: role.contains(.underlay),
+            owner: FrameOwner.firstPort + UInt8(port), finishesChecksums: false, canTransmit: true,
+            isUnderlay: role.contains(.underlay),
             isProtected: role.contains(.protected), inFlight: 0, staged: 0, fillLimit: UInt32(fillTarget),
             fillTarget: UInt32(fillTarget), filled: 0, broken: false)
     }
@@ -46,6 +47,7 @@ final class MemoryRig {
     let workerCount: Int
     let frameBytes: Int
     let framesPerWorker: Int
+    let mtus: (protected: Int, underlay: Int)
     let umem: UnsafeMutableRawPointer
     let threads: [WorkerThread]
     /// `queues[port][worker]`.
@@ -54,31 +56,37 @@ final class MemoryRig {
     private let mesh: WorkerMesh
     var owners: UnsafeMutablePointer<UInt8> { mesh.owners }
 
-    init(workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024, plan: ForwardingPlan)
-        throws
-    {
+    /// - Parameter mtus: octets, of the protected port and the underlay.
+    init(
+        workers: Int = 1, framesPerWorker: Int = 2048, frameBytes: Int = 2048, ringEntries: Int = 1024,
+        mtus: (protected: Int, underlay: Int) = (1500, 1500), plan: ForwardingPlan
+    ) throws {
         workerCount = workers
         self.frameBytes = frameBytes
         self.framesPerWorker = framesPerWorker
-        umem = .allocate(byteCount: workers * framesPerWorker * frameBytes, alignment: 4096)
-        umem.initializeMemory(as: UInt8.self, repeating: 0, count: workers * framesPerWorker * frameBytes)
+        let bytes = workers * (framesPerWorker * frameBytes + Worker.longPacketBytes)
+        umem = .allocate(byteCount: bytes, alignment: 4096)
+        umem.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
         let threads = try (0..<workers).map {
             try WorkerThread(index: $0, cpu: $0, frameBytes: frameBytes, dropReasons: DropReason.allCases.count)
         }
         self.threads = threads
         queues = (0..<2).map { _ in (0..<workers).map { _ in MemoryQueue(entries: ringEntries) } }
-        mesh = try WorkerMesh(threads, framesPerWorker: framesPerWorker)
-        tables = Tables(plan, ports: Self.ports, generation: 1)
+        mesh = try WorkerMesh(threads, framesPerWorker: framesPerWorker, frameBytes: frameBytes)
+        self.mtus = mtus
+        tables = Tables(plan, ports: Self.ports(mtus), generation: 1)
     }
 
     deinit {
         umem.deallocate()
     }
 
-    private static var ports: [TablesView.Port] {
+    private static func ports(_ mtus: (protected: Int, underlay: Int)) -> [TablesView.Port] {
         let m = localMAC
-        let port = TablesView.Port(mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: 1500, address: 0)
-        return [port, port]
+        return [mtus.protected, mtus.underlay].map {
+            TablesView.Port(
+                mac: (m[0], m[1], m[2], m[3], m[4], m[5]), attached: true, mtuBytes: UInt16(clamping: $0), address: 0)
+        }
     }
 
     /// `children` children as the type's comment says.
@@ -161,7 +169,8 @@ final class MemoryRig {
     /// A pair of SAs for child `child`, and its mirror image for the far end.
     static func pairs(
         child: Int = 0, engine: EngineKind, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, ipv6: Bool = false,
-        window: Int = 4096, outboundOwner: Int = 0, inboundOwner: Int = 0, key: [UInt8]? = nil
+        window: Int = 4096, outboundOwner: Int = 0, inboundOwner: Int = 0, key: [UInt8]? = nil, mtu: Int = 1500,
+        change: (inout ChildSA) -> Void = { _ in }
     ) throws -> (near: SAPair, far: SAPair) {
         let crypto = OpenSSLCrypto()
         let bytes = key ?? (0..<keyBits / 8 + 4).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ child) }
@@ -170,7 +179,7 @@ final class MemoryRig {
         let remote = [TrafficSelector(IPPrefix("10.\(2 + child).0.0/16")!)]
         func make(_ near: Bool) throws -> SAPair {
             let spis = (UInt32(0x1000 + child), UInt32(0x2000 + child))
-            return try SAPair(
+            var sa =
                 ChildSA(
                     connection: "rig", child: "child\(child)", inboundSPI: near ? spis.0 : spis.1,
                     outboundSPI: near ? spis.1 : spis.0,
@@ -178,8 +187,10 @@ final class MemoryRig {
                     inboundKey: crypto.secret(bytes),
                     outboundKey: crypto.secret(bytes), localSelectors: near ? local : remote,
                     remoteSelectors: near ? remote : local,
-                    path: near ? path : path.reversed, replayWindowPackets: window),
-                childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: 1500,
+                    path: near ? path : path.reversed, replayWindowPackets: window)
+            change(&sa)
+            return try SAPair(
+                sa, childIndex: child, engine: engine, inboundOwner: inboundOwner, outboundOwner: outboundOwner, mtu: mtu,
                 numaNode: nil)
         }
         return (try make(true), try make(false))

@@ -31,7 +31,7 @@ struct RouteTrieView {
             if slot.pointee.lengthPlusOne != 0 {
                 best = .init(
                     gateway: slot.pointee.gateway, portIndex: slot.pointee.portIndex, viaIPv6: slot.pointee.viaIPv6,
-                    clear: slot.pointee.clear)
+                    clear: slot.pointee.clear, length: slot.pointee.lengthPlusOne &- 1)
             }
             node = slot.pointee.child
             shift &-= 4

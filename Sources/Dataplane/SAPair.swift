@@ -62,11 +62,11 @@ final class SAPair {
                 rekeySequence: SequenceNumbers.rekeyThreshold(extended: sa.transform.extendedSequenceNumbers), packets: 0,
                 bytes: 0,
                 spiWire: sa.outboundSPI.bigEndian, saltWire: Self.salt(sa.outboundKey), localWire: 0, remoteWire: 0, remote: 0,
-                udpPortsWire: 0, checksumBase: 0, mtuBytes: UInt16(clamping: mtu), largestPayloadBytes: 0, mssBytes: 0,
-                childIndex: UInt16(childIndex), engine: engine, keyIs256: sa.transform.keyBits == 256,
+                udpPortsWire: 0, checksumBase: 0, largestPayloadBytes: 0, mssBytes: 0, engine: engine,
+                keyIs256: sa.transform.keyBits == 256,
                 extended: sa.transform.extendedSequenceNumbers, udp: false, isIPv6: false, owner: UInt8(outboundOwner),
                 inboundSPI: sa.inboundSPI,
-                pairCount: UInt32(pairs.count), pairs: pairMemory, outerIPv6: outerIPv6))
+                pairCount: UInt32(pairs.count), sizes: sa.sizes, pairs: pairMemory, outerIPv6: outerIPv6))
         outbound.pointee.apply(sa.limits)
         outbound.pointee.setPath(sa.path, mtu: mtu)
         let (remote, remoteIPv6) = (sa.path.remote.v4, sa.path.remote.v6)
@@ -75,13 +75,13 @@ final class SAPair {
                 handle: openContext.handle, highest: 0, bitmap: bitmap, bitmapWords: UInt32(words),
                 windowPackets: UInt32(sa.replayWindowPackets), packets: 0, bytes: 0, saltWire: Self.salt(sa.inboundKey),
                 spi: sa.inboundSPI,
-                pairCount: UInt32(pairs.count), mssBytes: outbound.pointee.mssBytes, childIndex: UInt16(childIndex),
-                pairs: pairMemory,
+                pairCount: UInt32(pairs.count), mssBytes: outbound.pointee.mssBytes, pairs: pairMemory,
                 remote: remote?.bits ?? 0, remotePort: remote == nil ? 0 : sa.path.remotePort,
                 remotePortIPv6: remoteIPv6 == nil ? 0 : sa.path.remotePort, remoteHigh: remoteIPv6?.high ?? 0,
                 remoteLow: remoteIPv6?.low ?? 0, engine: engine, keyIs256: sa.transform.keyBits == 256,
                 extended: sa.transform.extendedSequenceNumbers, udp: sa.path.isUDPEncapsulated, isIPv6: remoteIPv6 != nil,
-                owner: UInt8(inboundOwner), dropsReplay: 0, dropsAuthentication: 0, dropsSelector: 0, dropsMalformed: 0))
+                owner: UInt8(inboundOwner), dropsReplay: 0, dropsAuthentication: 0, dropsSelector: 0, dropsMalformed: 0,
+                dropsUnsupported: 0, sizes: sa.sizes))
     }
 
     private static func context(
@@ -130,6 +130,7 @@ final class SAPair {
         result.drops = [
             .replay: inbound.pointee.dropsReplay, .authenticationFailed: inbound.pointee.dropsAuthentication,
             .selectorMismatch: inbound.pointee.dropsSelector, .malformed: inbound.pointee.dropsMalformed,
+            .unsupportedPayload: inbound.pointee.dropsUnsupported,
         ]
         return result
     }

@@ -25,6 +25,8 @@ struct TablesView {
         var portIndex: UInt8
         var viaIPv6 = false
         var clear = ForwardingPlan.Clear.allowed
+        /// Bits of the prefix.
+        var length: UInt8 = 32
     }
 
     /// Addresses are IPv6 here, IPv4 ones mapped (RFC 4291 §2.5.5.2): next hops of either family lie in one table.

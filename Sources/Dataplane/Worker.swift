@@ -15,6 +15,8 @@ struct Queue {
     var portIndex: UInt8
     /// What `FrameOwner` says of frames in this queue's rings; of one attachment of one port.
     var owner: UInt8
+    /// Packets may come without their transport checksum: see WorkerChecksums.swift.
+    var finishesChecksums: Bool
     /// False on a queue that the device can only receive on.
     var canTransmit: Bool
     var isUnderlay: Bool
@@ -37,7 +39,8 @@ struct Queue {
 enum FrameOwner {
     /// In its pool.
     static let pool: UInt8 = 0
-    /// With a worker, beyond one pass of the loop: handed over, held, coming home.
+    /// With a worker, beyond one pass of the loop: handed over, held, coming home; and for good what is no frame but a worker's
+    /// place for long packets.
     static let worker: UInt8 = 1
     /// From here on: in the rings of one attachment of a port, or in the kernel behind them.
     static let firstPort: UInt8 = 2
@@ -45,7 +48,7 @@ enum FrameOwner {
 
 /// Where a destination goes; one entry of a direct-mapped cache.
 struct HopEntry {
-    enum Kind: UInt8 { case empty, forward, kernel, unresolved, noRoute, refused }
+    enum Kind: UInt8 { case empty, forward, kernel, unresolved, noRoute, refused, broadcast }
     var destination: UInt32
     var generation: UInt32
     /// Of ESP.
@@ -55,6 +58,12 @@ struct HopEntry {
     var clearKind = Kind.empty
     /// `nextHop` is a place in the tables' `gateways`.
     var viaIPv6 = false
+    /// The longest packet in the clear that goes this way: the port's MTU, or what the kernel can be given.
+    var mtuBytes: UInt16 = .max
+    /// The TCP segment that fits it.
+    var mssBytes: UInt16 {
+        mtuBytes &- min(mtuBytes, UInt16(IPv4.minimumHeaderBytes + TCP.minimumHeaderBytes))
+    }
     /// For `unresolved`.
     var nextHop: UInt32
     /// Octets 0...7 and 6...13 of the Ethernet header.
@@ -112,12 +121,15 @@ struct Worker: ~Copyable {
     static let childLimit = 1024
     static let queueLimit = 64
     /// RFC 1122 §2.3.2.2 asks to hold packets while a neighbour resolves; see WorkerHold.swift.
-    static let holdSlots = 16
+    static let holdSlots = 256
     /// Octets in front of an inner packet that the largest headers take: Ethernet, IPv6, UDP, ESP, IV.
     static let outerHeadersBytes =
         Ethernet.headerBytes + IPv6.headerBytes + UDP.headerBytes + ESPLayout.headerBytes + ESPLayout.ivBytes
-    /// Octets free in front of a packet that the worker itself writes into a frame.
-    static let headroomBytes = 320
+    /// Octets free in front of a packet that the worker itself writes into a frame: at least `outerHeadersBytes`.
+    static let headroomBytes = 128
+    /// Each worker's place, behind all frames, for one packet that no frame holds: ESP of up to 65,535 octets that the kernel
+    /// put together. It is opened there, and leaves in fragments.
+    static let longPacketBytes = 65_536 + 4096
 
     let index: Int
     let workerCount: Int
@@ -131,6 +143,9 @@ struct Worker: ~Copyable {
     /// The UMEM octets of our own pool.
     let poolFirst: UInt64
     let poolBytes: UInt64
+    /// This worker's place for a long packet, and the octets in it that have come so far.
+    let longPacket: UnsafeMutableRawPointer
+    var longPacketCount = 0
     let engineManager: UnsafeMutableRawPointer?
     let busyPoll: Bool
 
@@ -157,15 +172,21 @@ struct Worker: ~Copyable {
     /// Packets that wait for their child's tunnel; see WorkerTunnelHold.swift.
     let tunnelHolds: UnsafeMutablePointer<TunnelHold>
     var tunnelHoldsInUse = 0
-    /// 64 octets: nonce at 0, AAD at 16, ICV copy at 32.
+    /// First fragments of datagrams, with their ports; see WorkerFragments.swift.
+    let fragments: UnsafeMutablePointer<FragmentEntry>
+    /// ICMP errors that each source may still cause, and next hops that it may have looked for.
+    let icmpBudgets: UnsafeMutablePointer<SecondBudget>
+    let neighbourBudgets: UnsafeMutablePointer<SecondBudget>
+    /// 64 octets: nonce at 0, AAD at 16.
     let scratch: UnsafeMutableRawPointer
     let pollSet: UnsafeMutablePointer<pollfd>
     var wakeMask: UInt64 = 0
     var controlPending = false
     var rounds: UInt32 = 0
     var overflowAskedAt: UInt64 = 0
-    var icmpTokens: UInt32 = 50
-    var icmpRefilledAt: UInt64 = 0
+    var icmpBudget = SecondBudget(tokens: SecondBudget.icmpErrors)
+    /// Packets in `holds`.
+    var heldPackets = 0
     var stopping = false
 
     init(_ parts: WorkerParts) {
@@ -179,6 +200,8 @@ struct Worker: ~Copyable {
         frameShift = UInt64(parts.frameBytes.trailingZeroBitCount)
         poolFirst = UInt64(parts.index * parts.framesPerWorker * parts.frameBytes)
         poolBytes = UInt64(parts.framesPerWorker * parts.frameBytes)
+        longPacket =
+            parts.umem + parts.workerCount * parts.framesPerWorker * parts.frameBytes + parts.index * Worker.longPacketBytes
         engineManager = parts.engineManager
         busyPoll = parts.busyPoll
         links = parts.links
@@ -209,6 +232,12 @@ struct Worker: ~Copyable {
         holds.initialize(repeating: Hold(), count: Self.holdSlots)
         tunnelHolds = .allocate(capacity: TunnelHold.slots)
         tunnelHolds.initialize(repeating: TunnelHold(), count: TunnelHold.slots)
+        fragments = .allocate(capacity: FragmentEntry.slots)
+        fragments.initialize(repeating: FragmentEntry(), count: FragmentEntry.slots)
+        icmpBudgets = .allocate(capacity: SecondBudget.sources)
+        icmpBudgets.initialize(repeating: SecondBudget(tokens: 0), count: SecondBudget.sources)
+        neighbourBudgets = .allocate(capacity: SecondBudget.sources)
+        neighbourBudgets.initialize(repeating: SecondBudget(tokens: 0), count: SecondBudget.sources)
         scratch = .allocate(byteCount: 64, alignment: 64)
         pollSet = .allocate(capacity: Self.queueLimit + 1)
         // Frames of this worker's pool, the first to be used last on the stack.
@@ -227,6 +256,9 @@ struct Worker: ~Copyable {
         inboundTable.deallocate()
         holds.deallocate()
         tunnelHolds.deallocate()
+        fragments.deallocate()
+        icmpBudgets.deallocate()
+        neighbourBudgets.deallocate()
         scratch.deallocate()
         pollSet.deallocate()
     }
@@ -236,10 +268,11 @@ struct Worker: ~Copyable {
 struct WorkerParts {
     var index: Int
     var workerCount: Int
+    /// The frames of all workers, and behind them `Worker.longPacketBytes` for each.
     var umem: UnsafeMutableRawPointer
     var frameBytes: Int
     var framesPerWorker: Int
-    /// One octet per frame of the UMEM, zero at the start.
+    /// `FrameOwner` of every frame.
     var owners: UnsafeMutablePointer<UInt8>
     var engineManager: UnsafeMutableRawPointer?
     var busyPoll: Bool
@@ -257,6 +290,9 @@ struct WorkerCounterBlock {
     var busyTicks: UInt64 = 0
     var totalTicks: UInt64 = 0
     var wakeups: UInt64 = 0
+    /// ICMP errors that were not sent because somebody had caused too many; the packets they would be about are dropped and
+    /// counted.
+    var icmpErrorsWithheld: UInt64 = 0
 }
 
 // MARK: - The loop
@@ -319,6 +355,7 @@ extension Worker {
         if count == 0 { return 0 }
         let isUnderlay = queues[queue].isUnderlay
         let isProtected = queues[queue].isProtected
+        let finishesChecksums = queues[queue].finishesChecksums
         let ingress = queues[queue].portIndex
         var ahead: UInt32 = 0
         while ahead < count {
@@ -335,6 +372,7 @@ extension Worker {
             if isUnderlay, !isProtected || isESP(header) {
                 inbound(header, available: available)
             } else {
+                if finishesChecksums { finishChecksum(header, available: available) }
                 outbound(header, available: available, ingress: ingress)
             }
         }
@@ -359,6 +397,21 @@ extension Worker {
         culvert_prefetch_write(frame)
         culvert_prefetch_write(frame - 64)
         culvert_prefetch_write(frame + Int(descriptor.length))
+    }
+
+    /// RFC 1812 §5.2.2: "If the IP header checksum … is not valid, the router MUST discard the packet".
+    @inline(__always)
+    func isHeaderSumGood(_ header: UnsafeMutableRawPointer, headerBytes: Int) -> Bool {
+        // Words as they lie in memory: right in either byte order. RFC 1071 §2 B.
+        var sum = UInt64(header.loadUnaligned(as: UInt32.self)) &+ UInt64((header + 4).loadUnaligned(as: UInt32.self))
+        sum &+= UInt64((header + 8).loadUnaligned(as: UInt32.self)) &+ UInt64((header + 12).loadUnaligned(as: UInt32.self))
+        sum &+= UInt64((header + 16).loadUnaligned(as: UInt32.self))
+        var offset = IPv4.minimumHeaderBytes
+        while offset < headerBytes {
+            sum &+= UInt64((header + offset).loadUnaligned(as: UInt32.self))
+            offset &+= 4
+        }
+        return Checksum.fold(UInt32(truncatingIfNeeded: (sum & 0xFFFF) &+ (sum >> 16 & 0xFFFF) &+ (sum >> 32))) == 0xFFFF
     }
 
     // MARK: Loads in network order; the caller has checked the bounds.

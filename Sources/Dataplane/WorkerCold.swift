@@ -5,8 +5,6 @@ import Wire
 /// What happens to packets off the straight way: refused, too long, expired, for the gateway itself. None of this runs for an
 /// ordinary packet, and all of it may allocate.
 extension Worker {
-    /// At most this many ICMP errors a second (RFC 1812 §4.3.2.8 asks for a limit).
-    static let icmpPerSecond: UInt32 = 50
     static let askAgainNanoseconds: UInt64 = 500_000_000
 
     /// Policy does not say protect. A bypass packet that came here anyway (rules with ports are not steered in XDP) goes on by
@@ -20,15 +18,18 @@ extension Worker {
                 return
             }
             let hop = self.hop(load32(header + IPv4.destinationOffset))
-            if hop.pointee.clearKind == .kernel || hop.pointee.clearKind == .refused {
+            let fits = total <= Int(hop.pointee.mtuBytes)
+            if hop.pointee.clearKind == .refused || (hop.pointee.clearKind == .kernel && fits) {
                 punt(header, length: total)
+            } else if !fits {
+                exceedsPort(header, total: total, hop: hop, ingress: ingress)
             } else if decrementTTL(header) {
                 forward(header, length: total, hop: hop)
             } else {
                 expired(header, total: total, ingress: ingress)
             }
         case .discard: drop(.policyDiscard, header)
-        default: drop(.noPolicy, header)
+        default: drop(refusal(header), header)
         }
     }
 
@@ -62,69 +63,15 @@ extension Worker {
         drop(.ttlExpired, header)
     }
 
-    /// Larger than the tunnel carries: with DF an ICMP error with the MTU that fits (RFC 4301 §8.2.1), without it fragments.
-    @inline(never)
-    mutating func tooLong(_ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
-        let field = load16(header + IPv4.fragmentOffset)
-        if field & IPv4.dontFragment != 0 {
-            answer(.fragmentationNeeded(mtu: sa.pointee.largestPayloadBytes), header, total: total, ingress: ingress)
-            drop(.tooBig, header)
-            return
-        }
-        fragment(sa, header, total: total, ingress: ingress, field: field)
-    }
-
-    /// Splits an inner packet before encryption. RFC 4301 §8.2: fragmenting inside spares the peer's reassembly. RFC 791 §2.3.
-    private mutating func fragment(
-        _ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8, field: UInt16
-    ) {
-        let headerBytes = Int(load8(header, 0) & 15) * 4
-        let step = (Int(sa.pointee.largestPayloadBytes) - headerBytes) & ~7
-        // Options are copied to every fragment as they are; the few that must not be are harmless at the far end.
-        guard step >= 8 else {
-            drop(.tooBig, header)
-            return
-        }
-        // The TTL was taken off already; `encapsulate` will take one more from each piece.
-        let ttl = load8(header, IPv4.ttlOffset) &+ 1
-        var offset = 0
-        let payload = total - headerBytes
-        while offset < payload {
-            let bytes = min(step, payload - offset)
-            guard let frame = takeFrame() else {
-                drops[Int(DropReason.noFrames.rawValue)] &+= 1
-                break
-            }
-            let piece = umem + Int(frame) + Worker.headroomBytes
-            piece.copyMemory(from: header, byteCount: headerBytes)
-            (piece + headerBytes).copyMemory(from: header + headerBytes + offset, byteCount: bytes)
-            let more = offset + bytes < payload || field & IPv4.moreFragments != 0
-            let position = (field & IPv4.fragmentMask) &+ UInt16(offset / 8)
-            store16(UInt16(headerBytes + bytes), piece + IPv4.totalLengthOffset)
-            store16(position | (more ? IPv4.moreFragments : 0), piece + IPv4.fragmentOffset)
-            piece.storeBytes(of: ttl, toByteOffset: IPv4.ttlOffset, as: UInt8.self)
-            refreshChecksum(piece, headerBytes: headerBytes)
-            encapsulate(sa, piece, total: headerBytes + bytes, ingress: ingress)
-            offset += bytes
-        }
-        release(UInt64(header - umem))
-    }
-
-    private func refreshChecksum(_ header: UnsafeMutableRawPointer, headerBytes: Int) {
-        store16(0, header + IPv4.checksumOffset)
-        let span = Span<UInt8>(_unsafeStart: header.assumingMemoryBound(to: UInt8.self), count: headerBytes)
-        store16(~Checksum.fold(Checksum.sum(span)), header + IPv4.checksumOffset)
-    }
-
     /// Sends an ICMP error to the packet's sender: through the kernel when it came from there or from the tunnel, else out of the
     /// port it came in on. The TTL on the quoted packet is as we forwarded it.
-    private mutating func answer(_ failure: ICMP.Failure, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
-        guard takeICMPToken() else {
-            drops[Int(DropReason.icmpLimited.rawValue)] &+= 1
+    mutating func answer(_ failure: ICMP.Failure, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8) {
+        let original = [UInt8](UnsafeRawBufferPointer(start: header, count: min(total, ICMP.quotedBytesLimit)))
+        guard ICMP.mayAnswer(original) else { return }
+        guard mayCauseError(load32(header + IPv4.sourceOffset)) else {
+            counters.pointee.icmpErrorsWithheld &+= 1
             return
         }
-        let original = [UInt8](UnsafeRawBufferPointer(start: header, count: total))
-        guard ICMP.mayAnswer(original) else { return }
         let source = errorSource(ingress)
         guard source != 0, let frame = takeFrame() else { return }
         let error = ICMP.error(failure, about: original, source: IPv4Address(bits: source))
@@ -163,14 +110,34 @@ extension Worker {
         return 0
     }
 
-    private mutating func takeICMPToken() -> Bool {
+    /// RFC 1812 §4.3.2.8 asks for a limit. Each source has its own, so that one host cannot use up the others'.
+    private mutating func mayCauseError(_ source: UInt32) -> Bool {
         let now = culvert_monotonic_coarse_ns()
-        if now &- icmpRefilledAt > 1_000_000_000 {
-            icmpRefilledAt = now
-            icmpTokens = Worker.icmpPerSecond
-        }
-        guard icmpTokens > 0 else { return false }
-        icmpTokens -= 1
+        let bucket = icmpBudgets + SecondBudget.bucket(of: source)
+        return bucket.pointee.take(SecondBudget.icmpErrorsPerSource, now: now)
+            && icmpBudget.take(SecondBudget.icmpErrors, now: now)
+    }
+}
+
+/// How often something may still happen within this second.
+struct SecondBudget {
+    /// Buckets; sources that share one share its budget.
+    static let sources = 256
+    static let icmpErrorsPerSource: UInt32 = 20
+    static let icmpErrors: UInt32 = 1000
+    static let neighboursPerSource: UInt32 = 50
+
+    var tokens: UInt32
+    var refilledAt: UInt64 = 0
+
+    init(tokens: UInt32) { self.tokens = tokens }
+
+    static func bucket(of source: UInt32) -> Int { Int((source &* 0x9E37_79B1) >> 16) % sources }
+
+    mutating func take(_ limit: UInt32, now: UInt64) -> Bool {
+        if now &- refilledAt > 1_000_000_000 { (tokens, refilledAt) = (limit, now) }
+        guard tokens > 0 else { return false }
+        tokens -= 1
         return true
     }
 }

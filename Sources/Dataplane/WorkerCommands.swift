@@ -43,6 +43,9 @@ extension Worker {
     static let answerSlots = 4096
     static let puntSlots = 512
     static let injectionSlots = 512
+    /// A slot's first word: octets of the packet; whether it is ESP; whether the next slot has more of the same packet.
+    static let injectionESP: UInt64 = 1 << 16
+    static let injectionParts: UInt64 = 1 << 17
 
     /// A hint to control. Lost when the ring is nearly full: every hint is repeated by the traffic that caused it.
     @inline(never)
@@ -81,6 +84,7 @@ extension Worker {
             guard let view = pointer?.assumingMemoryBound(to: TablesView.self) else { return }
             tables = view.pointee
             if holdsInUse > 0 { retryHolds() }
+            if tunnelHoldsInUse > 0 { judgeTunnelHolds() }
         case .installInbound:
             guard let sa = pointer?.assumingMemoryBound(to: InboundSA.self) else { return }
             _ = inboundTable.insert(sa)
@@ -129,8 +133,11 @@ extension Worker {
                 index += 1
                 continue
             }
-            // Received and not looked at, staged and not sent.
-            let lost = queues[index].receive.ready(.max) &+ queues[index].staged
+            // What is ready leaves while the port is still there. Lost is what was received and not looked at, and what the
+            // kernel has not taken from the ring.
+            if !queues[index].broken { flush(index) }
+            let left = queues[index].transmit.produced &- culvert_load_acquire_u32(queues[index].transmit.consumerIndex)
+            let lost = queues[index].receive.ready(.max) &+ left
             drops[Int(DropReason.portDown.rawValue)] &+= UInt64(lost)
             queueCount -= 1
             queues[index] = queues[queueCount]
@@ -163,7 +170,10 @@ extension Worker {
             let length = Int(word & 0xFFFF)
             let isESP = word >> 16 & 1 == 1
             work += 1
-            if let frame = takeFrame(), length <= frameBytes - Worker.headroomBytes {
+            if word & Worker.injectionParts != 0 || longPacketCount > 0 {
+                takeLongPart(slot + 8, length: length, isLast: word & Worker.injectionParts == 0)
+                links.injections.release()
+            } else if let frame = takeFrame(), length <= frameBytes - Worker.headroomBytes {
                 let place = umem + Int(frame) + Worker.headroomBytes
                 place.copyMemory(from: slot + 8, byteCount: length)
                 links.injections.release()
@@ -178,6 +188,19 @@ extension Worker {
             }
         }
         return work
+    }
+
+    /// Part by part an ESP packet that no frame holds; the whole is opened where it lies, and leaves in fragments or is refused.
+    @inline(never)
+    private mutating func takeLongPart(_ part: UnsafeMutableRawPointer, length: Int, isLast: Bool) {
+        let start = longPacket + Worker.headroomBytes
+        guard Worker.headroomBytes + longPacketCount + length <= Worker.longPacketBytes else { return }
+        (start + longPacketCount).copyMemory(from: part, byteCount: length)
+        longPacketCount += length
+        guard isLast else { return }
+        let total = longPacketCount
+        longPacketCount = 0
+        inbound(start, available: total)
     }
 
     /// The thread ends: nothing in flight matters any more.

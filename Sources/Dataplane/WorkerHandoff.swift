@@ -11,6 +11,8 @@ extension Worker {
         case outbound
         /// An outer packet with ESP.
         case inbound
+        /// A fragment of an inner packet, received on port `aux`, to whoever judges that datagram.
+        case fragment
         /// A finished frame for port `aux`.
         case transmit
     }
@@ -28,6 +30,11 @@ extension Worker {
     /// Passes a frame on. `pointer` and `length` are what the other side starts from.
     @inline(never)
     mutating func handOff(_ pointer: UnsafeMutableRawPointer, length: Int, kind: HandoffKind, aux: UInt32, to owner: Int) {
+        // What is in our place for long packets is no frame that we could give away.
+        guard UInt64(pointer - umem) < poolBytes &* UInt64(workerCount) else {
+            drop(.frameTooSmall, pointer)
+            return
+        }
         guard let slot = links.handoffOut[owner].reserve() else {
             drop(.handoffFull, pointer)
             return
@@ -85,6 +92,8 @@ extension Worker {
             encapsulate(sa, pointer, total: length, ingress: UInt8(truncatingIfNeeded: aux))
         case .inbound:
             inbound(pointer, available: length)
+        case .fragment:
+            outbound(pointer, available: length, ingress: UInt8(truncatingIfNeeded: aux))
         case .transmit:
             let port = Int(aux) & (TablesView.portLimit &- 1)
             guard queueOfPort[port] >= 0 else {
@@ -142,17 +151,19 @@ extension Worker {
         }
         var inFlight = false
         var starved = false
+        var broken = false
         for queue in 0..<queueCount {
             pollSet[queue] = pollfd(fd: queues[queue].broken ? -1 : queues[queue].descriptor, events: Int16(POLLIN), revents: 0)
             if queues[queue].inFlight > 0 { inFlight = true }
             if queues[queue].filled < queues[queue].fillTarget / 2 { starved = true }
+            if queues[queue].broken { broken = true }
         }
         pollSet[queueCount] = pollfd(fd: links.wakeups[index], events: Int16(POLLIN), revents: 0)
         // Held packets expire, completions of the last packets are reaped, and frames come home from other workers: all without
-        // an event.
-        let timeoutMilliseconds: Int32 = starved ? 1 : inFlight ? 20 : (holdsInUse + tunnelHoldsInUse > 0 ? 100 : 1000)
+        // an event. A port that was down is not asked in poll(), and may be up again.
+        let timeoutMilliseconds: Int32 =
+            starved ? 1 : inFlight || broken ? 20 : (holdsInUse + tunnelHoldsInUse > 0 ? 100 : 1000)
         let ready = poll(pollSet, nfds_t(queueCount + 1), timeoutMilliseconds)
-        // A port that was down may be up again.
         if ready == 0 { for queue in 0..<queueCount { queues[queue].broken = false } }
         culvert_store_relaxed_u32(links.sleeping + index, 0)
         counters.pointee.wakeups &+= 1

@@ -7,6 +7,9 @@ struct Hold {
     /// RFC 1122 §2.3.2.2: "The link layer SHOULD save (rather than discard) at least one (the latest) packet of each set";
     /// a tunnel's first window is more than one.
     static let limit = 16
+    /// Next hops that one source's packets may wait for at once: one that looks for hosts that are not there takes nobody else's
+    /// place.
+    static let perSource = 32
     static let lifetimeNanoseconds: UInt64 = 3_000_000_000
     /// The kernel is asked again for a next hop that stays unresolved.
     static let askAgainNanoseconds: UInt64 = 500_000_000
@@ -16,6 +19,8 @@ struct Hold {
     var nextHopHigh: UInt64 = 0
     var nextHopLow: UInt64 = 0
     var portIndex: UInt8 = 0
+    /// Of the packet that began it; a part of it when that is IPv6.
+    var source: UInt32 = 0
     var count = 0
     var since: UInt64 = 0
     var askedAt: UInt64 = 0
@@ -43,7 +48,7 @@ extension Worker {
     @inline(never)
     mutating func sendUnresolved(_ header: UnsafeMutableRawPointer, length: Int, hop: UnsafeMutablePointer<HopEntry>) {
         guard hop.pointee.kind == .unresolved else {
-            drop(.noRoute, header)
+            drop(hop.pointee.kind == .broadcast ? .directedBroadcast : .noRoute, header)
             return
         }
         hold(header, length: length, mark: 0, hop: hop)
@@ -81,16 +86,10 @@ extension Worker {
     ///   - new: the hold to put it in, made when there is none for the same.
     ///   - mark: `Hold.clearBit` or nothing.
     private mutating func hold(_ header: UnsafeMutableRawPointer, length: Int, as new: Hold, mark: UInt64) {
-        var chosen: Int?
-        for index in 0..<Worker.holdSlots {
-            if holds[index].isFor(new) {
-                chosen = index
-                break
-            }
-            if !holds[index].isUsed, chosen == nil { chosen = index }
-        }
         let now = culvert_monotonic_coarse_ns()
-        guard let chosen else {
+        var new = new
+        new.source = load32(header + IPv4.sourceOffset)
+        guard let chosen = holdSlot(for: new, now: now) else {
             // No slot: at least have it resolved for the packets to come.
             if now &- overflowAskedAt > Hold.askAgainNanoseconds / 50 {
                 overflowAskedAt = now
@@ -108,14 +107,41 @@ extension Worker {
             holds[chosen].askedAt = now
             tell(.unresolved, UInt32(new.portIndex), high: new.nextHopHigh, low: new.nextHopLow)
         }
-        guard holds[chosen].count < Hold.limit else {
+        guard holds[chosen].count < Hold.limit, heldPackets < framesPerWorker / 8 else {
             drop(.noNeighbour, header)
             return
         }
+        heldPackets += 1
         owners[Int(truncatingIfNeeded: UInt64(header - umem) >> frameShift)] = FrameOwner.worker
         holds[chosen].store(UInt64(header - umem) | mark | UInt64(length) << 48, at: holds[chosen].count)
         holds[chosen].count += 1
     }
+
+    /// The hold for a next hop: the one that it has, else a free one, else the oldest of a source that has too many.
+    private mutating func holdSlot(for new: Hold, now: UInt64) -> Int? {
+        var free: Int?
+        var oldest: Int?
+        var own = 0
+        for index in 0..<Worker.holdSlots {
+            if holds[index].isFor(new) { return index }
+            guard holds[index].isUsed else {
+                free = free ?? index
+                continue
+            }
+            guard holds[index].source == new.source else { continue }
+            own += 1
+            if oldest.map({ holds[index].since < holds[$0].since }) ?? true { oldest = index }
+        }
+        let budget = neighbourBudgets + SecondBudget.bucket(of: new.source)
+        guard budget.pointee.take(SecondBudget.neighboursPerSource, now: now) else { return nil }
+        guard own >= Hold.perSource, let oldest else { return free }
+        let given = holds[oldest]
+        freeHold(oldest)
+        for packet in 0..<given.count { drop(.noNeighbour, held(given.word(at: packet))) }
+        return oldest
+    }
+
+    private func held(_ word: UInt64) -> UnsafeMutableRawPointer { umem + Int(word & Hold.offsetMask) }
 
     /// After new tables: what resolved is sent, in order; the way may be another now, so each packet is asked for its own.
     @inline(never)
@@ -181,6 +207,7 @@ extension Worker {
     }
 
     private mutating func freeHold(_ index: Int) {
+        heldPackets -= holds[index].count
         holds[index].isUsed = false
         holds[index].count = 0
         holdsInUse -= 1

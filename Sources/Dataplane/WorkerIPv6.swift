@@ -36,7 +36,7 @@ extension Worker {
         outer.storeBytes(of: path.pointee.addressesWire.2, toByteOffset: 24, as: UInt64.self)
         outer.storeBytes(of: path.pointee.addressesWire.3, toByteOffset: 32, as: UInt64.self)
         guard seal(sa, esp, data: header, length: sealedBytes, sequence: sequence) else {
-            drop(.transmitFailed, header)
+            drop(.engineFailed, header)
             return
         }
         if udp { writeUDPChecksum(upper, bytes: bytes, pseudoHeader: path.pointee.pseudoHeaderSum) }
@@ -193,7 +193,7 @@ extension OutboundSA {
             remoteWire = remote.bits.bigEndian
             self.remote = remote.bits
             let number = udp ? IPv4.protocolUDP : IPv4.protocolESP
-            checksumBase = 0x4500 &+ UInt32(IPv4.dontFragment) &+ (UInt32(IPv4.defaultTTL) << 8 | UInt32(number))
+            checksumBase = 0x4500 &+ (UInt32(IPv4.defaultTTL) << 8 | UInt32(number))
             checksumBase &+= (local.bits >> 16) &+ (local.bits & 0xFFFF) &+ (remote.bits >> 16) &+ (remote.bits & 0xFFFF)
         case (.v6(let local), .v6(let remote)):
             isIPv6 = true
@@ -205,15 +205,8 @@ extension OutboundSA {
 
     /// What follows from the path's MTU.
     mutating func setMTU(_ mtu: UInt16) {
-        mtuBytes = mtu
-        largestPayloadBytes = UInt16(clamping: ESPLayout.largestPayload(mtu: Int(mtu), udp: udp, ipv6: isIPv6))
-        mssBytes = Self.mss(mtu: Int(mtu), udp: udp, ipv6: isIPv6)
-    }
-
-    /// The TCP segment that fits the largest inner packet.
-    static func mss(mtu: Int, udp: Bool, ipv6: Bool) -> UInt16 {
-        let payload = ESPLayout.largestPayload(mtu: mtu, udp: udp, ipv6: ipv6)
-        return UInt16(clamping: payload - IPv4.minimumHeaderBytes - TCP.minimumHeaderBytes)
+        largestPayloadBytes = UInt16(clamping: sizes.largestPayload(mtu: Int(mtu), udp: udp, ipv6: isIPv6))
+        mssBytes = sizes.mss(mtu: Int(mtu), udp: udp, ipv6: isIPv6)
     }
 }
 
@@ -225,7 +218,37 @@ extension InboundSA {
         setMTU(mtu)
     }
 
-    mutating func setMTU(_ mtu: Int) { mssBytes = OutboundSA.mss(mtu: mtu, udp: udp, ipv6: isIPv6) }
+    mutating func setMTU(_ mtu: Int) { mssBytes = sizes.mss(mtu: mtu, udp: udp, ipv6: isIPv6) }
+}
+
+extension TunnelSizes {
+    /// The largest inner packet.
+    /// - Parameter mtu: of the path: what a whole ESP packet may be long.
+    func largestPayload(mtu: Int, udp: Bool, ipv6: Bool) -> Int {
+        let payload = ESPLayout.largestPayload(mtu: mtu, udp: udp, ipv6: ipv6)
+        return self.mtu == 0 ? payload : min(payload, Int(self.mtu))
+    }
+
+    /// What the MSS of a SYN is lowered to: unless told, the TCP segment that fits the largest inner packet.
+    func mss(mtu: Int, udp: Bool, ipv6: Bool) -> UInt16 {
+        switch mss {
+        case .automatic:
+            UInt16(
+                clamping: largestPayload(mtu: mtu, udp: udp, ipv6: ipv6) - IPv4.minimumHeaderBytes - TCP.minimumHeaderBytes)
+        case .untouched: .max
+        case .at(let bytes): bytes
+        }
+    }
+}
+
+extension DFHandling {
+    /// The outer header's word of identification, flags and fragment offset. RFC 4301 §8.1. What the path may fragment needs
+    /// an identification of its own (RFC 6864 §4.3): the sequence number's last bits are one.
+    @inline(__always)
+    func outer(inner field: UInt16, sequence: UInt64) -> UInt32 {
+        if case .copy = self, field & IPv4.dontFragment != 0 { return UInt32(IPv4.dontFragment) }
+        return UInt32(truncatingIfNeeded: sequence & 0xFFFF) << 16
+    }
 }
 
 extension OuterIPv6 {

@@ -17,7 +17,12 @@ extension Worker {
             return
         }
         var offset = headerBytes
-        if load8(outer, IPv4.protocolOffset) == IPv4.protocolUDP { offset &+= UDP.headerBytes }
+        let number = load8(outer, IPv4.protocolOffset)
+        if number == IPv4.protocolUDP { offset &+= UDP.headerBytes }
+        guard number == IPv4.protocolESP || number == IPv4.protocolUDP else {
+            drop(.unsupportedProtocol, outer)
+            return
+        }
         // SPI, sequence number, IV, at least pad length and next header, ICV.
         guard total >= offset &+ ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ ESPLayout.trailerBytes &+ ESPLayout.icvBytes else {
             drop(.malformed, outer)
@@ -78,7 +83,7 @@ extension Worker {
         let inner = length &- ESPLayout.trailerBytes &- padBytes
         guard nextHeader == ESPLayout.nextHeaderIPv4, inner >= IPv4.minimumHeaderBytes else {
             // RFC 4303 §2.6: dummy packets are discarded without prejudice.
-            sa.pointee.dropsMalformed &+= nextHeader == ESPLayout.nextHeaderNone ? 0 : 1
+            sa.pointee.dropsUnsupported &+= nextHeader == ESPLayout.nextHeaderNone ? 0 : 1
             drop(nextHeader == ESPLayout.nextHeaderNone ? .dummyPacket : .unsupportedPayload, outer)
             return
         }
@@ -92,7 +97,9 @@ extension Worker {
     ) {
         let headerBytes = Int(load8(header, 0) & 15) &* 4
         let total = Int(load16(header + IPv4.totalLengthOffset))
-        guard load8(header, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total >= headerBytes, total <= available else {
+        guard load8(header, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total >= headerBytes, total <= available,
+            isHeaderSumGood(header, headerBytes: headerBytes)
+        else {
             sa.pointee.dropsMalformed &+= 1
             drop(.malformed, header)
             return
@@ -107,7 +114,7 @@ extension Worker {
                 inbound: true)
         else {
             sa.pointee.dropsSelector &+= 1
-            drop(.selectorMismatch, header)
+            drop(mismatch(sa.pointee.pairs, sa.pointee.pairCount, header, inbound: true), header)
             return
         }
         let tos = load8(header, IPv4.tosOffset)
@@ -120,8 +127,15 @@ extension Worker {
         }
         sa.pointee.packets &+= 1
         sa.pointee.bytes &+= UInt64(total)
-        if load8(header, IPv4.protocolOffset) == IPv4.protocolTCP { clampSYN(header, total: total, mss: sa.pointee.mssBytes) }
         let hop = self.hop(destination)
+        if load8(header, IPv4.protocolOffset) == IPv4.protocolTCP {
+            let mss = sa.pointee.mssBytes
+            clampSYN(header, total: total, mss: mss == .max ? mss : min(mss, hop.pointee.mssBytes))
+        }
+        if total > Int(hop.pointee.mtuBytes) {
+            exceedsPort(header, total: total, hop: hop, ingress: TablesView.kernelPort)
+            return
+        }
         if hop.pointee.clearKind == .kernel {
             // For the gateway itself, or by the kernel's routes out of a port that is no protected one: it decrements the TTL
             // when it forwards.
@@ -137,7 +151,7 @@ extension Worker {
 
     /// Whether an inner packet is within one of an SA's pairs of selectors. The first pair nearly always decides.
     @inline(__always)
-    func fits(
+    mutating func fits(
         _ pairs: UnsafeMutablePointer<SelectorPair>, _ count: UInt32, _ header: UnsafeMutableRawPointer, headerBytes: Int,
         total: Int,
         remote: UInt32, local: UInt32, inbound: Bool
@@ -159,11 +173,15 @@ extension Worker {
     }
 
     @inline(never)
-    func portsFit(
+    mutating func portsFit(
         _ pair: UnsafeMutablePointer<SelectorPair>, _ header: UnsafeMutableRawPointer, headerBytes: Int, total: Int, inbound: Bool
     ) -> Bool {
-        guard total >= headerBytes &+ 4, load16(header + IPv4.fragmentOffset) & IPv4.fragmentMask == 0 else { return false }
-        let (source, destination) = (load16(header + headerBytes), load16(header + headerBytes + 2))
+        guard
+            let ports = isFragment(header)
+                ? fragmentPorts(header, headerBytes: headerBytes, total: total)
+                : total >= headerBytes &+ 4 ? load32(header + headerBytes) : nil
+        else { return false }
+        let (source, destination) = (UInt16(truncatingIfNeeded: ports >> 16), UInt16(truncatingIfNeeded: ports))
         let (remote, local) = inbound ? (source, destination) : (destination, source)
         return remote >= pair.pointee.remotePortFirst && remote <= pair.pointee.remotePortLast
             && local >= pair.pointee.localPortFirst

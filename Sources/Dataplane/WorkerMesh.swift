@@ -18,12 +18,15 @@ final class WorkerMesh {
     private let returnsIn: UnsafeMutablePointer<SPSC.Consumer>
     private let returnsOut: UnsafeMutablePointer<SPSC.Producer>
 
-    init(_ workers: [WorkerThread], framesPerWorker: Int) throws(SystemError) {
+    init(_ workers: [WorkerThread], framesPerWorker: Int, frameBytes: Int) throws(SystemError) {
         let count = workers.count
         self.count = count
         controlEvent = try EventSignal()
-        owners = .allocate(capacity: count * framesPerWorker)
+        // The places for long packets lie behind the frames, and are nobody's to give back.
+        let longPackets = count * Worker.longPacketBytes / frameBytes
+        owners = .allocate(capacity: count * framesPerWorker + longPackets)
         owners.initialize(repeating: FrameOwner.pool, count: count * framesPerWorker)
+        (owners + count * framesPerWorker).initialize(repeating: FrameOwner.worker, count: longPackets)
         sleeping = .allocate(capacity: count)
         sleeping.initialize(repeating: 0, count: count)
         wakeups = .allocate(capacity: count)

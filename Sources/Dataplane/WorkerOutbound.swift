@@ -7,7 +7,8 @@ import Wire
 extension Worker {
     /// Policy and SA for one inner packet.
     ///
-    /// 1. lengths that the frame really has; 2. the flow's verdict; 3. the child's SA; 4. to its owner if that is not us.
+    /// 1. lengths that the frame really has, and a header that is whole; 2. the flow's verdict; 3. the child's SA; 4. to its
+    /// owner if that is not us.
     /// - Parameters:
     ///   - header: the inner IPv4 header; `available` octets are in the frame from there.
     ///   - ingress: the port it came in on, for ICMP errors; `TablesView.kernelPort` for the TUN device.
@@ -15,7 +16,9 @@ extension Worker {
     mutating func outbound(_ header: UnsafeMutableRawPointer, available: Int, ingress: UInt8) {
         let headerBytes = Int(load8(header, 0) & 15) &* 4
         let total = Int(load16(header + IPv4.totalLengthOffset))
-        guard load8(header, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total >= headerBytes, total <= available else {
+        guard load8(header, 0) >> 4 == 4, headerBytes >= IPv4.minimumHeaderBytes, total >= headerBytes, total <= available,
+            isHeaderSumGood(header, headerBytes: headerBytes)
+        else {
             drop(.malformed, header)
             return
         }
@@ -24,7 +27,15 @@ extension Worker {
         let number = tables.rulesUsePorts ? load8(header, IPv4.protocolOffset) : 0
         var ports: UInt32 = 0
         var hasPorts = false
-        if tables.rulesUsePorts { (ports, hasPorts) = portKey(header, headerBytes: headerBytes, total: total) }
+        if tables.rulesUsePorts {
+            if isFragment(header) {
+                if workerCount > 1, handOffFragment(header, total: total, ingress: ingress) { return }
+                let known = fragmentPorts(header, headerBytes: headerBytes, total: total)
+                (ports, hasPorts) = (known ?? 0, known != nil)
+            } else {
+                (ports, hasPorts) = portKey(header, headerBytes: headerBytes, total: total)
+            }
+        }
         let hash = (source &* 0x9E37_79B1) ^ (destination &* 0x85EB_CA77) ^ (ports &* 0xC2B2_AE3D) ^ UInt32(number)
         let flow = flows + Int((hash ^ (hash >> 15)) & UInt32(Worker.flowSlots &- 1))
         if flow.pointee.generation != tables.rulesGeneration || flow.pointee.destination != destination
@@ -77,8 +88,7 @@ extension Worker {
 
     /// ESP in tunnel mode, in place. RFC 4303 §3.3.
     ///
-    /// 1. selectors; 2. TTL; 3. MSS of a SYN; 4. does it fit; 5. sequence number, which is also the IV; 6. trailer; 7. ESP, UDP
-    /// and outer IP headers into the headroom; 8. seal; 9. next hop of the peer.
+    /// 1. selectors; 2. TTL; 3. MSS of a SYN; 4. does it fit; then `protect`, or its fragments one by one.
     @inline(never)
     mutating func encapsulate(
         _ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int, ingress: UInt8
@@ -89,10 +99,11 @@ extension Worker {
                 sa.pointee.pairs, sa.pointee.pairCount, header, headerBytes: Int(load8(header, 0) & 15) &* 4, total: total,
                 remote: load32(header + IPv4.destinationOffset), local: load32(header + IPv4.sourceOffset), inbound: false)
         else {
-            drop(.selectorMismatch, header)
+            drop(mismatch(sa.pointee.pairs, sa.pointee.pairCount, header, inbound: false), header)
             return
         }
-        guard decrementTTL(header) else {
+        // Whatever comes from the TUN device is the gateway's own, or the kernel has forwarded it and taken the hop off.
+        guard ingress == TablesView.kernelPort || decrementTTL(header) else {
             expired(header, total: total, ingress: ingress)
             return
         }
@@ -101,13 +112,22 @@ extension Worker {
             tooLong(sa, header, total: total, ingress: ingress)
             return
         }
+        protect(sa, header, total: total)
+    }
+
+    /// ESP around a packet that fits.
+    ///
+    /// 5. sequence number, which is also the IV; 6. trailer; 7. ESP, UDP and outer IP headers into the headroom; 8. seal; 9. next
+    /// hop of the peer.
+    @inline(__always)
+    mutating func protect(_ sa: UnsafeMutablePointer<OutboundSA>, _ header: UnsafeMutableRawPointer, total: Int) {
         let udp = sa.pointee.udp
         let pad = ESPLayout.padBytes(payloadBytes: total)
         let sealedBytes = total &+ pad &+ ESPLayout.trailerBytes
         guard tailroom(header) >= sealedBytes &+ ESPLayout.icvBytes,
             headroom(header) >= Worker.outerHeadersBytes
         else {
-            drop(.tooBig, header)
+            drop(.frameTooSmall, header)
             return
         }
         // RFC 4303 §3.3.3: "the sender MUST NOT send a packet on an SA if doing so would cause the sequence number to cycle."
@@ -121,6 +141,12 @@ extension Worker {
         sa.pointee.sequence = sequence
 
         let tos = load8(header, IPv4.tosOffset)
+        var fragmentation = UInt32(IPv4.dontFragment)
+        if case .set = sa.pointee.sizes.dontFragment {
+        } else {
+            let field = load16(header + IPv4.fragmentOffset)
+            fragmentation = sa.pointee.sizes.dontFragment.outer(inner: field, sequence: sequence)
+        }
         writeTrailer(header + total, padBytes: pad)
         let esp = header - (ESPLayout.headerBytes + ESPLayout.ivBytes)
         esp.storeBytes(of: sa.pointee.spiWire, as: UInt32.self)
@@ -134,9 +160,9 @@ extension Worker {
         }
         let outer = buildOuter(
             sa, esp, payloadBytes: ESPLayout.headerBytes &+ ESPLayout.ivBytes &+ sealedBytes &+ ESPLayout.icvBytes, tos: tos,
-            udp: udp)
+            fragmentation: fragmentation, udp: udp)
         guard seal(sa, esp, data: header, length: sealedBytes, sequence: sequence) else {
-            drop(.transmitFailed, header)
+            drop(.engineFailed, header)
             return
         }
         sa.pointee.packets &+= 1
@@ -152,11 +178,14 @@ extension Worker {
         trailer.storeBytes(of: ESPLayout.nextHeaderIPv4, toByteOffset: padBytes &+ 1, as: UInt8.self)
     }
 
-    /// Outer IPv4 and, when negotiated, UDP. DSCP and ECN are copied from the inner header (RFC 6040 §4.1, normal mode); DF is
-    /// set and the identification zero, as RFC 6864 §4.1 allows for atomic datagrams; the UDP checksum is zero (RFC 3948 §2.1).
+    /// Outer IPv4 and, when negotiated, UDP. DSCP and ECN are copied from the inner header (RFC 6040 §4.1, normal mode); the UDP
+    /// checksum is zero (RFC 3948 §2.1).
+    /// - Parameter fragmentation: the header's second word: with DF the identification is zero, as RFC 6864 §4.1 allows for
+    ///   atomic datagrams.
     @inline(__always)
     func buildOuter(
-        _ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, payloadBytes: Int, tos: UInt8, udp: Bool
+        _ sa: UnsafeMutablePointer<OutboundSA>, _ esp: UnsafeMutableRawPointer, payloadBytes: Int, tos: UInt8,
+        fragmentation: UInt32, udp: Bool
     )
         -> UnsafeMutableRawPointer
     {
@@ -170,9 +199,11 @@ extension Worker {
             length &+= UDP.headerBytes
         }
         let number = udp ? IPv4.protocolUDP : IPv4.protocolESP
-        let checksum = ~Checksum.fold(sa.pointee.checksumBase &+ UInt32(tos) &+ UInt32(truncatingIfNeeded: length))
+        let checksum = ~Checksum.fold(
+            sa.pointee.checksumBase &+ UInt32(tos) &+ UInt32(truncatingIfNeeded: length) &+ (fragmentation >> 16)
+                &+ (fragmentation & 0xFFFF))
         store32(0x4500_0000 | UInt32(tos) << 16 | UInt32(truncatingIfNeeded: length), outer)
-        store32(UInt32(IPv4.dontFragment), outer + 4)
+        store32(fragmentation, outer + 4)
         store32(UInt32(IPv4.defaultTTL) << 24 | UInt32(number) << 16 | UInt32(checksum), outer + 8)
         outer.storeBytes(of: sa.pointee.localWire, toByteOffset: IPv4.sourceOffset, as: UInt32.self)
         outer.storeBytes(of: sa.pointee.remoteWire, toByteOffset: IPv4.destinationOffset, as: UInt32.self)

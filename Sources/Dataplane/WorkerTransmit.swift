@@ -43,6 +43,7 @@ extension Worker {
         case .unresolved: hold(header, length: length, clearTo: hop)
         case .kernel: punt(header, length: length)
         case .refused: drop(.clearOutbound, header)
+        case .broadcast: drop(.directedBroadcast, header)
         case .empty, .forward, .noRoute: drop(.noRoute, header)
         }
     }
@@ -78,6 +79,7 @@ extension Worker {
         var clear = ForwardingPlan.Clear.allowed
         defer {
             new.clearKind = clear == .allowed ? new.kind : clear == .byKernel ? .kernel : .refused
+            if new.clearKind == .kernel { new.mtuBytes = UInt16(clamping: links.punts.slotBytes - 8) }
             entry.pointee = new
         }
         // RFC 1812 §5.3.7: this network, loopback, multicast and reserved addresses are never forwarded.
@@ -92,7 +94,18 @@ extension Worker {
             new.kind = .kernel
             return
         }
+        // RFC 2644: directed broadcasts are not forwarded unless a router is told to, and nothing tells this one.
+        // RFC 1812 §5.3.5.3: the network's own address is the old form of one.
+        let host: UInt32 = route.length < 31 ? ~0 >> UInt32(route.length) : 0
+        guard host == 0 || route.length == 0 || route.gateway != 0 || (destination & host != 0 && destination & host != host)
+        else {
+            new.kind = .broadcast
+            return
+        }
         new.portIndex = route.portIndex
+        if Int(route.portIndex) < TablesView.portLimit, tables.ports[Int(route.portIndex)].mtuBytes > 0 {
+            new.mtuBytes = tables.ports[Int(route.portIndex)].mtuBytes
+        }
         new.viaIPv6 = route.viaIPv6
         new.nextHop = route.gateway == 0 && !route.viaIPv6 ? destination : route.gateway
         let (high, low) = nextHop(of: new)
@@ -137,8 +150,8 @@ extension Worker {
             transmitElsewhere(frame, length: length, port: port)
             return
         }
-        if queues[queue].transmit.free(1) == 0, !makeRoom(queue) {
-            drop(.transmitFull, frame)
+        if queues[queue].transmit.free(1) == 0 || queues[queue].broken, !makeRoom(queue) {
+            drop(queues[queue].broken ? .portDown : .transmitFull, frame)
             return
         }
         let address = UInt64(frame - umem)
@@ -157,9 +170,11 @@ extension Worker {
         handOff(frame, length: length, kind: .transmit, aux: UInt32(port), to: owner)
     }
 
-    /// The ring is full: push the kernel once, then look again.
+    /// The ring is full: push the kernel once, then look again. Not while the port is down: what lies in the ring would leave
+    /// much later, and more would only follow it.
     @inline(never)
     mutating func makeRoom(_ queue: Int) -> Bool {
+        if queues[queue].broken { return false }
         flush(queue)
         reapCompletions(queue)
         return queues[queue].transmit.free(1) > 0

@@ -75,6 +75,24 @@ extension Worker {
         }
     }
 
+    /// After new tables: what waits may belong to another child now, as when the peer has agreed to a part of what was asked for.
+    @inline(never)
+    mutating func judgeTunnelHolds() {
+        for index in 0..<TunnelHold.slots where tunnelHolds[index].child >= 0 {
+            let hold = takeTunnelHold(index)
+            for packet in 0..<hold.count {
+                let word = hold.packets[packet]
+                let total = Int(word >> 40 & 0xFFFF)
+                outbound(
+                    umem + Int(word & 0xFF_FFFF_FFFF), available: total, ingress: UInt8(truncatingIfNeeded: word >> 56))
+            }
+            // Who goes on waiting has waited as long as before.
+            for again in 0..<TunnelHold.slots where tunnelHolds[again].child == hold.child {
+                tunnelHolds[again].since = hold.since
+            }
+        }
+    }
+
     @inline(never)
     mutating func expireTunnelHolds(_ now: UInt64) {
         for index in 0..<TunnelHold.slots

@@ -6,16 +6,28 @@ struct ChildKey: Hashable, Comparable, Sendable, CustomStringConvertible {
     var child: String
     /// Which of several peers of the connection; zero: the child as configured.
     var instance: UInt32
+    /// Which of several sets of selectors that child SAs of it carry side by side; zero: all that is configured, or of one of
+    /// several peers the first set. SAs of one set replace each other.
+    var selection: UInt32
 
-    init(_ connection: String, _ child: String, instance: UInt32 = 0) {
-        (self.connection, self.child, self.instance) = (connection, child, instance)
+    init(_ connection: String, _ child: String, instance: UInt32 = 0, selection: UInt32 = 0) {
+        (self.connection, self.child, self.instance, self.selection) = (connection, child, instance, selection)
     }
 
     /// The child as configured.
     var configured: ChildKey { ChildKey(connection, child) }
+    /// The same child's other set of selectors.
+    func selecting(_ selection: UInt32) -> ChildKey {
+        ChildKey(connection, child, instance: instance, selection: selection)
+    }
+
+    /// It has rules of its own, from what was negotiated, in front of the configured child's.
+    var hasOwnRules: Bool { instance != 0 || selection != 0 }
 
     var description: String { instance == 0 ? "\(connection)/\(child)" : "\(connection)/\(child) of peer \(instance)" }
-    static func < (a: Self, b: Self) -> Bool { (a.connection, a.child, a.instance) < (b.connection, b.child, b.instance) }
+    static func < (a: Self, b: Self) -> Bool {
+        (a.connection, a.child, a.instance, a.selection) < (b.connection, b.child, b.instance, b.selection)
+    }
 }
 
 /// The small stable integers by which the workers know configured children. A number is given to another child only after
@@ -59,5 +71,5 @@ struct ChildTable: Sendable {
     func index(of key: ChildKey) -> Int? { indices[key] }
     func key(at index: Int) -> ChildKey? { keys[index] }
     /// Children as configured.
-    var count: Int { indices.keys.count { $0.instance == 0 } }
+    var count: Int { indices.keys.count { !$0.hasOwnRules } }
 }

@@ -241,13 +241,13 @@ final class ControlThread {
     private func handle(_ event: Event) {
         switch event {
         case .installChild(let sa, let token):
-            guard let problem = lifecycle.install(sa, childIndex: childIndex(for: sa), token: token) else {
+            let key = lifecycle.key(for: sa, configured: configuredSelectors(of: sa))
+            guard let problem = lifecycle.install(sa, as: key, childIndex: childIndex(for: key), token: token) else {
                 publishForNewPeer()
                 applyPathMTU(sa.path.remote)
                 return
             }
-            let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
-            if sa.instance != 0, !lifecycle.hasPairs(key) { children.release(key) }
+            if key.hasOwnRules, !lifecycle.hasPairs(key) { children.release(key) }
             log(.error, "child \(sa.child) cannot be installed: \(problem)", connection: sa.connection)
             core.childInstallFailed(token: token, reason: problem, now: now)
         case .removeChild(let connection, let child, let inboundSPI, _):

@@ -52,6 +52,8 @@ protocol KernelControlling: AnyObject {
     func writeTunnelPacket(_ packet: [UInt8]) -> Bool
     /// Receive queues of an interface, at least 1.
     func queueCount(_ name: String) -> Int
+    /// Whether packets from the interface may lack their transport checksum.
+    func leavesChecksums(_ name: String) -> Bool
     /// Stops keeping neighbours: the workers have ended.
     func letGoOfNeighbours()
     /// Removes every route, rule, filter and device of ours: nothing is protected after this.

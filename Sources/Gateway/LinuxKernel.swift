@@ -99,6 +99,10 @@ final class LinuxKernel: KernelControlling {
         max(1, Ethtool.queues(of: name)?.receive ?? follower.receiveQueues[name] ?? 1)
     }
 
+    /// A device without hardware behind it (veth, tap, bridge), and virtio: a sender on this machine may leave the checksum of
+    /// TCP and UDP to a device, and here there is none.
+    func leavesChecksums(_ name: String) -> Bool { SystemFiles.isVirtualInterface(name) }
+
     // MARK: Routes and rules
 
     func keepTunnelDevice() -> String? {

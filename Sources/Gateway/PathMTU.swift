@@ -40,6 +40,8 @@ struct PathMTUReport: Hashable, Sendable {
         }
         local = .v4(IPv4Address(bits: Self.word32(packet, quoted + IPv4.sourceOffset)))
         remote = .v4(IPv4Address(bits: Self.word32(packet, quoted + IPv4.destinationOffset)))
+        // A packet that is no longer than that would have passed: whoever says so has not seen it dropped.
+        guard announced < length else { return nil }
         mtu = announced > 0 ? announced : (Self.plateaus.first { $0 < length } ?? PathMTUTable.leastMTU)
     }
 
@@ -62,6 +64,7 @@ struct PathMTUReport: Hashable, Sendable {
         }
         (local, remote) = (.v6(header.source), .v6(header.destination))
         mtu = Int(Self.word32(message, 4))
+        guard mtu < Int(header.payloadBytes) + IPv6.headerBytes else { return nil }
     }
 
     /// Octets of the IPv4 header at `start`; nil when there is none, whole.

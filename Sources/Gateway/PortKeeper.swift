@@ -138,9 +138,11 @@ final class PortKeeper {
     }
 
     private func description(_ interface: GatewayConfiguration.Interface, _ link: KernelView.Link) -> PortDescription {
-        PortDescription(
+        var result = PortDescription(
             name: interface.name, interfaceIndex: link.index, role: SettingsMapping.role(interface.role), mac: link.mac,
             mtu: link.mtu, queues: kernel.queueCount(interface.name))
+        result.leavesChecksums = kernel.leavesChecksums(interface.name)
+        return result
     }
 
     private func attach(_ interface: GatewayConfiguration.Interface, _ link: KernelView.Link, now: Instant) -> DataplaneError? {

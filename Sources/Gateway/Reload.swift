@@ -84,6 +84,7 @@ extension ControlThread {
                 && a.localIsDynamic == b.localIsDynamic && a.remoteIsDynamic == b.remoteIsDynamic
                 && a.peers == b.peers
                 && a.lifetimePackets == b.lifetimePackets && a.replayWindowPackets == b.replayWindowPackets && a.start == b.start
+                && a.sizes == b.sizes
         }
     }
 }

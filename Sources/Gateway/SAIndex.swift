@@ -25,9 +25,9 @@ struct SAIndex {
 
     /// Remotes that the first pair came with, or the last one went from, since this was emptied.
     var changedRemotes: Set<IPAddress> = []
-    /// Rises when a pair of one of several peers is known to carry traffic, or is so no more.
+    /// Rises when a pair that has rules of its own is known to carry traffic, or is so no more.
     private(set) var receivedVersion = 0
-    /// Children of single peers whose last pair went since this was emptied.
+    /// Children with rules of their own whose last pair went since this was emptied.
     var abandoned: Set<ChildKey> = []
 
     init() {}
@@ -48,9 +48,8 @@ struct SAIndex {
                 if let newValue { link(newValue) }
             }
             if (old == nil) != (newValue == nil) { keepRound(spi, isThere: newValue != nil) }
-            if let old, newValue == nil, old.key.instance != 0, byChild[old.key] == nil { abandoned.insert(old.key) }
-            let isOfOneOfSeveral = (newValue ?? old).map { $0.key.instance != 0 } ?? false
-            if isOfOneOfSeveral, old?.isReceived != newValue?.isReceived { receivedVersion += 1 }
+            if let old, newValue == nil, old.key.hasOwnRules, byChild[old.key] == nil { abandoned.insert(old.key) }
+            if (newValue ?? old)?.key.hasOwnRules == true, old?.isReceived != newValue?.isReceived { receivedVersion += 1 }
         }
     }
 

@@ -56,6 +56,11 @@ final class SALifecycle {
         static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
     }
 
+    private struct Selection: Equatable {
+        var local: Set<TrafficSelector>
+        var remote: Set<TrafficSelector>
+    }
+
     private let dataplane: any SAControlling
     private(set) var pairs = SAIndex()
     /// The pair whose outbound SA the child uses.
@@ -70,6 +75,8 @@ final class SALifecycle {
     private var lastPoll: Instant?
     /// SAs whose counters `poll` has read so far.
     private(set) var readings = 0
+    /// Selectors that SAs of a child carry side by side, by `ChildKey.selection`.
+    private var selections: [ChildKey: [UInt32: Selection]] = [:]
     /// What SAs that are gone have carried.
     private var retired: [ChildKey: ChildCounters] = [:]
 
@@ -77,14 +84,44 @@ final class SALifecycle {
 
     // MARK: What the core asks
 
+    /// Which child of the workers an SA is one of: with others of the same selectors, which it replaces or stands beside, or one
+    /// of its own. RFC 4301 §5.1: each outbound packet goes to an SA whose selectors fit, so that several SAs of one configured
+    /// child carry traffic side by side, and one that the peer narrowed leaves the rest to others.
+    /// - Parameter configured: selectors of the configured child; nil when they are what the peer assigns.
+    func key(for sa: ChildSA, configured: (local: [TrafficSelector], remote: [TrafficSelector])?) -> ChildKey {
+        let base = ChildKey(sa.connection, sa.child, instance: sa.instance)
+        let known = selections[base] ?? [:]
+        var isWhole = sa.instance == 0
+        if isWhole, let configured {
+            isWhole = Self.covers(sa.localSelectors, configured.local) && Self.covers(sa.remoteSelectors, configured.remote)
+        }
+        if isWhole { return base }
+        let own = Selection(local: Set(sa.localSelectors), remote: Set(sa.remoteSelectors))
+        if let replaced = sa.replaces.flatMap({ pairs[$0] })?.key, replaced.configured == base.configured,
+            replaced.instance == base.instance, replaced.hasOwnRules
+        {
+            return replaced
+        }
+        if let same = known.first(where: { $0.value == own })?.key { return base.selecting(same) }
+        return base.selecting(known.keys.max().map { $0 + 1 } ?? (sa.instance == 0 ? 1 : 0))
+    }
+
+    private static func covers(_ whole: [TrafficSelector], _ part: [TrafficSelector]) -> Bool {
+        whole == part || part.allSatisfy { one in whole.contains { $0.contains(one) } }
+    }
+
     /// A sentence when the SA cannot be installed; the caller tells the core.
-    /// - Parameter childIndex: nil for a child that is gone from the configuration.
-    func install(_ sa: ChildSA, childIndex: Int?, token: UInt64) -> String? {
-        let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
+    /// - Parameters:
+    ///   - key: of `key(for:configured:)`; nil: the configured child's, or the peer's.
+    ///   - childIndex: nil for a child that is gone from the configuration.
+    func install(_ sa: ChildSA, as key: ChildKey? = nil, childIndex: Int?, token: UInt64) -> String? {
+        let base = ChildKey(sa.connection, sa.child, instance: sa.instance)
+        let key = key ?? base
         guard let index = childIndex else {
-            return sa.instance == 0
+            return !key.hasOwnRules
                 ? "The child \(key) is not in the configuration any more."
-                : "There is no room for the child of another peer: this version carries \(ChildTable.limit) in all."
+                : "There is no room for the child of another peer, or for another SA of it: this version carries "
+                    + "\(ChildTable.limit) in all."
         }
         guard pairs[sa.inboundSPI] == nil else { return "The inbound SPI is in use; negotiate again." }
         do {
@@ -96,6 +133,10 @@ final class SALifecycle {
             token: token, key: key, childIndex: index, inboundSPI: sa.inboundSPI, outboundSPI: sa.outboundSPI,
             remote: sa.path.remote, selectors: .init(childIndex: index, local: sa.localSelectors, remote: sa.remoteSelectors),
             state: .installing, limits: sa.limits)
+        if key.hasOwnRules {
+            selections[base, default: [:]][key.selection] = Selection(
+                local: Set(sa.localSelectors), remote: Set(sa.remoteSelectors))
+        }
         return nil
     }
 
@@ -192,6 +233,11 @@ final class SALifecycle {
         pair.seen.raise(to: final)
         retired[pair.key.configured, default: .init()].add(pair.seen)
         if active[pair.key] == inboundSPI { active[pair.key] = nil }
+        if pair.key.hasOwnRules, !pairs.contains(pair.key) {
+            let base = pair.key.selecting(0)
+            selections[base]?[pair.key.selection] = nil
+            if selections[base]?.isEmpty == true { selections[base] = nil }
+        }
     }
 
     // MARK: Time
@@ -289,16 +335,21 @@ final class SALifecycle {
         return sum
     }
 
-    /// What the peers of connections that take several have negotiated. Where two claim the same the newest wins, as soon as its
-    /// peer is known to receive: a peer that authenticates anew is a second one until it gives up what it had.
+    /// What was negotiated, where that decides which SA carries a packet: by the peers of connections that take several, and in
+    /// several child SAs of one configured child. Where two claim the same the newest wins, as soon as its peer is known to
+    /// receive: a peer that authenticates anew is a second one until it gives up what it had.
     var peerRules: [PeerRule] {
         if let rules, rules.version == peerRulesVersion { return rules.list }
-        let peers = active.filter { $0.key.instance != 0 }.sorted { ($0.key.instance, $0.key) > ($1.key.instance, $1.key) }
-            .compactMap { pairs[$0.value] }
-        let list = (peers.filter(\.isReceived) + peers.reversed().filter { !$0.isReceived }).map(\.selectors)
+        let peers = active.filter { $0.key.hasOwnRules || selections[$0.key] != nil }.sorted {
+            ($0.key.instance, $0.key) > ($1.key.instance, $1.key)
+        }
+        .compactMap { pairs[$0.value] }
+        let list = (peers.filter(Self.isSettled) + peers.reversed().filter { !Self.isSettled($0) }).map(\.selectors)
         rules = (peerRulesVersion, list)
         return list
     }
+    /// The peer receives on it; one that carries all that is configured was there before those beside it.
+    private static func isSettled(_ pair: Pair) -> Bool { pair.isReceived || !pair.key.hasOwnRules }
     /// Another number when `peerRules` may have changed.
     var peerRulesVersion: Int { activeVersion + pairs.receivedVersion }
 

@@ -7,6 +7,9 @@ import Wire
 
 /// What a configuration takes of the machine, for who looks at the machine without a gateway.
 public enum MachineNeeds {
+    /// Octets of the longest IP packet that the largest frames receive.
+    public static let longestPacketBytes = DataplaneSettings.packetBytesLimit(frameBytes: SettingsMapping.largeFrameBytes)
+
     /// Huge pages of 2 MiB that the frames of all workers lie on.
     /// - Parameters:
     ///   - queues: receive queues of each port that exists now.
@@ -111,6 +114,7 @@ enum SettingsMapping {
             replayWindowPackets: child.replayWindowPackets, start: child.start)
         (plan.localIsAssigned, plan.remoteIsAssigned) = (child.localIsDynamic, child.remoteIsDynamic)
         plan.peers = child.peers
+        plan.sizes = child.sizes
         return plan
     }
 

@@ -125,7 +125,8 @@ struct StatusBuilder {
         StatusReport.Worker(
             id: worker.id, cpu: worker.cpu, numaNode: worker.numaNode, engine: worker.engine, xdpMode: worker.xdpMode,
             packetsIn: worker.packetsIn, packetsOut: worker.packetsOut,
-            busyPercent: worker.busyPercent.isFinite ? worker.busyPercent : 0, drops: named(worker.drops))
+            busyPercent: worker.busyPercent.isFinite ? worker.busyPercent : 0, icmpErrorsWithheld: worker.icmpErrorsWithheld,
+            drops: named(worker.drops))
     }
 
     /// Only what happened.

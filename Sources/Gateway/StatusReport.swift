@@ -275,10 +275,13 @@ public struct StatusReport: Codable, Hashable, Sendable {
         public var packetsIn: UInt64
         public var packetsOut: UInt64
         public var busyPercent: Double
+        /// ICMP errors not sent, their cause having used up its budget; the packets themselves are among `drops`.
+        public var icmpErrorsWithheld: UInt64
         public var drops: [String: UInt64]
 
         enum CodingKeys: String, CodingKey {
             case id, cpu, engine, drops
+            case icmpErrorsWithheld = "icmp_errors_withheld"
             case numaNode = "numa_node"
             case xdpMode = "xdp_mode"
             case packetsIn = "packets_in"
@@ -288,11 +291,11 @@ public struct StatusReport: Codable, Hashable, Sendable {
 
         public init(
             id: Int, cpu: Int, numaNode: Int, engine: String, xdpMode: String, packetsIn: UInt64 = 0, packetsOut: UInt64 = 0,
-            busyPercent: Double = 0, drops: [String: UInt64] = [:]
+            busyPercent: Double = 0, icmpErrorsWithheld: UInt64 = 0, drops: [String: UInt64] = [:]
         ) {
             (self.id, self.cpu, self.numaNode, self.engine) = (id, cpu, numaNode, engine)
             (self.xdpMode, self.packetsIn, self.packetsOut) = (xdpMode, packetsIn, packetsOut)
-            (self.busyPercent, self.drops) = (busyPercent, drops)
+            (self.busyPercent, self.icmpErrorsWithheld, self.drops) = (busyPercent, icmpErrorsWithheld, drops)
         }
     }
 }

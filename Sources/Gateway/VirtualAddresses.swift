@@ -14,12 +14,19 @@ struct PeerRule: Hashable, Sendable {
 }
 
 extension ControlThread {
-    /// The number under which the workers know the child; a new one for a peer that just came.
-    func childIndex(for sa: ChildSA) -> Int? {
-        let key = ChildKey(sa.connection, sa.child, instance: sa.instance)
-        guard sa.instance != 0 else { return children.index(of: key) }
-        guard children.index(of: ChildKey(sa.connection, sa.child)) != nil else { return nil }
-        return children.assign(key)
+    /// The number under which the workers know the child; a new one for a peer that just came, or for one of several SAs.
+    func childIndex(for key: ChildKey) -> Int? {
+        guard let configured = children.index(of: key.configured) else { return nil }
+        return key.hasOwnRules ? children.assign(key) : configured
+    }
+
+    /// Nil when the peer assigns what the child carries, or the child is gone.
+    func configuredSelectors(of sa: ChildSA) -> (local: [TrafficSelector], remote: [TrafficSelector])? {
+        let connection = configuration.connections.first { $0.name == sa.connection }
+        guard let child = connection?.children.first(where: { $0.name == sa.child }), !child.localIsDynamic,
+            !child.remoteIsDynamic
+        else { return nil }
+        return (child.localSubnets.map { TrafficSelector($0) }, child.remoteSubnets.map { TrafficSelector($0) })
     }
 
     /// Publishes the rules of peers that came or went, and gives numbers back that nobody uses.

@@ -206,9 +206,12 @@ public final class IKECore {
 
     /// A packet wants a child that is down: `start: on-traffic`, and re-establishment by a packet.
     public func trafficWantsTunnel(connection: String, child: String, now: Instant) {
-        guard let state = connections[connection], let slot = state.slots[child], slot.waitsForTraffic, !slot.isWanted else {
+        guard let state = connections[connection], let slot = state.slots[child] else { return }
+        if trafficWantsRest(child, state, now: now) {
+            settle(now)
             return
         }
+        guard slot.waitsForTraffic, !slot.isWanted else { return }
         state.slots[child]?.isWanted = true
         touch(connection: connection)
         settle(now)

@@ -187,6 +187,8 @@ package struct SentResponse {
 /// Something to ask the peer for, as soon as the window allows.
 package enum SATask: Hashable, Sendable {
     case createChild(String)
+    /// What the peer has left out of a child.
+    case createRest(String)
     case rekeyChild(inboundSPI: UInt32)
     case deleteChild(inboundSPI: UInt32)
     case rekeyIKE

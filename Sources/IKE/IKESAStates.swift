@@ -283,11 +283,16 @@ package final class CreatingChild {
     /// The inbound SPI of the child that it replaces.
     let rekeys: UInt32?
     var retries: Int
+    /// It asks for what the peer has left out of a child that is up.
+    let isRest: Bool
     /// SPIs that the peer has deleted meanwhile and that we do not know: one of them may be this child's.
     var endedByPeer: [UInt32] = []
 
-    init(offer: ChildOffer, nonce: [UInt8], keyExchange: (any KeyExchange)?, rekeys: UInt32?, retries: Int) {
+    init(
+        offer: ChildOffer, nonce: [UInt8], keyExchange: (any KeyExchange)?, rekeys: UInt32?, retries: Int, isRest: Bool = false
+    ) {
         (self.offer, self.nonce, self.keyExchange, self.rekeys, self.retries) = (offer, nonce, keyExchange, rekeys, retries)
+        self.isRest = isRest
     }
 }
 

@@ -108,6 +108,7 @@ public struct ChildPlan: Sendable {
     public var lifetimePackets: UInt64
     public var replayWindowPackets: Int
     public var start: StartAction
+    public var sizes = TunnelSizes()
     /// `remote_subnets: dynamic`: the peer's side is the address that we gave it; `remoteSelectors` counts for nothing.
     public var remoteIsAssigned = false
     /// What single identities may have of `remoteSelectors`, and nobody else may.

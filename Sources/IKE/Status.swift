@@ -93,16 +93,19 @@ extension IKECore {
         let newest =
             newestChild(plan.name, state, where: \.isInstalled) ?? newestChild(plan.name, state, where: \.isLive)
         if let (sa, record) = newest {
+            let records = (sa.established?.children ?? []).filter { $0.name == plan.name }
             var status = ConnectionStatus.Child(
                 name: plan.name, state: record.isInstalled ? .installed : .connecting,
                 reason: record.isInstalled ? nil : slot?.reason,
                 inboundSPI: record.inboundSPI, outboundSPI: record.outboundSPI, transform: record.suite.transform,
-                path: sa.tunnelPath(settings), localSelectors: record.localSelectors, remoteSelectors: record.remoteSelectors,
+                path: sa.tunnelPath(settings), localSelectors: Self.all(records, \.localSelectors),
+                remoteSelectors: Self.all(records, \.remoteSelectors),
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)
             let local = sa.path.local.address
             status.problem =
                 isPresent(local)
                 ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" } ?? conflict(slot, now: now)
+                    ?? sa.established.flatMap { restProblem(effective(plan, $0), $0, slot) }
                 : "Nothing goes through: the address \(local) is not on this machine any more, or its interface is down."
             return status
         }
@@ -110,6 +113,14 @@ extension IKECore {
         return ConnectionStatus.Child(
             name: plan.name, state: isConnecting ? .connecting : .down, reason: slot?.reason, localSelectors: plan.localSelectors,
             remoteSelectors: plan.remoteSelectors, rekeys: slot?.rekeys ?? 0)
+    }
+}
+
+extension IKECore {
+    /// Of all SAs of a child that are in use, each once.
+    private static func all(_ records: [ChildRecord], _ side: (ChildRecord) -> [TrafficSelector]) -> [TrafficSelector] {
+        let live = records.filter(\.isInstalled)
+        return (live.isEmpty ? records : live).flatMap(side).uniqued
     }
 }
 

@@ -44,12 +44,43 @@ public struct TunnelPath: Hashable, Sendable {
     public var isUDPEncapsulated: Bool { remotePort != 0 }
 }
 
+/// The outer header's "don't fragment" bit, on an IPv4 underlay. RFC 4301 §8.1.
+public enum DFHandling: UInt8, Hashable, Sendable {
+    /// As the inner packet has it.
+    case copy
+    /// Always: the path's MTU is found out, and nobody has to put fragments together.
+    case set
+    /// Never: the path may fragment.
+    case clear
+}
+
+/// What the MSS option of TCP SYNs that pass a child is lowered to.
+public enum MSSClamp: Hashable, Sendable {
+    /// What fits the child's packets.
+    case automatic
+    /// It stays as it is.
+    case untouched
+    /// Octets.
+    case at(UInt16)
+}
+
+/// Sizes of a child's packets, as the operator wants them.
+public struct TunnelSizes: Hashable, Sendable {
+    public var dontFragment = DFHandling.set
+    /// The largest inner packet, octets; 0: as large as the path carries.
+    public var mtu: UInt16 = 0
+    public var mss = MSSClamp.automatic
+    public init() {}
+}
+
 /// A negotiated pair of ESP SAs, as the IKE core hands it to whoever installs it. RFC 7296 §2.17.
 public struct ChildSA: Sendable {
     public var connection: String
     public var child: String
     /// Which of several peers of the connection it belongs to; zero when the connection has one peer.
     public var instance: UInt32 = 0
+    /// The inbound SPI of the child SA that it takes the place of, when it was rekeyed.
+    public var replaces: UInt32?
     /// The SPI that we chose: packets to us carry it.
     public var inboundSPI: UInt32
     /// The SPI that the peer chose: packets from us carry it.
@@ -64,6 +95,7 @@ public struct ChildSA: Sendable {
     public var replayWindowPackets: Int
     /// What one direction may carry.
     public var limits = SALimits()
+    public var sizes = TunnelSizes()
 
     public init(
         connection: String, child: String, inboundSPI: UInt32, outboundSPI: UInt32, transform: ESPTransform,

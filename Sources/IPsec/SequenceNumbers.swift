@@ -6,15 +6,21 @@ public enum SequenceNumbers {
     /// From this number on a rekey is asked for: the remaining 1/16 of a 32-bit space covers seconds at 100 Gb/s.
     @inlinable public static func rekeyThreshold(extended: Bool) -> UInt64 { extended ? .max - 1 << 40 : 0xF000_0000 }
 
-    /// Recovers the full number from the 32 bits on the wire. RFC 4303 appendix A2.2; nil when it would precede the first epoch.
+    /// Recovers the full number from the 32 bits on the wire. RFC 4303 appendix A2.2, with one difference: a number less than
+    /// 2^31 behind the window is an old one, not one of the next epoch. The RFC would have the ICV refuse it, at the price of a
+    /// decryption for every replayed packet, to bridge the loss of more than 2^31 packets in a row; that is what resynchronising
+    /// (appendix A3) is for.
     /// - Parameters:
     ///   - low: the sequence number field.
     ///   - highest: the highest number authenticated so far, 64 bits.
     ///   - windowPackets: the replay window's size, at least 1.
+    /// - Returns: nil for a number that is behind the window, or would precede the first epoch.
     @inlinable public static func infer(low: UInt32, highest: UInt64, windowPackets: UInt32) -> UInt64? {
         let top = UInt32(truncatingIfNeeded: highest)
         let epoch = highest >> 32
         let bottom = top &- (windowPackets &- 1)
+        // How far behind the window's lower edge; in front of it this wraps to a large number.
+        if bottom &- low &- 1 < 0x7FFF_FFFF { return nil }
         if top >= windowPackets &- 1 {
             // Case A: the window lies within one epoch.
             return (low >= bottom ? epoch : epoch &+ 1) << 32 | UInt64(low)

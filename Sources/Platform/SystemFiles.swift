@@ -51,6 +51,16 @@ public enum SystemFiles {
 
     public static func isDirectory(_ path: String) -> Bool { type(path) == S_IFDIR }
 
+    /// A network interface that has no device, or one of virtio's.
+    public static func isVirtualInterface(_ name: String) -> Bool {
+        let device = "/sys/class/net/\(name)/device"
+        guard type(device) != nil else { return true }
+        var target = [CChar](repeating: 0, count: Int(PATH_MAX))
+        let count = readlink("\(device)/driver", &target, target.count)
+        guard count > 0 else { return false }
+        return String(decoding: target.prefix(count).map { UInt8(bitPattern: $0) }, as: UTF8.self).hasSuffix("/virtio_net")
+    }
+
     private static func type(_ path: String) -> UInt32? {
         var information = stat()
         return stat(path, &information) == 0 ? information.st_mode & S_IFMT : nil

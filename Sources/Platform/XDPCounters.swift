@@ -13,6 +13,7 @@ public enum XDPCounter: UInt32, CaseIterable, Sendable, Hashable {
     case passedMalformed
     case passedUnknownPort
     case passedNoSocket
+    case passedLong
     case redirectedESP
     case redirectedUDPESP
     case redirectedProtected
@@ -37,6 +38,7 @@ public enum XDPCounter: UInt32, CaseIterable, Sendable, Hashable {
         case .passedMalformed: "xdp-passed-malformed"
         case .passedUnknownPort: "xdp-passed-unknown-port"
         case .passedNoSocket: "xdp-passed-no-socket"
+        case .passedLong: "xdp-passed-long"
         case .redirectedESP: "xdp-redirected-esp"
         case .redirectedUDPESP: "xdp-redirected-udp-esp"
         case .redirectedProtected: "xdp-redirected-protected"

@@ -293,7 +293,10 @@ public final class XDPProgram: @unchecked Sendable {
     ///     no limit.
     ///   - burst: at once, after a silence.
     ///   - onlyPeers: IKE and ESP from any other address is dropped; nil: everybody may come.
-    public func setIKE(packetsPerSecond: Int, burst: Int, onlyPeers: [IPAddress]? = nil) throws(SystemError) {
+    ///   - longestFrameBytes: of an Ethernet frame that the sockets take; longer ones go to the kernel. 0: any.
+    public func setIKE(
+        packetsPerSecond: Int, burst: Int, onlyPeers: [IPAddress]? = nil, longestFrameBytes: Int = 0
+    ) throws(SystemError) {
         let wanted = Set(onlyPeers ?? [])
         try locked { (entries: inout Entries) throws(SystemError) in
             // Who may come is known before others are shut out.
@@ -306,6 +309,7 @@ public final class XDPProgram: @unchecked Sendable {
             value.ike_packets_per_second = UInt32(clamping: packetsPerSecond)
             value.ike_burst_packets = UInt32(clamping: max(burst, 1))
             value.only_peers = onlyPeers == nil ? 0 : 1
+            value.longest_frame_bytes = UInt32(clamping: longestFrameBytes)
             try update(maps.settings, &key, &value, "settings")
             for address in entries.peers.subtracting(wanted) {
                 try set(address, isPresent: false, in: (maps.peers, "peers"), (maps.peersIPv6, "peers_ipv6"))

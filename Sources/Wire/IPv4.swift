@@ -38,6 +38,7 @@ public enum IPv4 {
 
 public enum UDP {
     public static let headerBytes = 8
+    public static let checksumOffset = 6
     public static let portNATTraversal: UInt16 = 4500
 }
 

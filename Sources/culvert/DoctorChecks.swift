@@ -165,7 +165,8 @@ struct DoctorChecks {
                     verdict: .warn, subject: interface.name, found: description(interface),
                     remedy: "ESP takes some 60 bytes of each packet; raise the MTU")
             }
-            if let problem = supportProblem(interface) ?? attachmentProblem(interface) { return problem }
+            let problem = supportProblem(interface) ?? attachmentProblem(interface) ?? sizeProblem(interface)
+            if let problem { return problem }
             return Finding(verdict: .ok, subject: interface.name, found: "\(configured.role.rawValue), \(description(interface))")
         }
     }
@@ -184,6 +185,15 @@ struct DoctorChecks {
     /// Routes that the kernel obeys and the workers do not.
     func routes() -> [Finding] {
         ((try? RouteSupport.unsupported()) ?? []).map { Finding(verdict: .warn, subject: "routes", found: $0, remedy: "") }
+    }
+
+    private func sizeProblem(_ interface: Machine.Interface) -> Finding? {
+        let limit = MachineNeeds.longestPacketBytes
+        guard interface.mtu > limit else { return nil }
+        return Finding(
+            verdict: .warn, subject: interface.name, found: description(interface),
+            remedy: "packets of more than \(limit) octets are longer than a frame and take the slow way through the kernel; "
+                + "lower the MTU to \(limit) if nothing larger comes")
     }
 
     /// While a gateway runs, its XDP program is on each of its interfaces.

@@ -221,3 +221,94 @@ import Wire
         withExtendedLifetime(empty) {}
     }
 }
+
+@Suite struct HeldPacketTests {
+    @Test("packets that wait for a tunnel leave by the SA that new rules give them")
+    func judgedAgain() throws {
+        let ends = try TwoEnds(nearPlan: { plan in
+            plan.rules = [
+                .init(
+                    source: TrafficSelector(IPPrefix("10.1.0.0/16")!), destination: TrafficSelector(IPPrefix("10.0.0.0/8")!),
+                    action: .protect(childIndex: 7))
+            ]
+        })
+        ends.near.command(.setHolding, to: 0, first: 7, second: 1)
+        _ = ends.nearWorker.runOnce()
+        #expect(ends.seal(inner(100)).isEmpty && ends.seal(inner(101, destination: "10.3.0.2")).isEmpty)
+        // The peer agreed to a part: child 0 has rules of its own now.
+        let port = TablesView.Port(mac: (2, 0, 0, 0, 0, 1), attached: true, mtuBytes: 1500, address: 0)
+        var plan = MemoryRig.plan()
+        plan.rules.append(
+            .init(
+                source: TrafficSelector(IPPrefix("10.1.0.0/16")!), destination: TrafficSelector(IPPrefix("10.0.0.0/8")!),
+                action: .protect(childIndex: 7)))
+        let tables = Tables(plan, ports: [port, port], generation: 2)
+        var view = tables.view
+        withUnsafeMutablePointer(to: &view) {
+            ends.near.command(.publish, to: 0, pointer: UnsafeMutableRawPointer($0))
+            _ = ends.nearWorker.runOnce()
+        }
+        let sent = ends.near.takeSent(port: MemoryRig.underlayPort, worker: 0)
+        #expect(sent.flatMap { ends.open($0) } == [aged(inner(100), hops: 2)])
+        #expect(ends.nearWorker.tunnelHoldsInUse == 1, "the other goes on waiting")
+        #expect(DropReason.allCases.reduce(0) { $0 + ends.near.drops($1) } == 0)
+        withExtendedLifetime(tables) {}
+    }
+
+    @Test("what a port's transmit ring still holds when it goes is counted")
+    func inTheRing() throws {
+        let ends = try TwoEnds()
+        for index in 0..<5 { ends.near.feed(inner(60 + index), port: MemoryRig.protectedPort, worker: 0) }
+        _ = ends.nearWorker.runOnce()
+        ends.near.command(.detachPort, to: 0, first: UInt64(MemoryRig.underlayPort))
+        _ = ends.nearWorker.runOnce()
+        #expect(ends.near.drops(.portDown) == 5)
+    }
+
+    @Test("a port that refuses to transmit takes nothing more, and what comes is counted")
+    func downPort() throws {
+        let ends = try TwoEnds()
+        ends.farWorker.queues[ends.farWorker.queueOfPort[MemoryRig.protectedPort]].broken = true
+        for index in 0..<5 { #expect(ends.open(ends.seal(inner(60 + index))[0]).isEmpty) }
+        #expect(ends.far.drops(.portDown) == 5)
+        #expect(ends.isAtHome)
+    }
+}
+
+@Suite struct NeighbourTests {
+    /// 10.2.0.0/16 is on link.
+    private static func wide(_ plan: inout ForwardingPlan) {
+        plan.routes.removeAll { $0.prefix == IPPrefix("10.2.0.0/16") }
+        plan.routes.append(.init(prefix: IPPrefix("10.2.0.0/16")!, gateway: nil, portIndex: MemoryRig.protectedPort))
+    }
+
+    @Test("one that looks for hosts that are not there does not take the place of others' packets")
+    func scan() throws {
+        let ends = try TwoEnds(farPlan: Self.wide)
+        for host in 0..<200 { _ = ends.open(ends.seal(inner(60, source: "10.1.0.66", destination: "10.2.1.\(host + 1)"))[0]) }
+        #expect(ends.farWorker.holdsInUse == Hold.perSource)
+        let before = ends.far.drops(.noNeighbour)
+        #expect(before == 200 - UInt64(Hold.perSource))
+        for host in 0..<20 { _ = ends.open(ends.seal(inner(60, source: "10.1.0.9", destination: "10.2.2.\(host + 1)"))[0]) }
+        #expect(ends.far.drops(.noNeighbour) == before, "twenty new hosts of somebody else all wait")
+        #expect(ends.farWorker.heldPackets <= 512 / 8)
+    }
+
+    @Test(
+        "a directed broadcast is not forwarded, even when the neighbour table knows its address",
+        arguments: ["10.2.255.255", "10.2.0.0"])
+    func broadcasts(_ destination: String) throws {
+        let ends = try TwoEnds(farPlan: { plan in
+            Self.wide(&plan)
+            for address in [destination, "10.2.0.2"] {
+                plan.neighbours.append(
+                    .init(
+                        address: .v4(IPv4Address(address)!), portIndex: MemoryRig.protectedPort,
+                        mac: [UInt8](repeating: 0xFF, count: 6)))
+            }
+        })
+        #expect(ends.open(ends.seal(inner(60, destination: destination))[0]).isEmpty)
+        #expect(ends.far.drops(.directedBroadcast) == 1)
+        #expect(ends.open(ends.seal(inner(60))[0]).count == 1)
+    }
+}

@@ -60,9 +60,9 @@ import Wire
         for index in [0, 5, 3, 70, 10, 69] { #expect(ends.open(sealed[index]).isEmpty, "packet \(index) again") }
         #expect(ends.open(sealed[6]).isEmpty, "65 behind the newest")
         #expect(ends.open(sealed[7]).count == 1, "63 behind the newest")
-        // With ESN a number below the window stands for one of the next epoch (RFC 4303 appendix A2.2), and the ICV refuses it.
-        #expect(ends.far.drops(.replay) == (extended ? 3 : 7))
-        #expect(ends.far.drops(.authenticationFailed) == (extended ? 4 : 0))
+        // With ESN, too, a number behind the window is an old one: it costs no decryption, and is not called a forgery.
+        #expect(ends.far.drops(.replay) == 7)
+        #expect(ends.far.drops(.authenticationFailed) == 0)
     }
 
     @Test("without ESN the last number is sent and none after it")
@@ -152,6 +152,7 @@ import Wire
         #expect(ends.open(long).isEmpty)
         var short = inner(64)
         short[3] = UInt8(truncatingIfNeeded: kept)
+        short = aged(short, hops: 0)
         // Less than the frame holds is padding and legal from a whole header on.
         #expect(ends.seal(short).count == (kept >= 20 ? 1 : 0))
     }

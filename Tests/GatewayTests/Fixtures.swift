@@ -276,6 +276,7 @@ final class FakeKernel: KernelControlling {
         return !tunnelRefuses
     }
     func queueCount(_ name: String) -> Int { 1 }
+    func leavesChecksums(_ name: String) -> Bool { false }
     var tunnelRefuses = false
     func isFilterInPlace() -> Bool { true }
     func filteredPackets() -> KernelFilter.Drops { .init(inbound: 5, outbound: 7) }

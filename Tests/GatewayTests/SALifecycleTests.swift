@@ -193,6 +193,88 @@ struct SALifecycleTests {
         #expect(!lifecycle.isOutbound(spi: 0x200, remote: IPAddress("192.0.2.2")!))
     }
 
+    // MARK: Several SAs of one child
+
+    private static let whole = (local: [selector("10.1.0.0/24")], remote: [selector("10.2.0.0/24"), selector("10.3.0.0/24")])
+
+    /// Installs an SA to `remote` as the control thread does; the number of its key is its place in `numbers`.
+    private func add(
+        _ inbound: UInt32, _ remote: [String], to lifecycle: SALifecycle, numbers: inout [ChildKey], replaces: UInt32? = nil,
+        peerReceives: Bool = true
+    ) -> ChildKey {
+        var sa = childSA(inbound, inbound + 0x1000)
+        sa.remoteSelectors = remote.map { selector($0) }
+        sa.replaces = replaces
+        let key = lifecycle.key(for: sa, configured: Self.whole)
+        if !numbers.contains(key) { numbers.append(key) }
+        #expect(lifecycle.install(sa, as: key, childIndex: numbers.firstIndex(of: key), token: UInt64(inbound)) == nil)
+        _ = lifecycle.inboundReady(token: UInt64(inbound), now: at(Double(inbound) / 100))
+        lifecycle.use(inboundSPI: inbound, peerReceives: peerReceives)
+        return key
+    }
+
+    private func carrier(of destination: String, _ lifecycle: SALifecycle, _ numbers: [ChildKey]) -> UInt32? {
+        let address = IPAddress(destination)!
+        let rule = lifecycle.peerRules.first { $0.remote.contains { $0.contains(address) } }
+        return lifecycle.active[rule.map { numbers[$0.childIndex] } ?? key]
+    }
+
+    @Test func `each of several SAs carries what its selectors fit, through rekeys and deletes of any of them`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        var numbers = [key]
+        let second = add(0x101, ["10.2.0.0/24"], to: lifecycle, numbers: &numbers)
+        let third = add(0x102, ["10.3.0.0/24"], to: lifecycle, numbers: &numbers)
+        #expect(Set([key, second, third]).count == 3, "what is not whole leaves the configured child's number free")
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x101)
+        #expect(carrier(of: "10.3.0.9", lifecycle, numbers) == 0x102)
+        // A rekey takes the place of its own.
+        #expect(add(0x103, ["10.2.0.0/24"], to: lifecycle, numbers: &numbers, replaces: 0x101) == second)
+        lifecycle.remove(inboundSPI: 0x101, now: at(20))
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x103)
+        #expect(carrier(of: "10.3.0.9", lifecycle, numbers) == 0x102)
+        // The peer deletes one: its traffic asks for a tunnel, the other's goes on.
+        _ = dataplane.takeCalls()
+        lifecycle.remove(inboundSPI: 0x102, now: at(30))
+        #expect(dataplane.takeCalls().contains(.clearOutbound(numbers.firstIndex(of: third)!)))
+        #expect(carrier(of: "10.3.0.9", lifecycle, numbers) == nil)
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x103)
+        _ = lifecycle.poll(now: at(40))
+        lifecycle.retired(inboundSPI: 0x102, final: carried(1, 1))
+        lifecycle.retired(inboundSPI: 0x101, final: carried(1, 1))
+        #expect(lifecycle.takeAbandoned() == [third], "its number is free again")
+        #expect(lifecycle.counters(of: key).packetsIn == 2, "status counts all of them")
+    }
+
+    @Test func `an SA of the same selectors replaces the one before, a whole one stands beside the parts`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        var numbers = [key]
+        let part = add(0x101, ["10.2.0.0/24"], to: lifecycle, numbers: &numbers)
+        #expect(add(0x102, ["10.2.0.0/24"], to: lifecycle, numbers: &numbers) == part)
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x102)
+        #expect(add(0x103, ["10.2.0.0/24", "10.3.0.0/24"], to: lifecycle, numbers: &numbers) == key)
+        #expect(carrier(of: "10.3.0.9", lifecycle, numbers) == 0x103)
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x102)
+        lifecycle.remove(inboundSPI: 0x102, now: at(20))
+        lifecycle.remove(inboundSPI: 0x101, now: at(20))
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x103)
+    }
+
+    @Test func `a new SA that the peer is not known to receive on does not take traffic from one that works`() {
+        let lifecycle = SALifecycle(dataplane: dataplane)
+        var numbers = [key]
+        _ = add(0x101, ["10.2.0.0/23"], to: lifecycle, numbers: &numbers)
+        _ = add(0x102, ["10.2.0.0/24"], to: lifecycle, numbers: &numbers, peerReceives: false)
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x101)
+        dataplane.byInboundSPI[0x102] = carried(1, 0)
+        _ = lifecycle.poll(now: at(10))
+        #expect(carrier(of: "10.2.0.9", lifecycle, numbers) == 0x102)
+    }
+
+    @Test func `a child that is carried whole has no rules of its own`() {
+        let lifecycle = established()
+        #expect(lifecycle.peerRules.isEmpty)
+    }
+
     // MARK: What it costs
 
     private func many(_ count: UInt32, instance: (UInt32) -> UInt32 = { _ in 0 }) -> SALifecycle {

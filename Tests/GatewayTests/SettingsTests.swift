@@ -27,6 +27,16 @@ struct SettingsTests {
         #expect(settings.frameBytes == frameBytes)
     }
 
+    @Test func `sizes of a child reach the SA's plan, and a change of one of them is a change`() {
+        var child = Child(
+            name: "net", mode: .tunnel, localSubnets: [], remoteSubnets: [], espProposals: [], lifetime: .seconds(60),
+            lifetimeBytes: 0, lifetimePackets: 0, replayWindowPackets: 64, start: .manual)
+        child.sizes.dontFragment = .clear
+        child.sizes.mtu = 1300
+        child.sizes.mss = .at(1200)
+        #expect(SettingsMapping.plan(child).sizes == child.sizes)
+    }
+
     @Test func `words map to their like`() {
         var configured = GatewayConfiguration.Dataplane()
         configured.engine = .auto
@@ -104,6 +114,12 @@ struct SocketInputTests {
         #expect(found.mtu == 1400 && found.spi == 0x200 && found.remote == ip("192.0.2.2") && found.local == ip("192.0.2.1"))
         let udp: [UInt8] = [0x11, 0x94, 0x11, 0x94, 0, 100, 0, 0, 0, 0, 3, 0]
         #expect(PathMTUReport(report(mtu: 1300, ipProtocol: 17, payload: udp), natTraversalPort: 4500)?.spi == 0x300)
+    }
+
+    @Test(arguments: [1500, 1501, 65_535])
+    func `a report of an MTU that the quoted packet would have passed is not believed`(mtu: UInt16) {
+        #expect(PathMTUReport(report(mtu: mtu, total: 1500), natTraversalPort: 4500) == nil)
+        #expect(PathMTUReport(report(mtu: 1499, total: 1500), natTraversalPort: 4500)?.mtu == 1499)
     }
 
     @Test func `a router that does not tell its MTU means the next plateau`() {

@@ -265,6 +265,7 @@ extension IKECore {
             remoteSelectors: remote, path: sa.tunnelPath(settings), replayWindowPackets: plan.replayWindowPackets)
         child.instance = sa.established?.settled.instance ?? 0
         child.limits = limits(plan, weInitiated: weInitiated)
+        child.sizes = plan.sizes
         return MadeChild(record: record, sa: child)
     }
 

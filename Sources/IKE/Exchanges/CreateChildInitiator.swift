@@ -25,9 +25,9 @@ extension IKECore {
             now: now)
     }
 
-    private func requestChild(
+    func requestChild(
         _ plan: ChildPlan, on sa: IKESA, selectors: (local: [TrafficSelector], remote: [TrafficSelector])?, rekeys: UInt32?,
-        method: KeyExchangeMethod?, retries: Int, now: Instant
+        method: KeyExchangeMethod?, retries: Int, isRest: Bool = false, now: Instant
     ) {
         let plan = sa.established.map { effective(plan, $0) } ?? plan
         let offer = makeOffer(plan, selectors: selectors, withMethods: true)
@@ -51,7 +51,8 @@ extension IKECore {
         payloads += [.securityAssociation(offer.proposals), .nonce(nonce)]
         if let keyExchange { payloads.append(.keyExchange(method: keyExchange.method.rawValue, data: keyExchange.publicValue)) }
         payloads += childPayloads(offer).dropFirst()
-        let state = CreatingChild(offer: offer, nonce: nonce, keyExchange: keyExchange, rekeys: rekeys, retries: retries)
+        let state = CreatingChild(
+            offer: offer, nonce: nonce, keyExchange: keyExchange, rekeys: rekeys, retries: retries, isRest: isRest)
         send(.child(state), .createChildSA, payloads, on: sa, now: now)
     }
 
@@ -142,6 +143,7 @@ extension IKECore {
     ) {
         let name = state.offer.name
         connection.slots[name]?.isCreating = false
+        if state.isRest { connection.slots[name]?.restAt = now + settings.reconnectInterval }
         if let old = state.rekeys.flatMap({ established.child(inbound: $0) }), old.isLive {
             old.rekeyAt = now + temporaryFailureWait(until: old.expiresAt, now: now)
         } else if established.current(name) == nil {
@@ -171,7 +173,11 @@ extension IKECore {
         _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ fault: IKEFault, now: Instant
     ) {
         let reason = "The peer's answer for child \(state.offer.name) is unusable: \(fault.sentence)."
-        childFailed(connection, state.offer.name, reason: reason, now: now)
+        if state.isRest {
+            restRefused(state, connection, reason: reason, now: now)
+        } else {
+            childFailed(connection, state.offer.name, reason: reason, now: now)
+        }
         deleteUnusable(state.offer.inboundSPI, on: sa, now: now)
     }
 
@@ -219,6 +225,8 @@ extension IKECore {
             log(.warning, connection.plan.name, "Rekeying child \(state.offer.name) failed. \(reason)")
             old?.rekeyAt = now + Bounds.longestChildRetry
             connection.slots[state.offer.name]?.rekeyProblem = reason
+        } else if state.isRest {
+            restRefused(state, connection, reason: reason, now: now)
         } else {
             childFailed(connection, state.offer.name, reason: reason, now: now)
         }
@@ -233,8 +241,10 @@ extension IKECore {
         else { return false }
         connection.slots[state.offer.name]?.isCreating = state.rekeys == nil
         requestChild(
-            plan, on: sa, selectors: old.map { ($0.localSelectors, $0.remoteSelectors) }, rekeys: state.rekeys, method: method,
-            retries: state.retries + 1, now: now)
+            plan, on: sa,
+            selectors: old.map { ($0.localSelectors, $0.remoteSelectors) }
+                ?? (state.isRest ? (state.offer.localSelectors, state.offer.remoteSelectors) : nil),
+            rekeys: state.rekeys, method: method, retries: state.retries + 1, isRest: state.isRest, now: now)
         return true
     }
 
@@ -244,7 +254,13 @@ extension IKECore {
     ) {
         guard countTemporaryFailure(sa, established, now: now) else { return }
         let again = now + temporaryFailureWait(until: old?.expiresAt, now: now)
-        if let old { old.rekeyAt = again } else if state.rekeys == nil { connection.slots[state.offer.name]?.nextAttempt = again }
+        if let old {
+            old.rekeyAt = again
+        } else if state.isRest {
+            connection.slots[state.offer.name]?.restAt = again
+        } else if state.rekeys == nil {
+            connection.slots[state.offer.name]?.nextAttempt = again
+        }
     }
 
     /// "must wait so that the sender may complete whatever operation caused the temporary condition" (§2.25), but not into the

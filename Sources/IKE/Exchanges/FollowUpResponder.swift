@@ -143,7 +143,7 @@ extension IKECore {
     func mustWait(_ sa: IKESA, for task: SATask) -> Bool {
         guard sa.answered.contains(where: \.isForIKE) else { return false }
         switch task {
-        case .createChild, .rekeyChild, .deleteChild: return true
+        case .createChild, .createRest, .rekeyChild, .deleteChild: return true
         default: return false
         }
     }

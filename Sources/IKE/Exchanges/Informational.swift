@@ -84,6 +84,7 @@ extension IKECore {
         // Whoever deletes the old one has the new one.
         record.replacedBy.flatMap { established.child(inbound: $0) }?.isConfirmed = true
         retire(record, of: sa, established, now: now)
+        if record.replacedBy == nil { lostPart(record, of: sa, established, now: now) }
         guard wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) else { return }
         let reason = "The peer deleted child \(record.name)."
         log(.info, connection.plan.name, reason)

@@ -151,6 +151,7 @@ extension IKECore {
         guard let established = sa.established else { return }
         switch task {
         case .createChild(let name): startCreateChild(name, on: sa, established, now: now)
+        case .createRest(let name): startCreateRest(name, on: sa, established, now: now)
         case .rekeyChild(let spi): startRekeyChild(spi, on: sa, established, now: now)
         case .deleteChild(let spi): startDeleteChild(spi, on: sa, established, now: now)
         case .rekeyIKE: startRekeyIKE(on: sa, established, retries: 0, method: nil, now: now)

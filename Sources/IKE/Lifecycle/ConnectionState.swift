@@ -19,6 +19,13 @@ package final class ConnectionState {
         var isCreating = false
         /// A packet that finds it down opens it.
         var waitsForTraffic = false
+        /// The peer has left out a part, which is to be asked for by itself, not before `restAt`.
+        var wantsRest = false
+        var restAt: Instant?
+        /// What it has refused of that, until it is forgotten, and how.
+        var refusedPairs: Set<IKECore.SelectorPair> = []
+        var forgetRefusedAt: Instant?
+        var restProblem: String?
     }
 
     var plan: ConnectionPlan

@@ -14,6 +14,10 @@ extension IKECore {
             guard let due = creationDue(plan.name, state, sa, established), due <= now else { continue }
             state.slots[plan.name]?.isCreating = enqueue(.createChild(plan.name), on: sa)
         }
+        for plan in state.plan.children {
+            guard let due = restDue(plan.name, state, established), due <= now else { continue }
+            state.slots[plan.name]?.isCreating = enqueue(.createRest(plan.name), on: sa)
+        }
     }
 
     private func needsCreating(_ name: String, _ state: ConnectionState, _ established: EstablishedSA) -> Bool {
@@ -32,8 +36,9 @@ extension IKECore {
             guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return nil }
             return state.nextAttempt
         }
-        return childrenDue(state, established).filter { needsCreating($0.name, state, established) }
-            .compactMap { creationDue($0.name, state, sa, established) }.min()
+        let missing = childrenDue(state, established).filter { needsCreating($0.name, state, established) }
+            .compactMap { creationDue($0.name, state, sa, established) }
+        return (missing + state.plan.children.compactMap { restDue($0.name, state, established) }).min()
     }
 
     // MARK: What went wrong
@@ -136,10 +141,11 @@ extension IKECore {
     /// The operator takes one child down; the IKE SA stays for the others.
     func terminateChild(_ name: String, of state: ConnectionState, now: Instant) {
         state.slots[name]?.isWanted = false
+        state.slots[name]?.wantsRest = false
         state.slots[name]?.reason = "Taken down by the operator."
         for spi in state.sas {
             guard let sa = sas[spi], let established = sa.established else { continue }
-            sa.tasks.removeAll { $0 == .createChild(name) }
+            sa.tasks.removeAll { $0 == .createChild(name) || $0 == .createRest(name) }
             for record in established.children where record.name == name {
                 enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
             }

@@ -30,7 +30,9 @@ extension IKECore {
         made.record.token = token
         claim(made.record, sa, established)
         countChild(made.record, sa, established)
-        emit(.installChild(made.sa, token: token))
+        var child = made.sa
+        child.replaces = made.record.replaces
+        emit(.installChild(child, token: token))
         touch(sa)
         return token
     }
@@ -70,6 +72,9 @@ extension IKECore {
             enqueue(.deleteChild(inboundSPI: old), on: sa)
         }
         if let loser = record.ousts { enqueue(.deleteChild(inboundSPI: loser), on: sa) }
+        if record.weInitiated || connection.slots[record.name]?.wantsRest == true {
+            wantRest(record.name, connection, established)
+        }
         completeReplacement(sa, established, now: now)
         touch(connection: name)
     }
@@ -86,6 +91,7 @@ extension IKECore {
                 connection.slots[record.name]?.reason = sentence
                 log(.warning, name, sentence)
             } else {
+                connection.slots[record.name]?.restAt = now + settings.reconnectInterval
                 childFailed(connection, record.name, reason: sentence, now: now)
             }
         }
@@ -130,9 +136,12 @@ extension IKECore {
         guard hasSuccessor else { remove(record, of: sa, established); return }
         record.state = .draining(until: now + Bounds.drain)
         // "it MUST delete the outgoing SAs while processing the request" (§1.4.1): what is sent goes on one that the peer has.
-        let successor = established.children.last {
-            $0.name == record.name && $0.isInstalled && peerReceives(inboundSPI: $0.inboundSPI)
-        }
+        let own = record.replacedBy.flatMap { established.child(inbound: $0) }.flatMap { $0.isInstalled ? $0 : nil }
+        let successor =
+            own
+            ?? established.children.last {
+                $0.name == record.name && $0.isInstalled && peerReceives(inboundSPI: $0.inboundSPI)
+            }
         if let successor { emit(.useChild(inboundSPI: successor.inboundSPI)) }
         touch(sa)
     }

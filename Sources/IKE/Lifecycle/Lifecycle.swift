@@ -227,6 +227,7 @@ extension IKECore {
         let wasCurrent = established.current(record.name) === record
         if !record.isDeleting { enqueue(.deleteChild(inboundSPI: spi), on: sa) }
         remove(record, of: sa, established)
+        if record.replacedBy == nil { lostPart(record, of: sa, established, now: now) }
         if wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) {
             childWentDown(
                 connection, record.name, reason: "Child \(record.name) reached the end of its lifetime before it was rekeyed.",
@@ -360,7 +361,12 @@ extension IKECore {
         detach(sa)
         releaseAddresses(of: sa)
         forgetReceived(sa.established?.settled.received, connection)
-        for task in sa.tasks { if case .createChild(let name) = task { connection.slots[name]?.isCreating = false } }
+        for task in sa.tasks {
+            switch task {
+            case .createChild(let name), .createRest(let name): connection.slots[name]?.isCreating = false
+            default: break
+            }
+        }
         if case .child(let state) = sa.outstanding?.kind.creates { connection.slots[state.offer.name]?.isCreating = false }
         guard let reason, wasUp || wasAttempt else { return }
         guard current(connection) == nil else {

@@ -30,7 +30,10 @@ extension IKECore {
         where !record.weInitiated && !record.isConfirmed && record.isInstalled && !ending.contains(record.outboundSPI) {
             record.isConfirmed = true
             guard connection(of: sa).map({ current($0) === sa }) ?? false else { continue }
-            if established.current(record.name) === record { emit(.useChild(inboundSPI: record.inboundSPI)) }
+            // One of several SAs of a child goes on for itself: what it replaces tells that it is not a mere twin.
+            if established.current(record.name) === record || record.replaces != nil {
+                emit(.useChild(inboundSPI: record.inboundSPI))
+            }
         }
     }
 

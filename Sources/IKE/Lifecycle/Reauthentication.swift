@@ -178,8 +178,9 @@ extension IKECore {
         guard let old = established.replaces, let connection = connection(of: sa) else { return }
         if let predecessor = sas[old], predecessor.established != nil {
             let children = childrenToReplace(connection, old).map { established.current($0.name) }
-            guard children.allSatisfy({ isUsable($0, now: now) }) || established.establishedAt + Bounds.replacementWait <= now
-            else {
+            let isWhole = !connection.slots.values.contains { $0.wantsRest }
+            let isCovered = isWhole && children.allSatisfy { isUsable($0, now: now) }
+            guard isCovered || established.establishedAt + Bounds.replacementWait <= now else {
                 if children.allSatisfy({ $0?.isInstalled == true }) { established.coverCheckAt = now + Bounds.redundantSAWait }
                 touch(connection: connection.plan.name)
                 return
