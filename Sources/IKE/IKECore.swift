@@ -261,7 +261,7 @@ public final class IKECore {
             for spi in state.sas {
                 if let sa = sas[spi] { close(sa, reason: "Taken down by the operator.", now: now) }
             }
-            (state.failure, state.hasFailed) = ("Taken down by the operator.", false)
+            (state.failure, state.hasFailed, state.failureKind) = ("Taken down by the operator.", false, .takenDown)
         }
         settle(now)
         return true
@@ -319,14 +319,16 @@ public final class IKECore {
     // MARK: Queues
 
     /// Queues the IKE message for sending, with the non-ESP marker when it leaves from the NAT traversal port. RFC 3948 §2.2.
-    func transmit(_ message: [UInt8], path: Path) {
+    func transmit(_ message: [UInt8], path: Path, isWhole: Bool = false) {
         let marked = path.local.port == settings.natTraversalPort
-        transmitRaw(marked ? [0, 0, 0, 0] + message : message, path: path)
+        transmitRaw(marked ? [0, 0, 0, 0] + message : message, path: path, isWhole: isWhole)
     }
 
-    func transmitRaw(_ bytes: [UInt8], path: Path) {
+    func transmitRaw(_ bytes: [UInt8], path: Path, isWhole: Bool = false) {
         guard transmits.count < Bounds.transmitQueue else { counters.transmitsDropped &+= 1; return }
-        transmits.append(Transmit(bytes: bytes, path: path))
+        var transmit = Transmit(bytes: bytes, path: path)
+        transmit.isWhole = isWhole
+        transmits.append(transmit)
     }
 
     /// What must happen is never lost; what is only told is, when nobody takes the events.

@@ -157,6 +157,8 @@ package struct OutstandingRequest {
     var generation = 0
     /// It was sent on other paths besides.
     var isProbing = false
+    /// It must not be fragmented on the way.
+    var isWhole = false
 
     package enum Kind {
         case initiate, intermediate, authenticate
@@ -169,6 +171,8 @@ package struct OutstandingRequest {
         case mobility(MobilityRequest)
         case redirect
         case verifyPath(Path)
+        /// Of so many octets, IP header included.
+        case probePath(Int)
     }
 }
 
@@ -201,6 +205,7 @@ package enum SATask: Hashable, Sendable {
     /// Whether the peer is where a packet of its came from. RFC 7296 §2.23.
     case verifyPath(Path)
     case notify(NotifyType, [UInt8])
+    case probePath
 }
 
 /// The response to a request, kept back until the child's inbound SA is installed: it lets the peer send on it.

@@ -35,6 +35,8 @@ public struct Path: Hashable, Sendable {
 public struct Transmit: Sendable {
     public var bytes: [UInt8]
     public var path: Path
+    /// No router may fragment it, nor may we: it asks how large a datagram may be.
+    public var isWhole = false
     public init(bytes: [UInt8], path: Path) { (self.bytes, self.path) = (bytes, path) }
 }
 
@@ -262,6 +264,18 @@ public enum LogLevel: String, Sendable { case debug, info, warning, error }
 /// How one connection stands, for `culvert status` (names follow the status JSON).
 public struct ConnectionStatus: Sendable {
     public enum State: String, Sendable { case down, connecting, established, failed }
+    /// What stands behind state and reason, for whoever acts on it.
+    public enum Situation: Sendable {
+        case established
+        /// In order: nobody wants it now.
+        case waitsForTraffic, waitsForOperator, waitsForPeer, takenDown
+        /// An attempt is under way or about to be, and nothing has failed so far.
+        case connecting
+        /// The peer says nothing.
+        case unanswered
+        /// One end refused the other, or what came was unusable.
+        case failed
+    }
     public struct IKE: Sendable {
         public var initiatorSPI: UInt64, responderSPI: UInt64
         public var isInitiator: Bool
@@ -313,6 +327,10 @@ public struct ConnectionStatus: Sendable {
         public var localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector]
         public var rekeys: Int
         public var rekeyAt: Instant?
+        /// Somebody wants it up: the configuration, traffic, or the operator.
+        public var isWanted = false
+        /// The key exchange of its last CREATE_CHILD_SA, nil when it had none; the first child has its keys from IKE_SA_INIT.
+        public var pfsGroup: String?
         public init(
             name: String, state: State, reason: String?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0,
             transform: ESPTransform? = nil,
@@ -328,6 +346,7 @@ public struct ConnectionStatus: Sendable {
     }
     public var name: String
     public var state: State
+    public var situation = Situation.established
     /// A sentence in every state but `established`, from the first unanswered retransmission on.
     public var reason: String?
     public var ike: IKE?
@@ -336,6 +355,63 @@ public struct ConnectionStatus: Sendable {
     public var peers: [Peer] = []
     /// What the peer gave to us.
     public var virtualAddresses: [IPAddress] = []
+    /// Of an established connection.
+    public var liveness: Liveness?
+    public var pathProbe: PathProbeResult?
+    /// Since when it is up, or down; nil when it never came up.
+    public var changedAt: Instant?
+    public var lastFailure: Failure?
+    /// How often an established connection failed, and was ended by the peer, within the last ten minutes.
+    public var losses = (deaths: 0, deletions: 0)
+    public var sharedIdentities: [SharedIdentity] = []
+
+    /// Whether the peer answers. RFC 7296 §2.4.
+    public struct Liveness: Hashable, Sendable {
+        /// When something authenticated last came from it, IKE or ESP.
+        public var lastHeard: Instant
+        /// When the request was first sent that waits for its answer; nil when none waits.
+        public var pendingSince: Instant?
+        /// Transmissions of it so far, and all that there will be.
+        public var unanswered = 0
+        public var planned = 0
+        public init(lastHeard: Instant, pendingSince: Instant? = nil, unanswered: Int = 0, planned: Int = 0) {
+            (self.lastHeard, self.pendingSince, self.unanswered, self.planned) = (lastHeard, pendingSince, unanswered, planned)
+        }
+    }
+
+    public struct Failure: Hashable, Sendable {
+        public var reason: String
+        public var at: Instant
+        public init(reason: String, at: Instant) { (self.reason, self.at) = (reason, at) }
+    }
+
+    /// What `probePath` has found, in octets from the outer IP header on.
+    public struct PathProbeResult: Hashable, Sendable {
+        public var largest: Int
+        /// The largest that arrived, and the smallest that did not; nil: none.
+        public var passed: Int?
+        public var failed: Int?
+        /// Small datagrams were lost as well, so that size explains nothing.
+        public var isLossy: Bool
+        /// Nil while it goes on.
+        public var finishedAt: Instant?
+        public init(largest: Int, passed: Int?, failed: Int?, isLossy: Bool, finishedAt: Instant?) {
+            (self.largest, self.passed, self.failed) = (largest, passed, failed)
+            (self.isLossy, self.finishedAt) = (isLossy, finishedAt)
+        }
+    }
+
+    /// Two addresses take turns as one identity: two gateways have it.
+    public struct SharedIdentity: Hashable, Sendable {
+        public var identity: Identity
+        public var addresses: [IPAddress]
+        public var turns: Int
+        public var at: Instant
+        public init(identity: Identity, addresses: [IPAddress], turns: Int, at: Instant) {
+            (self.identity, self.addresses, self.turns, self.at) = (identity, addresses, turns, at)
+        }
+    }
+
     /// One of several peers of a connection.
     public struct Peer: Sendable {
         public var identity: Identity

@@ -20,9 +20,12 @@ extension IKECore {
             let isConnecting = state.attempt != nil
             // One that takes anybody has not failed because one of them did: it listens, and the reason says what was.
             let hasFailed = state.hasFailed && plan.remoteAddress != nil
-            return ConnectionStatus(
+            let (situation, sentence) = reason(state, now: now)
+            var result = ConnectionStatus(
                 name: plan.name, state: isConnecting ? .connecting : hasFailed ? .failed : .down,
-                reason: reason(state, now: now), ike: nil, children: children)
+                reason: sentence, ike: nil, children: children)
+            result.situation = situation
+            return withHistory(result, state, now: now)
         }
         var ike = ConnectionStatus.IKE(
             initiatorSPI: sa.initiatorSPI, responderSPI: sa.responderSPI, isInitiator: sa.isInitiator,
@@ -37,7 +40,28 @@ extension IKECore {
         var result = ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
         result.virtualAddresses = established.settled.received?.addresses ?? []
         if plan.remoteAddress == nil { result.peers = state.sas.compactMap { sas[$0] }.compactMap(peer) }
-        return result
+        result.liveness = liveness(sa, established)
+        return withHistory(result, state, now: now)
+    }
+
+    private func liveness(_ sa: IKESA, _ established: EstablishedSA) -> ConnectionStatus.Liveness {
+        guard let request = sa.outstanding, request.plainTransmissions > 0 else {
+            return .init(lastHeard: established.lastHeard)
+        }
+        return .init(
+            lastHeard: established.lastHeard, pendingSince: request.firstSent, unanswered: request.plainTransmissions,
+            planned: plannedTransmissions(request) - request.transmissions + request.plainTransmissions)
+    }
+
+    private func withHistory(_ status: ConnectionStatus, _ state: ConnectionState, now: Instant) -> ConnectionStatus {
+        var status = status
+        (status.changedAt, status.lastFailure) = (state.history.changedAt, state.history.lastFailure)
+        (status.losses, status.sharedIdentities) = (state.history.recentLosses(now: now), state.history.shared(now: now))
+        status.pathProbe = state.pathProbe.map {
+            .init(
+                largest: $0.largest, passed: $0.passed, failed: $0.failed, isLossy: $0.isLossy, finishedAt: $0.finishedAt)
+        }
+        return status
     }
 
     private func peer(_ sa: IKESA) -> ConnectionStatus.Peer? {
@@ -48,29 +72,42 @@ extension IKECore {
             method: established.peer.method)
     }
 
-    /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes
-    /// first while it is fresh; then the silence of the attempt under way; then the last failure.
-    private func reason(_ state: ConnectionState, now: Instant) -> String {
-        if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
+    /// A sentence for every state but `established`, and what stands behind it. What we know about the peer's own attempt shows
+    /// both sides, so it comes first while it is fresh; then the silence of the attempt under way; then the last failure.
+    private func reason(_ state: ConnectionState, now: Instant) -> (ConnectionStatus.Situation, String) {
+        if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return (.failed, refusal.reason) }
+        let failed: ConnectionStatus.Situation =
+            switch state.failureKind {
+            case .silence: .unanswered
+            case .takenDown: .takenDown
+            case .other: .failed
+            }
         if let sa = state.attempt.flatMap({ sas[$0] }), let waiting = sa.waiting {
             switch waiting.purpose {
-            case .ownStatus: return "Waiting for an OCSP responder's word about our own certificate."
-            case .judgement: return "The certificate of \(sa.path.remote) is being judged."
-            case .answer: return "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
+            case .ownStatus: return (.connecting, "Waiting for an OCSP responder's word about our own certificate.")
+            case .judgement: return (.connecting, "The certificate of \(sa.path.remote) is being judged.")
+            case .answer:
+                return (
+                    .connecting, "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
+                )
             }
         }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
-            if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return refusal.reason }
-            if request.transmissions > 1 { return silence(sa, request, now: now) }
-            return state.failure ?? "Waiting for the answer of \(sa.path.remote) to \(request.exchange)."
+            if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return (.failed, refusal.reason) }
+            if request.transmissions > 1 { return (.unanswered, silence(sa, request, now: now)) }
+            if let failure = state.failure { return (failed, failure) }
+            return (.connecting, "Waiting for the answer of \(sa.path.remote) to \(request.exchange).")
         }
-        if let failure = state.failure { return failure }
-        if state.plan.remoteAddress == nil { return "Waiting for a peer: remote.address is any, so this end cannot begin." }
+        if let failure = state.failure { return (failed, failure) }
+        if state.plan.remoteAddress == nil {
+            return (.waitsForPeer, "Waiting for a peer: remote.address is any, so this end cannot begin.")
+        }
         if state.wantedChildren.isEmpty {
             return state.plan.children.contains { $0.start == .onTraffic }
-                ? "Waiting for traffic (start: on-traffic)." : "Waiting for the peer or for `culvert up` (start: manual)."
+                ? (.waitsForTraffic, "Waiting for traffic (start: on-traffic).")
+                : (.waitsForOperator, "Waiting for the peer or for `culvert up` (start: manual).")
         }
-        return "About to connect to \(state.plan.remoteAddress?.description ?? "the peer")."
+        return (.connecting, "About to connect to \(state.plan.remoteAddress?.description ?? "the peer").")
     }
 
     private func newestChild(
@@ -101,6 +138,8 @@ extension IKECore {
                 path: sa.tunnelPath(settings), localSelectors: Self.all(records, \.localSelectors),
                 remoteSelectors: Self.all(records, \.remoteSelectors),
                 rekeys: slot?.rekeys ?? 0, rekeyAt: record.rekeyAt)
+            status.isWanted = slot?.isWanted == true
+            status.pfsGroup = record.suite.method.map { "\($0)" }
             let local = sa.path.local.address
             status.problem =
                 isPresent(local)
@@ -110,9 +149,11 @@ extension IKECore {
             return status
         }
         let isConnecting = slot?.isCreating == true || (state.attempt != nil && slot?.isWanted == true)
-        return ConnectionStatus.Child(
+        var status = ConnectionStatus.Child(
             name: plan.name, state: isConnecting ? .connecting : .down, reason: slot?.reason, localSelectors: plan.localSelectors,
             remoteSelectors: plan.remoteSelectors, rekeys: slot?.rekeys ?? 0)
+        status.isWanted = slot?.isWanted == true
+        return status
     }
 }
 

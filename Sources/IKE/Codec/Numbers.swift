@@ -151,6 +151,8 @@ public struct NotifyType: RawRepresentable, Hashable, Sendable, CustomStringConv
     /// RFC 9242 §3.1, RFC 9370 §2.2.4.
     public static let intermediateExchangeSupported = Self(16438)
     public static let additionalKeyExchange = Self(16441)
+    /// Padding of a liveness check, of the range for private use (RFC 7296 §3.10.1): nobody needs to know it.
+    static let pathProbe = Self(65280)
 
     public var isError: Bool { rawValue < 16384 }
 

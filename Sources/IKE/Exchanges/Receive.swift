@@ -101,6 +101,12 @@ extension IKECore {
             return
         }
         guard let content = unseal(message, encrypted, sa, path: path, now: now) else { return }
+        if sa.established != nil, request.plainTransmissions >= Bounds.transmissionsOfSilence {
+            log(
+                .info, sa.connection,
+                "The peer \(sa.path.remote) answers again, after \(Reasons.seconds(now - request.firstSent)) s and "
+                    + "\(request.transmissions) transmissions.")
+        }
         heard(sa, path: path, now: now)
         adoptProbed(request, path, on: sa, now: now)
         sa.outstanding = nil
@@ -129,6 +135,7 @@ extension IKECore {
         case (.mobility(let what), .established(let established)):
             finishMobility(sa, established, request, what, payloads, now: now)
         case (.redirect, .established(let established)): finishRedirect(sa, established, now: now)
+        case (.probePath(let bytes), .established): finishPathProbe(sa, request, bytes: bytes, now: now)
         case (.rekeyIKE(let state), .closing): endOrphan(of: sa, state, payloads, now: now)
         case (.followUp(let series), .closing): endOrphan(of: sa, series, payloads, now: now)
         case (.deleteIKE, _): drop(sa, reason: nil, failed: false, now: now)

@@ -29,17 +29,18 @@ extension IKECore {
     /// - Parameters:
     ///   - messages: the message, or its fragments.
     ///   - content: what they were sealed from; nil for IKE_SA_INIT, which is never split.
+    ///   - isWhole: no router may fragment it.
     func launch(
         _ kind: OutstandingRequest.Kind, _ exchange: ExchangeType, _ messages: [[UInt8]], _ content: ProtectedContent?,
-        on sa: IKESA, now: Instant
+        on sa: IKESA, isWhole: Bool = false, now: Instant
     ) {
         sa.fragmentation.response = nil
         sa.outstanding = OutstandingRequest(
             id: sa.nextRequestID, exchange: exchange, kind: kind, messages: messages, content: content, firstSent: now,
             nextTransmit: now + settings.retransmitInitial, interval: settings.retransmitInitial, transmissions: 1,
-            giveUpAt: now + patience(sa), generation: sa.mobility.generation)
+            giveUpAt: now + patience(sa), generation: sa.mobility.generation, isWhole: isWhole)
         sa.nextRequestID &+= 1
-        for message in messages { transmit(message, path: sa.path) }
+        for message in messages { transmit(message, path: sa.path, isWhole: isWhole) }
         touch(sa)
     }
 
@@ -73,14 +74,36 @@ extension IKECore {
             if request.giveUpAt <= now { giveUp(sa, request, now: now); return }
         }
         if request.nextTransmit <= now {
-            if !splitUnanswered(&request, on: sa) { request.interval = longer(request.interval) }
+            if !relaxProbe(&request, on: sa), !splitUnanswered(&request, on: sa) { request.interval = longer(request.interval) }
             request.nextTransmit = now + request.interval
             request.transmissions += 1
             counters.requestsRetransmitted &+= 1
-            for message in request.messages { transmit(message, path: sa.path) }
+            for message in request.messages { transmit(message, path: sa.path, isWhole: request.isWhole) }
+            tellSilence(sa, request, now: now)
             probe(&request, on: sa)
         }
         sa.outstanding = request
+    }
+
+    /// The first word about an outage, long before the peer is given up.
+    private func tellSilence(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) {
+        guard let established = sa.established, request.plainTransmissions == Bounds.transmissionsOfSilence else { return }
+        let silent = Reasons.seconds(now - established.lastHeard)
+        log(
+            .warning, sa.connection,
+            "The peer \(sa.path.remote) has been silent for \(silent) s and does not answer \(request.exchange); it is asked "
+                + "\(plannedTransmissions(request) - request.transmissions) times more before it is given up.")
+    }
+
+    /// How often a request is sent in all when nothing answers it.
+    func plannedTransmissions(_ request: OutstandingRequest) -> Int {
+        var (count, next, interval) = (request.transmissions, request.nextTransmit, request.interval)
+        while next < request.giveUpAt, count < Bounds.mostTransmissions {
+            count += 1
+            interval = longer(interval)
+            next = next + interval
+        }
+        return count
     }
 
     /// Goes unanswered: in smaller fragments, which start the intervals over (RFC 7383 §2.5.2). False when nothing changed.
@@ -97,15 +120,21 @@ extension IKECore {
 
     /// "an implementation deems the IKE SA to have failed … discards all state associated with the IKE SA" (§2.1).
     private func giveUp(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) {
+        let connection = connection(of: sa)
+        var isSilence = true
         switch sa.phase {
         case .initiating(let state):
+            isSilence = state.refusal == nil
             drop(sa, reason: state.refusal?.reason ?? silence(sa, request, now: now), failed: true, now: now)
         case .intermediate, .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
         case .established:
             counters.peersDead &+= 1
             drop(sa, reason: silence(sa, request, now: now), failed: true, isDead: true, now: now)
-        case .closing, .halfOpen, .closed: drop(sa, reason: nil, failed: false, now: now)
+        case .closing, .halfOpen, .closed:
+            isSilence = false
+            drop(sa, reason: nil, failed: false, now: now)
         }
+        if isSilence, let connection, current(connection) == nil { connection.failureKind = .silence }
     }
 
     /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages
@@ -159,6 +188,7 @@ extension IKECore {
         case .updateAddresses: startUpdateAddresses(on: sa, now: now)
         case .announceAddresses: startAnnounceAddresses(on: sa, now: now)
         case .checkRoutability: startRoutabilityCheck(on: sa, now: now)
+        case .probePath: startPathProbe(on: sa, now: now)
         case .verifyPath(let path):
             send(.verifyPath(path), .informational, [], on: sa, now: now)
             for message in sa.outstanding?.messages ?? [] { transmit(message, path: path) }

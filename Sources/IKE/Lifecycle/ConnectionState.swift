@@ -47,6 +47,17 @@ package final class ConnectionState {
     /// The sentence of the last failure, until a tunnel is up again.
     var failure: String?
     var hasFailed = false
+    var failureKind = FailureKind.other
+
+    /// What stands behind `failure`.
+    enum FailureKind {
+        /// The peer did not answer.
+        case silence
+        /// The operator took it down.
+        case takenDown
+        case other
+    }
+
     /// Why we refused the peer's last attempt: it shows both sides, which our own failed attempts cannot.
     var refusal: (reason: String, at: Instant)?
     /// Refusals logged since when.
@@ -57,6 +68,8 @@ package final class ConnectionState {
     var formerAddresses: [IPAddress] = []
     /// The SA that `isEstablished` was last reported for, so that each change is one event.
     var isReportedUp = false
+    var history = ConnectionHistory()
+    var pathProbe: PathProbe?
 
     init(plan: ConnectionPlan) {
         self.plan = plan

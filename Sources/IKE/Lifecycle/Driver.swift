@@ -44,12 +44,16 @@ extension IKECore {
     // MARK: What went wrong
 
     /// The connection has no IKE SA any more, or could not get one.
-    /// - Parameter deadPeersChildren: the children that were up when the peer was found dead; nil when it was not that.
+    /// - Parameters:
+    ///   - deadPeersChildren: the children that were up when the peer was found dead; nil when it was not that.
+    ///   - isMeant: this end wanted it: the operator, a changed file, the end of the gateway.
     func wentDown(
-        _ state: ConnectionState, reason: String, failed: Bool, deadPeersChildren: [String]? = nil, now: Instant
+        _ state: ConnectionState, reason: String, failed: Bool, isMeant: Bool = false, deadPeersChildren: [String]? = nil,
+        now: Instant
     ) {
         let wasUp = state.isReportedUp
-        (state.failure, state.hasFailed, state.isReportedUp) = (reason, failed, false)
+        (state.failure, state.hasFailed, state.isReportedUp, state.failureKind) = (reason, failed, false, .other)
+        state.history.wentDown(reason, isDeath: failed, isMeant: isMeant, wasUp: wasUp, now: now)
         for plan in state.plan.children {
             state.slots[plan.name]?.isCreating = false
             if let names = deadPeersChildren, let action = state.plan.dpdAction {

@@ -64,8 +64,10 @@ extension IKECore {
                 + "itself by \(peer.method), we by \(localMethod)\(sa.postquantum.isUsed ? ", with the postquantum key" : "").",
             from: sa.path.remote.address)
         for warning in peer.warnings { log(.warning, plan.name, warning) }
+        connection.history.arrived(peer.identity, from: sa.path.remote.address, now: now)
         if !connection.isReportedUp {
             connection.isReportedUp = true
+            connection.history.cameUp(now: now)
             emit(.connectionEstablished(connection: plan.name))
         }
         abandonOwnAttempt(connection, besides: sa, now: now)
@@ -284,12 +286,12 @@ extension IKECore {
         switch sa.phase {
         case .established(let established):
             let isSuperseded = established.supersededBy != nil
-            leave(sa, reason: isSuperseded ? nil : reason, failed: false, now: now)
+            leave(sa, reason: isSuperseded ? nil : reason, failed: false, isMeant: true, now: now)
             sa.phase = .closing
             sa.tasks = [.deleteIKE]
             touch(sa)
         case .authenticating(let state):
-            leave(sa, reason: reason, failed: false, now: now)
+            leave(sa, reason: reason, failed: false, isMeant: true, now: now)
             state.isAbandoned = true
             if state.isPutOff {
                 drop(sa, reason: reason, failed: false, now: now)
@@ -347,8 +349,12 @@ extension IKECore {
     }
 
     /// Removes an SA's children and tells its connection.
-    /// - Parameter reason: nil when its end means nothing to the connection.
-    func leave(_ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, now: Instant) {
+    /// - Parameters:
+    ///   - reason: nil when its end means nothing to the connection.
+    ///   - isMeant: this end wanted it.
+    func leave(
+        _ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, isMeant: Bool = false, now: Instant
+    ) {
         let wasAttempt = connection(of: sa)?.attempt == sa.localSPI
         var names: [String] = []
         if let established = sa.established {
@@ -377,6 +383,7 @@ extension IKECore {
             }
             return
         }
-        wentDown(connection, reason: reason, failed: failed, deadPeersChildren: isDead ? names : nil, now: now)
+        wentDown(
+            connection, reason: reason, failed: failed, isMeant: isMeant, deadPeersChildren: isDead ? names : nil, now: now)
     }
 }

@@ -73,6 +73,10 @@ package enum Bounds {
     package static let closingTries = 3
     /// A request whose peer still sends authenticated ESP is retransmitted for this long at most.
     package static let requestPatience: Duration = .seconds(120)
+    /// From this transmission of a request on its silence is told: one datagram may be lost anywhere.
+    package static let transmissionsOfSilence = 3
+    /// More are not counted in advance.
+    static let mostTransmissions = 64
     package static let longestRetransmitInterval: Duration = .seconds(10)
     /// RFC 7296 §2.25: "must wait so that the sender may complete whatever operation caused the temporary condition".
     package static let temporaryFailureWait: Duration = .seconds(2)

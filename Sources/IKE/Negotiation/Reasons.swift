@@ -150,13 +150,17 @@ enum Reasons {
         return "Candidate causes: \(causes.joined(separator: "; ")). Make esp_proposals of both ends share one."
     }
 
+    /// With one digit behind the point.
+    static func seconds(_ duration: Duration) -> Double {
+        let seconds = Double(duration.components.seconds) + Double(duration.components.attoseconds) / 1e18
+        return (seconds * 10).rounded() / 10
+    }
+
     /// - Parameter waited: since the first transmission.
     static func silence(
         _ exchange: ExchangeType, plan: ConnectionPlan?, remote: Endpoint, transmissions: Int, waited: Duration
     ) -> String {
-        let seconds = Double(waited.components.seconds) + Double(waited.components.attoseconds) / 1e18
-        let text = (seconds * 10).rounded() / 10
-        let head = "No answer from \(remote) to \(exchange) after \(transmissions) transmissions in \(text) s."
+        let head = "No answer from \(remote) to \(exchange) after \(transmissions) transmissions in \(seconds(waited)) s."
         switch exchange {
         case .ikeSAInit:
             return head + " Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the "

@@ -40,6 +40,8 @@ final class Network {
     var keepsHistory = true
     /// Returns false to drop a datagram.
     var filter: ((_ bytes: [UInt8], _ source: Endpoint, _ destination: Endpoint) -> Bool)?
+    /// Datagrams that must not be fragmented are lost when they are longer, 28 octets of IP and UDP header included.
+    var wholeLimit: Int?
     private var inFlight: [InFlight] = []
     private var counter = 0
     private let random: SeededRandom
@@ -81,6 +83,7 @@ final class Network {
                 while let transmit = node.core.pollTransmit() {
                     busy = true
                     guard node.addresses.contains(transmit.path.local.address) else { continue }
+                    if let wholeLimit, transmit.isWhole, transmit.bytes.count + 28 > wholeLimit { continue }
                     put(transmit.bytes, from: transmit.path.local, to: transmit.path.remote)
                 }
             }
