@@ -115,6 +115,12 @@ public struct SACounters: Sendable, Hashable {
     public var packetsOut: UInt64 = 0
     public var bytesOut: UInt64 = 0
     public var sequenceOut: UInt64 = 0
+    /// The highest sequence number that came, and the packets that verified: the difference was lost on the way (or came too late
+    /// for the replay window).
+    public var sequenceIn: UInt64 = 0
+    public var authenticIn: UInt64 = 0
+    /// What a whole ESP packet to the peer may be long, from the outer IP header on.
+    public var pathMTU: Int = 0
     public var drops: [DropReason: UInt64] = [:]
     public init() {}
 }

@@ -120,6 +120,9 @@ struct InboundSA {
     var dropsMalformed: UInt64
     var dropsUnsupported: UInt64
     var sizes: TunnelSizes
+    /// Authentic packets that were nobody's: dummies, impossible ECN marks. With these everything that verified is counted, and
+    /// what is missing up to `highest` was lost on the way.
+    var dropsOther: UInt64 = 0
 }
 
 /// SPI to inbound SA, per worker: open addressing, linear probing, removal by shifting back. SPIs are random, so they are

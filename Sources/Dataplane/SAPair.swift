@@ -127,6 +127,11 @@ final class SAPair {
         result.packetsOut = outbound.pointee.packets
         result.bytesOut = outbound.pointee.bytes
         result.sequenceOut = outbound.pointee.sequence
+        result.sequenceIn = inbound.pointee.highest
+        result.authenticIn =
+            inbound.pointee.packets &+ inbound.pointee.dropsSelector &+ inbound.pointee.dropsMalformed
+            &+ inbound.pointee.dropsUnsupported &+ inbound.pointee.dropsOther
+        result.pathMTU = Int(outbound.pointee.mtuBytes)
         result.drops = [
             .replay: inbound.pointee.dropsReplay, .authenticationFailed: inbound.pointee.dropsAuthentication,
             .selectorMismatch: inbound.pointee.dropsSelector, .malformed: inbound.pointee.dropsMalformed,

@@ -83,8 +83,9 @@ extension Worker {
         let inner = length &- ESPLayout.trailerBytes &- padBytes
         guard nextHeader == ESPLayout.nextHeaderIPv4, inner >= IPv4.minimumHeaderBytes else {
             // RFC 4303 §2.6: dummy packets are discarded without prejudice.
-            sa.pointee.dropsUnsupported &+= nextHeader == ESPLayout.nextHeaderNone ? 0 : 1
-            drop(nextHeader == ESPLayout.nextHeaderNone ? .dummyPacket : .unsupportedPayload, outer)
+            let isDummy = nextHeader == ESPLayout.nextHeaderNone
+            if isDummy { sa.pointee.dropsOther &+= 1 } else { sa.pointee.dropsUnsupported &+= 1 }
+            drop(isDummy ? .dummyPacket : .unsupportedPayload, outer)
             return
         }
         deliver(sa, data, available: inner, outerTOS: load8(outer, IPv4.tosOffset))
@@ -120,6 +121,7 @@ extension Worker {
         let tos = load8(header, IPv4.tosOffset)
         if outerTOS & 3 != 0 {
             guard let ecn = ECN.decapsulated(inner: tos & 3, outer: outerTOS & 3) else {
+                sa.pointee.dropsOther &+= 1
                 drop(.ecnIncompatible, header)
                 return
             }
