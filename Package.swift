@@ -87,6 +87,8 @@ let package = Package(
             name: "DataplaneTests", dependencies: ["Dataplane", "Crypto", "Platform", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "IKE", "IPsec", "Wire"], swiftSettings: systems),
         .testTarget(
+            name: "CommandTests", dependencies: ["culvert", "Gateway"], swiftSettings: systems),
+        .testTarget(
             name: "GatewayTests",
             dependencies: [
                 "Gateway", "Configuration", "Dataplane", "Platform", "Crypto", "IKE", "IPsec", "Wire",

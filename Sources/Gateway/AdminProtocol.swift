@@ -2,7 +2,11 @@ import Foundation
 
 /// One line from a client to the gateway on the admin socket: JSON, ended by a newline.
 public struct AdminRequest: Codable, Hashable, Sendable {
-    public enum Command: String, Codable, Sendable, CaseIterable { case status, up, down, rekey, redirect, reload, version }
+    public enum Command: String, Codable, Sendable, CaseIterable {
+        case status, up, down, rekey, redirect, reload, version
+        /// Finds out how large datagrams to the peer may be; the outcome is in the status a little later.
+        case probe
+    }
     public var command: Command
     /// The connection's name; nil where the command speaks of the whole gateway.
     public var connection: String?

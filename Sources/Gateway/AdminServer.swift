@@ -7,6 +7,7 @@ import Platform
 final class AdminServer {
     /// Clients at once; one more is told so and closed.
     static let maxClients = 64
+    static let heartbeatInterval: TimeAmount = .seconds(5)
     static let socketMode: UInt32 = 0o660
     static let directoryMode: UInt32 = 0o755
 
@@ -17,6 +18,8 @@ final class AdminServer {
     private let path: String
     private let handler: Handler
     private var server: (any Channel)?
+    /// The socket's time of last change is a sign of life, which a gateway that is killed leaves behind.
+    private var heartbeat: RepeatedTask?
     private var clients: [ObjectIdentifier: any Channel] = [:]
 
     init(loop: any EventLoop, path: String, handler: @escaping Handler) {
@@ -39,6 +42,7 @@ final class AdminServer {
     }
 
     func stop() {
+        heartbeat?.cancel()
         server?.close(promise: nil)
         server = nil
         for client in clients.values { client.close(promise: nil) }
@@ -68,6 +72,9 @@ final class AdminServer {
             .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
             .flatMapThrowing { channel in
                 box.value.server = channel
+                box.value.heartbeat = box.eventLoop.scheduleRepeatedTask(
+                    initialDelay: Self.heartbeatInterval, delay: Self.heartbeatInterval
+                ) { _ in try? SystemFiles.touch(path) }
                 try SystemFiles.setMode(path, Self.socketMode)
             }.flatMapErrorThrowing { error in
                 throw GatewayStartError(

@@ -35,24 +35,52 @@ extension ControlThread {
         case .rekey: rekey(request, reply: reply)
         case .redirect: reply(redirect(request))
         case .reload: reply(reload())
+        case .probe: reply(probe(request))
         }
+    }
+
+    /// With what is dropped outside of the workers: it belongs to the same list.
+    func drops() -> DataplaneCounters {
+        var counters = surroundings.dataplane.counters()
+        let filtered = surroundings.kernel.filteredPackets()
+        counters.drops[.clearInbound, default: 0] &+= filtered.inbound
+        counters.drops[.clearOutbound, default: 0] &+= filtered.outbound
+        counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
+        return counters
     }
 
     /// - Parameter only: the one connection to tell of; nil: all.
     func report(only: String? = nil) -> StatusReport {
         let statuses = only.map { core.status(connection: $0, now: now).map { [$0] } ?? [] } ?? core.status(now: now)
-        var counters = surroundings.dataplane.counters()
-        // What is dropped outside of the workers belongs to the same list.
-        let filtered = surroundings.kernel.filteredPackets()
-        counters.drops[.clearInbound, default: 0] &+= filtered.inbound
-        counters.drops[.clearOutbound, default: 0] &+= filtered.outbound
-        counters.drops[.tunnelDevice, default: 0] &+= tunnelDrops
         return StatusBuilder(
-            configuration: configuration, statuses: statuses, counters: counters,
+            configuration: configuration, statuses: statuses, counters: drops(),
             childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
-            certificates: watched, wallClock: surroundings.wallClock(), load: load, warnings: kernelWarnings,
+            certificates: watched, wallClock: surroundings.wallClock(), load: load, kernelCauses: kernelCauses,
+            traffic: { [lifecycle] in lifecycle.traffic(of: $0) }, evidence: evidence, interfaceProblems: ports.problems,
+            interface: { [view = surroundings.kernel.view] in view.link(of: $0).flatMap { view.links[$0]?.name } },
             startedAt: startedAt, now: now, ikePort: coreSettings.ikePort
         ).report(only: only)
+    }
+
+    /// Finds out how large datagrams to the peer may be; the outcome is among the causes, seconds later.
+    private func probe(_ request: AdminRequest) -> AdminResponse {
+        guard let name = request.connection, let known = configuration.connections.first(where: { $0.name == name }) else {
+            return unknown(request.connection, nil)
+        }
+        let sizes = known.children.flatMap { lifecycle.traffic(of: ChildKey(name, $0.name)) }.map(\.pathMTU)
+        guard let largest = sizes.max(), largest > 0, core.probePath(connection: name, largest: largest, now: now) else {
+            return .refused("The path of \(name) cannot be probed: nothing is established, or its peer takes no IKE fragments.")
+        }
+        pump()
+        return .done("The path of \(name) is being probed up to \(largest) octets.")
+    }
+
+    /// Remembers an ICMP error about our IKE, of a peer that the configuration names.
+    func note(_ report: UnreachableReport?) {
+        guard let report, surroundings.kernel.view.isLocal(report.local),
+            configuration.connections.contains(where: { $0.remoteAddresses.contains(report.remote) })
+        else { return }
+        evidence.note(report)
     }
 
     private var load: StatusReport.IKELoad {

@@ -41,7 +41,7 @@ final class ControlThread {
     let startedAt: Instant
     var nextKernelCheck = Instant(nanoseconds: 0)
     /// What is wrong with the kernel's state for all connections; told in the status.
-    var kernelWarnings: [String] = []
+    var kernelCauses: [Cause] = []
     private let logger: Logger
     let coreSettings: CoreSettings
 
@@ -85,6 +85,7 @@ final class ControlThread {
     /// Peers of IKE SAs at addresses that no connection names, by our SPI.
     private var redirectedTo: [UInt64: IPAddress] = [:]
     private var complaints = Complaints()
+    var evidence = EvidenceKeeper()
     private var timer: (deadline: Instant, task: Scheduled<Void>)?
     private var settle: Scheduled<Void>?
     private var ticking: Scheduled<Void>?
@@ -117,9 +118,11 @@ final class ControlThread {
             espOverIPv6: { [self] packet, from in surroundings.dataplane.inject(esp: packet, from: from) },
             icmp: { [self] packet in
                 learnPathMTU(PathMTUReport(packet, natTraversalPort: coreSettings.natTraversalPort))
+                note(UnreachableReport(packet, ports: ikePorts, now: now))
             },
-            icmpv6: { [self] message in
+            icmpv6: { [self] message, from in
                 learnPathMTU(PathMTUReport(icmpv6: message, natTraversalPort: coreSettings.natTraversalPort))
+                note(UnreachableReport(icmpv6: message, from: from, ports: ikePorts, now: now))
             },
             log: { [self] level, text in log(level, text) }))
 
@@ -143,6 +146,8 @@ final class ControlThread {
         neighbours = NeighbourKeeper(kernel: surroundings.kernel)
         notePeers()
     }
+
+    private var ikePorts: [UInt16] { [coreSettings.ikePort, coreSettings.natTraversalPort] }
 
     static func clock() -> Instant { Instant(nanoseconds: UInt64(clamping: NIODeadline.now().uptimeNanoseconds)) }
     var now: Instant { Self.clock() }
@@ -559,6 +564,7 @@ final class ControlThread {
         keepFilter()
         watchKernel()
         if ports.problems != knownPortProblems { findLocalProblems() }
+        if evidence.isDue(now) { evidence.take(drops().drops, now: now) }
         if surroundings.kernel.mustReadAgain { kernelReadable() }
         tellExpiry()
         followRevocationLists()

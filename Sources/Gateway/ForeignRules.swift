@@ -68,13 +68,16 @@ extension ControlThread {
         ports.keepPrograms()
         let kernel = surroundings.kernel
         let policy = policy
-        var found = ForeignRules.sentences(kernel.policyRules(), policy: policy) { table in
+        let foreign = ForeignRules.sentences(kernel.policyRules(), policy: policy) { table in
             table == NetlinkRoute.mainTable ? kernel.view.routes.map(\.prefix) : kernel.prefixes(ofTable: table)
         }
-        if kernel.forwardsIPv6, policy.protectedPrefixes.contains(where: { $0.length == 0 }) { found.append(Self.ipv6Warning) }
-        found += kernel.unsupported
-        for sentence in found where !kernelWarnings.contains(sentence) { log(.warning, sentence) }
-        kernelWarnings = found
+        var found = foreign.map { Cause(.foreignRule, $0) }
+        if kernel.forwardsIPv6, policy.protectedPrefixes.contains(where: { $0.length == 0 }) {
+            found.append(Cause(.ipv6Unprotected, Self.ipv6Warning))
+        }
+        found += kernel.unsupported.map { Cause(.routeUnsupported, $0) }
+        for cause in found where !kernelCauses.contains(cause) { log(.warning, cause.sentence) }
+        kernelCauses = found
     }
 
     private static let ipv6Warning =

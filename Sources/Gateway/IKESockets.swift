@@ -18,8 +18,8 @@ struct DatagramReceivers {
     var espOverIPv6: ([UInt8], IPv6Address) -> Void
     /// A whole ICMP packet, IPv4 header included.
     var icmp: ([UInt8]) -> Void
-    /// An ICMPv6 "packet too big", from its type on.
-    var icmpv6: ([UInt8]) -> Void
+    /// An ICMPv6 "packet too big" or "destination unreachable", from its type on, and who sent it.
+    var icmpv6: ([UInt8], IPv6Address) -> Void
     /// Said once per change of an address's sockets.
     var log: (LogLevel, String) -> Void
 }
@@ -116,6 +116,9 @@ final class IKESockets {
         guard let channel = channels[transmit.path.local], let remote = Self.socketAddress(transmit.path.remote) else {
             return false
         }
+        let family = SocketOptions.discovery(transmit.path.local.address)
+        if transmit.isWhole { try? channel.syncOptions?.setOption(family.option, value: SocketOptions.probe) }
+        defer { if transmit.isWhole { try? channel.syncOptions?.setOption(family.option, value: family.value) } }
         channel.writeAndFlush(AddressedEnvelope(remoteAddress: remote, data: ByteBuffer(bytes: transmit.bytes)), promise: nil)
         return true
     }
@@ -226,7 +229,7 @@ final class IKESockets {
     private func bindRawIPv6(_ kind: RawKind) -> EventLoopFuture<any Channel> {
         let descriptor: CInt
         do throws(SystemError) {
-            let types = kind == .icmpv6 ? [ICMPv6.packetTooBig] : []
+            let types = kind == .icmpv6 ? [ICMPv6.packetTooBig, ICMPv6.destinationUnreachable] : []
             descriptor = try RawSocket.ipv6(protocolNumber: kind.number.rawValue, icmpTypes: types).release()
         } catch {
             return loop.makeFailedFuture(error)
@@ -252,10 +255,9 @@ final class IKESockets {
         switch kind {
         case .esp: receivers.esp(bytes)
         case .icmp: receivers.icmp(bytes)
-        case .icmpv6: receivers.icmpv6(bytes)
-        case .espOverIPv6:
+        case .icmpv6, .espOverIPv6:
             guard let source = from.ipAddress.flatMap({ IPv6Address($0) }) else { return }
-            receivers.espOverIPv6(bytes, source)
+            kind == .icmpv6 ? receivers.icmpv6(bytes, source) : receivers.espOverIPv6(bytes, source)
         }
     }
 

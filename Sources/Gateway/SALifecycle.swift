@@ -46,6 +46,10 @@ final class SALifecycle {
         var reportedLimit: Limit?
         /// It came to a hard limit: nothing leaves on it any more.
         var isSpent = false
+        var loss = LossMeter(now: Instant(nanoseconds: 0))
+        var pathMTU = 0
+        /// What `poll` has counted into the child's traffic.
+        var judged: (packetsIn: UInt64, packetsOut: UInt64) = (0, 0)
         /// The peer is known to receive on it, or sends.
         var isReceived: Bool { peerReceives || seen.packetsIn > 0 }
     }
@@ -79,6 +83,8 @@ final class SALifecycle {
     private var selections: [ChildKey: [UInt32: Selection]] = [:]
     /// What SAs that are gone have carried.
     private var retired: [ChildKey: ChildCounters] = [:]
+    /// Of children that have an SA.
+    private var records: [ChildKey: TrafficRecord] = [:]
 
     init(dataplane: any SAControlling) { self.dataplane = dataplane }
 
@@ -207,6 +213,8 @@ final class SALifecycle {
         guard let pair = pairs.withToken(token), pair.state == .installing else { return nil }
         pairs[pair.inboundSPI]?.state = .ready
         pairs[pair.inboundSPI]?.readyAt = now
+        pairs[pair.inboundSPI]?.loss = LossMeter(now: now)
+        if records[pair.key] == nil { records[pair.key] = TrafficRecord(installedAt: now) }
         successors.insert(pair.inboundSPI)
         return pair.inboundSPI
     }
@@ -238,6 +246,7 @@ final class SALifecycle {
             selections[base]?[pair.key.selection] = nil
             if selections[base]?.isEmpty == true { selections[base] = nil }
         }
+        if !hasPairs(pair.key) { records[pair.key] = nil }
     }
 
     // MARK: Time
@@ -248,7 +257,7 @@ final class SALifecycle {
         lastPoll = now
         var alive: Set<UInt32> = []
         let turn = pairs.nextRound(Self.readingsPerPoll)
-        for spi in successors.union(turn).sorted() { if read(spi) { alive.insert(spi) } }
+        for spi in successors.union(turn).sorted() { if read(spi, now: now) { alive.insert(spi) } }
         for spi in successors.sorted() {
             guard let pair = pairs[spi], pair.state == .ready, isSuccessor(pair) else {
                 successors.remove(spi)
@@ -263,11 +272,24 @@ final class SALifecycle {
         return alive
     }
 
+    private func observe(_ pair: inout Pair, _ counters: SACounters, now: Instant) {
+        let before = pair.judged
+        pair.seen.raise(to: counters)
+        // Whatever verifies has come by the path, also when a selector refuses it.
+        pair.judged = (max(before.packetsIn, pair.seen.packetsIn, counters.authenticIn), pair.seen.packetsOut)
+        pair.pathMTU = counters.pathMTU
+        let packetsIn = pair.judged.packetsIn - before.packetsIn
+        let packetsOut = pair.judged.packetsOut - before.packetsOut
+        guard packetsIn > 0 || packetsOut > 0 else { return }
+        records[pair.key]?.observe(packetsIn: packetsIn, packetsOut: packetsOut, now: now)
+        pair.loss.observe(sequence: counters.sequenceIn, authentic: counters.authenticIn, now: now)
+    }
+
     /// True when authenticated packets arrived since.
-    private func read(_ spi: UInt32) -> Bool {
+    private func read(_ spi: UInt32, now: Instant) -> Bool {
         guard var pair = pairs[spi], let counters = dataplane.counters(inboundSPI: spi) else { return false }
         readings += 1
-        pair.seen.raise(to: counters)
+        observe(&pair, counters, now: now)
         let isAlive = pair.seen.packetsIn > pair.reportedPacketsIn
         pair.reportedPacketsIn = pair.seen.packetsIn
         if pair.state == .ready, let limit = Self.reached(pair), limit.rawValue > pair.reportedLimit?.rawValue ?? -1 {
@@ -324,6 +346,19 @@ final class SALifecycle {
     }
 
     // MARK: What status asks
+
+    /// What went through a configured child that has an SA: one entry per peer of its connection.
+    func traffic(of key: ChildKey) -> [ChildTraffic] {
+        var result: [ChildKey: ChildTraffic] = [:]
+        for pair in pairs.inboundSPIs(ofConfigured: key).compactMap({ pairs[$0] }) {
+            guard let record = records[pair.key] else { continue }
+            var traffic = result[pair.key] ?? ChildTraffic(record: record)
+            traffic.loss = traffic.loss + pair.loss.recent
+            traffic.pathMTU = max(traffic.pathMTU, pair.pathMTU)
+            result[pair.key] = traffic
+        }
+        return result.sorted { $0.key < $1.key }.map(\.value)
+    }
 
     /// Never goes backwards: what is gone, and what each SA has carried so far.
     func counters(of key: ChildKey) -> ChildCounters {

@@ -16,7 +16,15 @@ struct StatusBuilder {
     /// Seconds since 1970.
     var wallClock: Int64 = 0
     var load: StatusReport.IKELoad?
-    var warnings: [String] = []
+    /// What is wrong with the kernel's state for all connections.
+    var kernelCauses: [Cause] = []
+    /// What went through a child that has an SA.
+    var traffic: (ChildKey) -> [ChildTraffic] = { _ in [] }
+    var evidence = EvidenceKeeper()
+    /// Why configured interfaces are not in use, by name.
+    var interfaceProblems: [String: String] = [:]
+    /// The interface that has an address, for remedies.
+    var interface: (IPAddress) -> String? = { _ in nil }
     var startedAt: Instant
     var now: Instant
     var ikePort: UInt16
@@ -25,10 +33,45 @@ struct StatusBuilder {
     func report(only: String? = nil) -> StatusReport {
         let byName = Dictionary(statuses.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         let wanted = configuration.connections.filter { only == nil || $0.name == only }
-        return StatusReport(
+        let causes = gatewayCauses
+        let codes = Set(causes.map(\.code))
+        var report = StatusReport(
             version: CulvertVersion.current, gateway: configuration.name, uptimeSeconds: Self.seconds(now - startedAt),
-            connections: wanted.map { connection($0, byName[$0.name]) },
-            workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load, warnings: warnings)
+            connections: wanted.map { configured in
+                var report = connection(configured, byName[configured.name])
+                report.causes = Cause.roots(self.causes(configured, byName[configured.name], report), beside: codes)
+                return report
+            },
+            workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load)
+        report.causes = causes
+        return report
+    }
+
+    private var gatewayCauses: [Cause] {
+        let recent = evidence.recent(counters.drops)
+        return Cause.roots(
+            GatewayJudgement(
+                interfaceProblems: interfaceProblems, recentDrops: recent.drops, recentSince: recent.since, now: now
+            ).causes + kernelCauses)
+    }
+
+    private func causes(_ configured: Connection, _ status: ConnectionStatus?, _ report: StatusReport.Connection) -> [Cause] {
+        let children = configured.children.map { child in
+            (child.name, traffic(ChildKey(configured.name, child.name)))
+        }
+        let remote = status?.ike?.path.remote.address ?? configured.remoteAddress
+        let judgement = ConnectionJudgement(
+            configured: configured, status: status, localProblem: localProblems[configured.name],
+            traffic: Dictionary(children, uniquingKeysWith: { first, _ in first }), unreachable: evidence.unreachable(remote),
+            interface: interface(status?.ike?.path.local.address ?? configured.localAddress), now: now)
+        let certificates = report.certificates.compactMap { certificate in
+            certificate.warning.map {
+                Cause(
+                    .certificate, "\(certificate.file ?? "The peer's certificate") \($0).",
+                    severity: certificate.expiresInSeconds < 0 ? .problem : .warning, line: configured.places?.line)
+            }
+        }
+        return judgement.causes + certificates
     }
 
     private func connection(_ configured: Connection, _ status: ConnectionStatus?) -> StatusReport.Connection {
@@ -57,6 +100,19 @@ struct StatusBuilder {
             }
         }
         if let own = status?.virtualAddresses, !own.isEmpty { report.virtualAddresses = own.map(\.description) }
+        report.liveness = status?.liveness.map { liveness in
+            StatusReport.Liveness(
+                pendingSeconds: liveness.pendingSince.map { Self.seconds(now - $0) }, unanswered: liveness.unanswered,
+                planned: liveness.planned, lastHeardSeconds: Self.seconds(now - liveness.lastHeard))
+        }
+        report.pathProbe = status?.pathProbe.map {
+            StatusReport.PathProbe(
+                running: $0.finishedAt == nil && state == .established, largest: $0.largest, passed: $0.passed, failed: $0.failed)
+        }
+        report.changedSeconds = status?.changedAt.map { Self.seconds(now - $0) }
+        report.lastFailure = status?.lastFailure.map {
+            StatusReport.Failure(reason: $0.reason, secondsAgo: Self.seconds(now - $0.at))
+        }
         return report
     }
 
@@ -106,7 +162,7 @@ struct StatusBuilder {
         let carried = childCounters(ChildKey(connection.name, configured.name))
         let local = isInstalled ? status?.localSelectors.map(\.description) : nil
         let remote = isInstalled ? status?.remoteSelectors.map(\.description) : nil
-        return StatusReport.Child(
+        var report = StatusReport.Child(
             name: configured.name, state: state, reason: isInstalled ? status?.problem : status?.reason,
             mode: configured.mode.rawValue,
             encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
@@ -119,6 +175,15 @@ struct StatusBuilder {
             packetsOut: carried.packetsOut, bytesOut: carried.bytesOut, rekeys: status?.rekeys ?? 0,
             rekeyInSeconds: isInstalled ? status?.rekeyAt.map { max(0, Self.seconds($0 - now)) } : nil,
             drops: [DropReason.replay.name: 0].merging(named(carried.drops)) { $1 })
+        report.wanted = status?.isWanted ?? (configured.start == .immediately)
+        report.pfsGroup = isInstalled ? status?.pfsGroup : nil
+        if let local, let remote { report.negotiated = StatusReport.Child.Selectors(local: local, remote: remote) }
+        let traffic = traffic(ChildKey(connection.name, configured.name))
+        report.lastInSeconds = traffic.compactMap(\.record.lastIn).max().map { Self.seconds(now - $0) }
+        report.lastOutSeconds = traffic.compactMap(\.record.lastOut).max().map { Self.seconds(now - $0) }
+        report.lossPercent = traffic.compactMap(\.lossPercent).max()
+        report.pathMTU = traffic.map(\.pathMTU).filter { $0 > 0 }.min()
+        return report
     }
 
     private func worker(_ worker: WorkerCounters) -> StatusReport.Worker {

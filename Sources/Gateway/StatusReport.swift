@@ -13,19 +13,19 @@ public struct StatusReport: Codable, Hashable, Sendable {
     public var drops: [String: UInt64]
     /// Null from gateways that do not tell it.
     public var ike: IKELoad?
-    /// What is wrong with this machine for all connections, a sentence each; null from gateways that do not tell it.
-    public var warnings: [String]?
+    /// What is wrong with the gateway, or with this machine for all connections; absent from gateways that do not judge.
+    public var causes: [Cause]?
 
     enum CodingKeys: String, CodingKey {
-        case version, gateway, connections, workers, drops, ike, warnings
+        case version, gateway, connections, workers, drops, ike, causes
         case uptimeSeconds = "uptime_seconds"
     }
 
     public init(
         version: String, gateway: String, uptimeSeconds: Double, connections: [Connection], workers: [Worker] = [],
-        drops: [String: UInt64] = [:], ike: IKELoad? = nil, warnings: [String]? = nil
+        drops: [String: UInt64] = [:], ike: IKELoad? = nil
     ) {
-        (self.ike, self.warnings) = (ike, warnings)
+        self.ike = ike
         (self.version, self.gateway, self.uptimeSeconds) = (version, gateway, uptimeSeconds)
         (self.connections, self.workers, self.drops) = (connections, workers, drops)
     }
@@ -81,9 +81,21 @@ public struct StatusReport: Codable, Hashable, Sendable {
         @ExplicitNull public var virtualAddresses: [String]?
         /// Those that this end needs: its own, the peer's when it is named, and the CAs'. Empty with pre-shared keys.
         public var certificates: [Certificate]
+        /// Whether the peer answers; null while there is no IKE SA.
+        @ExplicitNull public var liveness: Liveness?
+        /// What is wrong, the worst first; empty: nothing that shows.
+        public var causes: [Cause] = []
+        /// Since when it is up, or down; null when it never came up.
+        @ExplicitNull public var changedSeconds: Double?
+        @ExplicitNull public var lastFailure: Failure?
+        /// What was found out about how large datagrams to the peer may be; null: nobody asked.
+        @ExplicitNull public var pathProbe: PathProbe?
 
         enum CodingKeys: String, CodingKey {
-            case peers
+            case peers, liveness, causes
+            case changedSeconds = "changed_seconds_ago"
+            case lastFailure = "last_failure"
+            case pathProbe = "path_probe"
             case virtualAddresses = "virtual_addresses"
             case name, state, reason, local, remote, ike, children, certificates
             case ikeVersion = "ike_version"
@@ -98,6 +110,55 @@ public struct StatusReport: Codable, Hashable, Sendable {
             _reason = ExplicitNull(wrappedValue: reason)
             _ike = ExplicitNull(wrappedValue: ike)
         }
+    }
+
+    /// Whether the peer answers. RFC 7296 §2.4.
+    public struct Liveness: Codable, Hashable, Sendable {
+        /// Since the request was first sent that waits for its answer; null when none waits.
+        @ExplicitNull public var pendingSeconds: Double?
+        /// How often that was sent so far, and how often in all before the peer is given up.
+        public var unanswered: Int
+        public var planned: Int
+        /// Since something authenticated came, IKE or ESP.
+        public var lastHeardSeconds: Double
+
+        enum CodingKeys: String, CodingKey {
+            case unanswered, planned
+            case pendingSeconds = "pending_seconds"
+            case lastHeardSeconds = "last_heard_seconds"
+        }
+
+        public init(pendingSeconds: Double?, unanswered: Int, planned: Int, lastHeardSeconds: Double) {
+            (self.unanswered, self.planned, self.lastHeardSeconds) = (unanswered, planned, lastHeardSeconds)
+            _pendingSeconds = ExplicitNull(wrappedValue: pendingSeconds)
+        }
+    }
+
+    /// In octets from the outer IP header on.
+    public struct PathProbe: Codable, Hashable, Sendable {
+        public var running: Bool
+        public var largest: Int
+        /// The largest that arrived, and the smallest that did not.
+        @ExplicitNull public var passed: Int?
+        @ExplicitNull public var failed: Int?
+
+        public init(running: Bool, largest: Int, passed: Int?, failed: Int?) {
+            (self.running, self.largest) = (running, largest)
+            _passed = ExplicitNull(wrappedValue: passed)
+            _failed = ExplicitNull(wrappedValue: failed)
+        }
+    }
+
+    public struct Failure: Codable, Hashable, Sendable {
+        public var reason: String
+        public var secondsAgo: Double
+
+        enum CodingKeys: String, CodingKey {
+            case reason
+            case secondsAgo = "seconds_ago"
+        }
+
+        public init(reason: String, secondsAgo: Double) { (self.reason, self.secondsAgo) = (reason, secondsAgo) }
     }
 
     /// One of the peers of a connection that takes any.
@@ -232,9 +293,34 @@ public struct StatusReport: Codable, Hashable, Sendable {
         @ExplicitNull public var rekeyInSeconds: Double?
         /// Drops charged to this child by the reason's name, such as `replay`.
         public var drops: [String: UInt64]
+        /// Somebody wants it up: its `start`, traffic, or the operator.
+        public var wanted: Bool = false
+        /// Since the last packet that came out of the tunnel, and that went into it; null: none yet.
+        @ExplicitNull public var lastInSeconds: Double?
+        @ExplicitNull public var lastOutSeconds: Double?
+        /// Of what the peer sent lately, by the gaps in its sequence numbers; null: too little came to tell.
+        @ExplicitNull public var lossPercent: Double?
+        /// What a whole ESP packet may be long, from the outer IP header on; null while there is no SA.
+        @ExplicitNull public var pathMTU: Int?
+        /// Null while there is no SA.
+        @ExplicitNull public var negotiated: Selectors?
+        /// The group of its last CREATE_CHILD_SA, such as `x25519`; null: its keys come from the IKE SA's.
+        @ExplicitNull public var pfsGroup: String?
+
+        /// What both ends agreed to.
+        public struct Selectors: Codable, Hashable, Sendable {
+            public var local: [String]
+            public var remote: [String]
+            public init(local: [String], remote: [String]) { (self.local, self.remote) = (local, remote) }
+        }
 
         enum CodingKeys: String, CodingKey {
-            case name, state, reason, mode, encapsulation, proposal, rekeys, drops
+            case name, state, reason, mode, encapsulation, proposal, rekeys, drops, wanted, negotiated
+            case lastInSeconds = "last_in_seconds"
+            case lastOutSeconds = "last_out_seconds"
+            case lossPercent = "loss_percent"
+            case pathMTU = "path_mtu"
+            case pfsGroup = "pfs_group"
             case spiIn = "spi_in"
             case spiOut = "spi_out"
             case localSubnets = "local_subnets"

@@ -46,6 +46,11 @@ public enum SystemFiles {
         return String(decoding: line.prefix { $0 != 0 && $0 != 10 }.map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
 
+    /// Makes now its time of last change.
+    public static func touch(_ path: String) throws(SystemError) {
+        guard utimes(path, nil) == 0 else { throw SystemError(call: "utimes", subject: path) }
+    }
+
     /// True when there is a socket of this name.
     public static func isSocket(_ path: String) -> Bool { type(path) == S_IFSOCK }
 

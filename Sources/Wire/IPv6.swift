@@ -92,6 +92,8 @@ extension Checksum {
 /// Errors about packets of ours that the underlay sends. RFC 4443.
 public enum ICMPv6 {
     public static let headerBytes = 8
+    /// RFC 4443 §3.1.
+    public static let destinationUnreachable: UInt8 = 1
     /// RFC 4443 §3.2.
     public static let packetTooBig: UInt8 = 2
 }

@@ -36,6 +36,10 @@ struct SocketOptions: ParsableArguments {
             return try exchange(request, answerWithinSeconds: answerWithinSeconds)
         } catch {
             complain(error.sentence)
+            if error.exit == Exit.unavailable, let left = GatewayAbsence.look(self) {
+                complain(left.sentence)
+                complain("-> \(left.remedy)")
+            }
             throw error.exit
         }
     }

@@ -8,6 +8,9 @@ struct Doctor: ParsableCommand {
         abstract: "Is this machine ready: kernel, privileges, NICs, queues, NUMA, huge pages.",
         discussion: "With --config also that file and its interfaces and addresses. Ends with 1 when something fails.")
 
+    @Flag(help: "Print JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func run() throws {
@@ -25,8 +28,19 @@ struct Doctor: ParsableCommand {
         }
         checks.gatewayRuns = (try? gateway.exchange(AdminRequest(.version), answerWithinSeconds: 2))?.ok ?? false
         findings += checks.all()
-        print(Self.page(findings, .output))
+        if !checks.gatewayRuns, let left = GatewayAbsence.look(gateway) { findings.append(left.finding) }
+        print(json ? try AdminCodec.prettyJSON(Report(findings)) : Self.page(findings, .output))
         if findings.contains(where: { $0.verdict == .fail }) { throw Exit.no }
+    }
+
+    /// What `--json` prints; the names are a contract.
+    struct Report: Encodable {
+        var ready: Bool
+        var findings: [Finding]
+        init(_ findings: [Finding]) {
+            self.findings = findings
+            ready = !findings.contains { $0.verdict == .fail }
+        }
     }
 
     static func page(_ findings: [Finding], _ terminal: Terminal) -> String {

@@ -5,8 +5,8 @@ import Glibc
 import Platform
 
 /// One thing looked at: what was found, and what to do when it is not right.
-struct Finding {
-    enum Verdict: String { case ok, warn, fail }
+struct Finding: Encodable {
+    enum Verdict: String, Encodable { case ok, warn, fail }
     var verdict: Verdict
     var subject: String
     var found: String

@@ -4,7 +4,12 @@ import Glibc
 
 /// `culvert status`
 struct Status: ParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "What is up, what is down and why, traffic, drops.")
+    static let configuration = CommandConfiguration(
+        abstract: "What is up, what is down and why, traffic, drops.",
+        discussion: """
+            What is in trouble comes first. With --check it ends with 0 when all that should be up is up, with 1 when not, and \
+            with 69 when no gateway answers: for a monitor.
+            """)
 
     @Argument(help: "Only this connection.")
     var connection: String?
@@ -12,14 +17,29 @@ struct Status: ParsableCommand {
     @Flag(help: "Print JSON.")
     var json = false
 
+    @Flag(help: "One line per connection: state, ages, and the code of what is wrong.")
+    var short = false
+
+    @Flag(help: "Only connections in trouble.")
+    var failed = false
+
+    @Flag(help: "End with 1 unless all that should be up is up.")
+    var check = false
+
     @Flag(help: "Show it again every second, with rates, until Ctrl-C.")
     var watch = false
 
     @OptionGroup var gateway: SocketOptions
 
+    func validate() throws {
+        if watch, check { throw ValidationError("--watch goes on for ever: take --check without it.") }
+    }
+
     func run() throws {
         guard watch else {
-            try show(try gateway.askFor(request), since: nil)
+            let response = try gateway.askFor(request)
+            try show(response, since: nil)
+            if check, response.status?.connections.contains(where: { !$0.isAsItShouldBe }) ?? true { throw Exit.no }
             return
         }
         // Ctrl-C is how this is meant to end.
@@ -58,12 +78,15 @@ struct Status: ParsableCommand {
             throw Exit.unavailable
         }
         if json {
+            var report = report
+            if failed { report.connections.removeAll { !$0.isTroubled } }
             let text =
                 watch
                 ? String(decoding: try AdminCodec.line(report).dropLast(), as: UTF8.self) : try AdminCodec.prettyJSON(report)
             print(text)
         } else {
-            print(StatusPage(report: report, before: before, terminal: .output).text)
+            print(
+                StatusPage(report: report, before: before, terminal: .output, isShort: short, onlyFailed: failed).text)
         }
     }
 

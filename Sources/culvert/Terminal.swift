@@ -12,12 +12,51 @@ struct Terminal {
     }
 
     var hasColour: Bool
+    /// Columns that text is fitted to; nil: as long as it is, for pipes and files.
+    var width: Int?
 
     /// Standard output: colour on a terminal only, and not when somebody asked for none (https://no-color.org).
     static var output: Terminal {
         let refused = getenv("NO_COLOR").map { $0[0] != 0 } ?? false
         let isDumb = getenv("TERM").map { String(cString: $0) == "dumb" } ?? false
-        return Terminal(hasColour: isInteractive && !refused && !isDumb)
+        return Terminal(hasColour: isInteractive && !refused && !isDumb, width: columns)
+    }
+
+    /// Narrower than this nothing can be fitted.
+    private static let leastWidth = 40
+
+    /// COLUMNS, else what the terminal says. What goes into a pipe is read by programs, one line each.
+    private static var columns: Int? {
+        guard isInteractive else { return nil }
+        if let told = getenv("COLUMNS").flatMap({ Int(String(cString: $0)) }), told > 0 { return max(leastWidth, told) }
+        var size = winsize()
+        guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return nil }
+        return max(leastWidth, Int(size.ws_col))
+    }
+
+    /// The text in lines that fit, none cut inside a word; the first begins with `indent`, the others with as many blanks.
+    func wrap(_ text: String, indent: String = "") -> String {
+        let blanks = String(repeating: " ", count: indent.count)
+        guard let width else { return indent + text }
+        return Self.lines(text, width: max(Self.leastWidth / 2, width - indent.count)).enumerated()
+            .map { ($0.offset == 0 ? indent : blanks) + $0.element }.joined(separator: "\n")
+    }
+
+    /// Broken at blanks. A word that is longer than a line has a line of its own.
+    static func lines(_ text: String, width: Int) -> [String] {
+        var lines: [String] = []
+        var line = ""
+        for word in text.split(separator: " ", omittingEmptySubsequences: false) {
+            if line.isEmpty {
+                line = String(word)
+            } else if line.count + 1 + word.count <= width {
+                line += " " + word
+            } else {
+                lines.append(line)
+                line = String(word)
+            }
+        }
+        return lines + [line]
     }
 
     static var isInteractive: Bool { isatty(STDOUT_FILENO) == 1 }
@@ -44,22 +83,52 @@ struct Table {
 
     init(headings: [String], alignments: [Alignment]) { (self.headings, self.alignments) = (headings, alignments) }
 
-    /// The lines; without a first one of headings when they are all empty.
+    /// The lines; without a first one of headings when they are all empty. Where the terminal is too narrow, columns that say the
+    /// same in every row go above the table, and the text of a last column that is aligned left is wrapped.
     func text(_ terminal: Terminal) -> String {
+        if let width = terminal.width, lineWidth > width, rows.count > 0, let (common, rest) = factored {
+            return terminal.wrap(common) + "\n" + rest.text(terminal)
+        }
         let hasHeadings = headings.contains { !$0.isEmpty }
         let all = (hasHeadings ? [headings.map { Cell($0, .dim) }] : []) + rows
-        let widths = headings.indices.map { column in all.map { $0[column].text.count }.max() ?? 0 }
+        let widths = widths
         return all.map { line($0, widths, terminal) }.joined(separator: "\n")
+    }
+
+    private var widths: [Int] {
+        headings.indices.map { column in max(headings[column].count, rows.map { $0[column].text.count }.max() ?? 0) }
+    }
+
+    private var lineWidth: Int { widths.reduce(0, +) + 2 * max(0, headings.count - 1) }
+
+    /// What every row has in common, as `heading value`, and the table without it; nil when there is no such column.
+    private var factored: (String, Table)? {
+        let common = headings.indices.filter { column in
+            !headings[column].isEmpty && column < headings.count - 1 && Set(rows.map { $0[column].text }).count == 1
+        }
+        guard !common.isEmpty else { return nil }
+        let kept = headings.indices.filter { !common.contains($0) }
+        var rest = Table(headings: kept.map { headings[$0] }, alignments: kept.map { alignments[$0] })
+        rest.rows = rows.map { row in kept.map { row[$0] } }
+        return (common.map { "\(headings[$0]) \(rows[0][$0].text)" }.joined(separator: ", "), rest)
     }
 
     private func line(_ row: [Cell], _ widths: [Int], _ terminal: Terminal) -> String {
         var line = ""
+        var used = 0
         for (column, cell) in row.enumerated() {
+            let isLast = column == row.count - 1
+            if isLast, alignments[column] == .left, let width = terminal.width, used + cell.text.count > width {
+                let broken = Terminal.lines(cell.text, width: max(20, width - used))
+                return line
+                    + broken.map { terminal.paint($0, cell.colour) }.joined(
+                        separator: "\n" + String(repeating: " ", count: used))
+            }
             let blanks = String(repeating: " ", count: widths[column] - cell.text.count)
             let painted = terminal.paint(cell.text, cell.colour)
-            let isLast = column == row.count - 1
             line += alignments[column] == .right ? blanks + painted : painted + (isLast ? "" : blanks)
             if !isLast { line += "  " }
+            used += widths[column] + 2
         }
         return line
     }
@@ -105,6 +174,18 @@ enum Readable {
         case ..<3600: return "\(total / 60)m \(total % 60)s"
         case ..<86_400: return "\(total / 3600)h \(total / 60 % 60)m"
         default: return "\(total / 86_400)d \(total / 3600 % 24)h"
+        }
+    }
+
+    /// One unit: `12s`, `3m`, `7h`, `4d`
+    static func age(_ seconds: Double?) -> String {
+        guard let seconds, seconds.isFinite, seconds >= 0, seconds < 1e12 else { return "-" }
+        let total = Int(seconds)
+        switch total {
+        case ..<60: return "\(total)s"
+        case ..<3600: return "\(total / 60)m"
+        case ..<86_400: return "\(total / 3600)h"
+        default: return "\(total / 86_400)d"
         }
     }
 

@@ -63,6 +63,7 @@ def test_diagnose_finds_nothing_wrong_with_a_connection_that_waits(shared_lab):
 
 def test_diagnose_blames_a_firewall_only_when_nobody_answers(shared_lab):
     ours = idle(shared_lab)
+    shared_lab.nft("wire", "table bridge silent { chain c { type filter hook forward priority 0; ip protocol udp drop; }; }")
     try:
         ours.client("up", "west", "--timeout", "3s", check=False)
         done = ours.client("diagnose", check=False)
@@ -72,6 +73,7 @@ def test_diagnose_blames_a_firewall_only_when_nobody_answers(shared_lab):
         done = ours.client("diagnose", check=False)
         assert done.returncode == 1 and "is down" in done.stdout and "firewall" not in done.stdout, done
     finally:
+        shared_lab.nft("wire", "delete table bridge silent")
         shared_lab.ip("gw-east", "link", "set", "wan0", "up")
         ours.end()
 
