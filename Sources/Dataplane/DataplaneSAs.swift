@@ -176,7 +176,8 @@ enum Injection {
         for index in 0..<parts {
             guard let slot = ring.reserve() else { break }
             let rest = packet[(index * part)...].prefix(part)
-            store(rest, Worker.injectionESP | (index + 1 < parts ? Worker.injectionParts : 0), slot)
+            let last = index + 1 == parts ? Worker.injectionLast : 0
+            store(rest, Worker.injectionESP | Worker.injectionPart | last, slot)
             ring.commit()
         }
         ring.publish()

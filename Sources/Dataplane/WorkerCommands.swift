@@ -43,9 +43,10 @@ extension Worker {
     static let answerSlots = 4096
     static let puntSlots = 512
     static let injectionSlots = 512
-    /// A slot's first word: octets of the packet; whether it is ESP; whether the next slot has more of the same packet.
+    /// A slot's first word: octets in it; whether it is ESP; whether it is a part of a packet that no frame holds, and the last.
     static let injectionESP: UInt64 = 1 << 16
-    static let injectionParts: UInt64 = 1 << 17
+    static let injectionPart: UInt64 = 1 << 17
+    static let injectionLast: UInt64 = 1 << 18
 
     /// A hint to control. Lost when the ring is nearly full: every hint is repeated by the traffic that caused it.
     @inline(never)
@@ -170,10 +171,10 @@ extension Worker {
             let length = Int(word & 0xFFFF)
             let isESP = word >> 16 & 1 == 1
             work += 1
-            if word & Worker.injectionParts != 0 || longPacketCount > 0 {
-                takeLongPart(slot + 8, length: length, isLast: word & Worker.injectionParts == 0)
+            if word & Worker.injectionPart != 0 {
+                takeLongPart(slot + 8, length: length, isLast: word & Worker.injectionLast != 0)
                 links.injections.release()
-            } else if let frame = takeFrame(), length <= frameBytes - Worker.headroomBytes {
+            } else if length <= frameBytes - Worker.headroomBytes, let frame = takeFrame() {
                 let place = umem + Int(frame) + Worker.headroomBytes
                 place.copyMemory(from: slot + 8, byteCount: length)
                 links.injections.release()

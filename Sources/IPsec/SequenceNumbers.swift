@@ -19,8 +19,7 @@ public enum SequenceNumbers {
         let top = UInt32(truncatingIfNeeded: highest)
         let epoch = highest >> 32
         let bottom = top &- (windowPackets &- 1)
-        // How far behind the window's lower edge; in front of it this wraps to a large number.
-        if bottom &- low &- 1 < 0x7FFF_FFFF { return nil }
+        if low < bottom, bottom &- low &- 1 < 0x7FFF_FFFF { return nil }
         if top >= windowPackets &- 1 {
             // Case A: the window lies within one epoch.
             return (low >= bottom ? epoch : epoch &+ 1) << 32 | UInt64(low)

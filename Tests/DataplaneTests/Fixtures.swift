@@ -17,13 +17,14 @@ final class TwoEnds {
     init(
         engine: EngineKind = .openssl, keyBits: Int = 256, extended: Bool = true, udp: Bool = false, ipv6: Bool = false,
         window: Int = 64, frameBytes: Int = 2048, nearMTUs: (protected: Int, underlay: Int) = (1500, 1500),
-        farMTUs: (protected: Int, underlay: Int) = (1500, 1500), change: (inout ChildSA) -> Void = { _ in },
+        farMTUs: (protected: Int, underlay: Int) = (1500, 1500), farAnswers: Bool = false,
+        change: (inout ChildSA) -> Void = { _ in },
         farPlan: (inout ForwardingPlan) -> Void = { _ in }, nearPlan: (inout ForwardingPlan) -> Void = { _ in }
     ) throws {
         var plan = MemoryRig.plan()
         nearPlan(&plan)
         let near = try MemoryRig(framesPerWorker: 512, frameBytes: frameBytes, ringEntries: 128, mtus: nearMTUs, plan: plan)
-        var mirrored = Self.mirrored
+        var mirrored = farAnswers ? Self.mirrored : Self.receiver
         farPlan(&mirrored)
         let far = try MemoryRig(
             framesPerWorker: 512, frameBytes: frameBytes, ringEntries: 128, mtus: farMTUs, plan: mirrored)
@@ -40,16 +41,22 @@ final class TwoEnds {
         _ = farWorker.runOnce()
     }
 
-    /// The near plan seen from the other side, where 10.2.0.0/16 is behind the neighbour 10.1.0.2.
-    private static var mirrored: ForwardingPlan {
+    /// What delivers to 10.2.0.0/16, behind the neighbour 10.1.0.2.
+    private static var receiver: ForwardingPlan {
         var plan = MemoryRig.plan()
+        plan.routes.append(
+            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort))
+        return plan
+    }
+
+    /// The same as a whole gateway, seen from the other side: it protects what it sends back.
+    private static var mirrored: ForwardingPlan {
+        var plan = receiver
         let host = { (text: String) in IPv4Address(text)! }
         plan.rules.append(
             .init(
                 source: TrafficSelector(IPPrefix("10.2.0.0/16")!), destination: TrafficSelector(IPPrefix("10.1.0.0/16")!),
                 action: .protect(childIndex: 0)))
-        plan.routes.append(
-            .init(prefix: IPPrefix("10.2.0.0/16")!, gateway: IPAddress("10.1.0.2"), portIndex: MemoryRig.protectedPort))
         let near = IPv6Address("2001:db8::1")!
         for address in [IPAddress.v4(host("192.0.2.1")), .v6(near)] {
             plan.neighbours.append(.init(address: address, portIndex: MemoryRig.underlayPort, mac: MemoryRig.remoteMAC))

@@ -61,7 +61,7 @@ struct SizeTests {
     private static func ends(_ path: Path, change: (inout ChildSA) -> Void = { _ in }) throws -> TwoEnds {
         try TwoEnds(
             udp: path.udp, ipv6: path.ipv6, frameBytes: 4096, nearMTUs: (path.lan, path.underlay),
-            farMTUs: (path.farLAN, path.underlay), change: change)
+            farMTUs: (path.farLAN, path.underlay), farAnswers: true, change: change)
     }
 
     /// What an ICMP error says of the MTU; nil unless it is one about `packet`.
@@ -122,7 +122,7 @@ struct SizeTests {
     func reassembledESP(_ farLAN: Int, _ frameBytes: Int) throws {
         // The peer encrypts before it fragments, as Linux does with a datagram that its connection tracking put together.
         let path = Path(lan: 3826, underlay: 3826, farLAN: min(farLAN, frameBytes - 270), udp: false, ipv6: false)
-        let ends = try TwoEnds(frameBytes: frameBytes, nearMTUs: (1500, 1500), farMTUs: (path.farLAN, 1500))
+        let ends = try TwoEnds(frameBytes: frameBytes, nearMTUs: (1500, 1500), farMTUs: (path.farLAN, 1500), farAnswers: true)
         let sealer = try PeerThatFragmentsLate(ends.pair.near)
         var sent = 0
         for size in [100, 1400, 1600, 1700, 1720, 1800, 1900, 2000, 2100, 3000, 4000, 4100, 9000, 30_000, 65_000] {

@@ -105,7 +105,9 @@ import Wire
         let pair = Pair()
         let networks = (0..<100).map { "10.2.\($0).0/24" }
         pair.eastSide.children = [("net", ["10.1.0.0/24"], networks)]
-        pair.westSide.children = [("net", networks, ["10.1.0.0/24"])]
+        pair.westSide.children = [
+            ("first", Array(networks[..<64]), ["10.1.0.0/24"]), ("others", Array(networks[64...]), ["10.1.0.0/24"]),
+        ]
         #expect(try pair.establish())
         pair.run(10)
         #expect(Set(Self.carried(pair.east)) == Set(networks))
