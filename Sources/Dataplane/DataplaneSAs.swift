@@ -69,10 +69,11 @@ extension Dataplane {
         // What was learnt of the way to another address says nothing of this one.
         if path.remote != pair.path.remote { pair.pathMTU = nil }
         pair.path = path
+        pair.packetBytes = min(pair.pathMTU ?? .max, underlayMTU)
         let change = UnsafeMutablePointer<PathChange>.allocate(capacity: 1)
         change.initialize(
             to: PathChange(
-                outbound: pair.outbound, inbound: pair.inbound, path: path, mtu: min(pair.pathMTU ?? .max, underlayMTU)))
+                outbound: pair.outbound, inbound: pair.inbound, path: path, mtu: pair.packetBytes))
         broadcast(.movePath, pointer: UnsafeMutableRawPointer(change)) { _ in
             change.deallocate()
             withExtendedLifetime(pair) {}
@@ -90,9 +91,9 @@ extension Dataplane {
 
     /// Sizes of a pair after its path or the underlay changed.
     func applyMTU(_ pair: SAPair) {
-        let mtu = min(pair.pathMTU ?? .max, underlayMTU)
+        pair.packetBytes = min(pair.pathMTU ?? .max, underlayMTU)
         broadcast(
-            .setMTU, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(mtu),
+            .setMTU, pointer: UnsafeMutableRawPointer(pair.outbound), first: UInt64(pair.packetBytes),
             second: UInt64(UInt(bitPattern: UnsafeMutableRawPointer(pair.inbound)))
         ) { _ in withExtendedLifetime(pair) {} }
     }

@@ -18,6 +18,8 @@ final class SAPair {
     var path: TunnelPath
     /// What the path itself was found to carry; nil: as much as the underlay.
     var pathMTU: Int?
+    /// What a whole ESP packet may be long now, from the outer IP header on.
+    var packetBytes: Int
     private let arena: Arena
     private let openContext: AEADContext
     private let sealContext: AEADContext
@@ -48,6 +50,7 @@ final class SAPair {
         self.inboundOwner = inboundOwner
         self.outboundOwner = outboundOwner
         path = sa.path
+        packetBytes = mtu
         outbound = arena.base.bindMemory(to: OutboundSA.self, capacity: 1)
         inbound = (arena.base + 256).bindMemory(to: InboundSA.self, capacity: 1)
         let outerIPv6 = (arena.base + 128).bindMemory(to: OuterIPv6.self, capacity: 1)
@@ -131,7 +134,7 @@ final class SAPair {
         result.authenticIn =
             inbound.pointee.packets &+ inbound.pointee.dropsSelector &+ inbound.pointee.dropsMalformed
             &+ inbound.pointee.dropsUnsupported &+ inbound.pointee.dropsOther
-        result.pathMTU = Int(outbound.pointee.mtuBytes)
+        result.pathMTU = packetBytes
         result.drops = [
             .replay: inbound.pointee.dropsReplay, .authenticationFailed: inbound.pointee.dropsAuthentication,
             .selectorMismatch: inbound.pointee.dropsSelector, .malformed: inbound.pointee.dropsMalformed,

@@ -15,7 +15,7 @@ struct GatewayJudgement {
 
     /// What is in order when it happens, or told as a connection's own cause.
     static let expectedDrops: Set<DropReason> = [
-        .policyDiscard, .dummyPacket, .natKeepalive, .icmpLimited, .ttlExpired, .tooBig, .ikeFlood, .stranger, .noSA, .noPolicy,
+        .policyDiscard, .dummyPacket, .natKeepalive, .ttlExpired, .tooBig, .ikeFlood, .stranger, .noSA, .noPolicy,
         .unknownSPI, .malformed, .xdpMalformed, .lifetimeEnded,
     ]
 
