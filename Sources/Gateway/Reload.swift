@@ -79,12 +79,11 @@ extension ControlThread {
             new.natTraversal == old.natTraversal, new.paths == old.paths, new.children.count == old.children.count
         else { return false }
         return zip(new.children, old.children).allSatisfy { a, b in
-            a.name == b.name && a.mode == b.mode && a.localSubnets == b.localSubnets && a.remoteSubnets == b.remoteSubnets
+            guard a.peers == b.peers, a.sizes == b.sizes else { return false }
+            return a.name == b.name && a.mode == b.mode && a.localSubnets == b.localSubnets && a.remoteSubnets == b.remoteSubnets
                 && a.espProposals == b.espProposals && a.lifetime == b.lifetime && a.lifetimeBytes == b.lifetimeBytes
                 && a.localIsDynamic == b.localIsDynamic && a.remoteIsDynamic == b.remoteIsDynamic
-                && a.peers == b.peers
                 && a.lifetimePackets == b.lifetimePackets && a.replayWindowPackets == b.replayWindowPackets && a.start == b.start
-                && a.sizes == b.sizes
         }
     }
 }
