@@ -63,7 +63,8 @@ runs_part() {
     case ,${only:-$part}, in *",$part,"*) return 0 ;; *) return 1 ;; esac
 }
 
-# Unpacks the named packages of a newer Debian, and all that they need, under .peers: nothing is installed, /etc/apt is not read.
+# Unpacks the named packages of a newer Debian, and all that they need, under .peers: nothing is installed, and of
+# this machine's apt only the mirror's address is taken.
 # Their strongSwan and OpenSSL know ML-KEM. Without them (no network, another distribution) the tests that need them are skipped.
 newer_debian=forky
 newer_packages=(charon-systemd strongswan-swanctl libcharon-extra-plugins libcharon-extauth-plugins libstrongswan-standard-plugins
@@ -71,14 +72,24 @@ newer_packages=(charon-systemd strongswan-swanctl libcharon-extra-plugins libcha
 # And a kernel, for a virtual machine with ESP of its own.
 if [ "$(uname -m)" = x86_64 ]; then newer_packages+=(linux-image-cloud-amd64 busybox-static iproute2); fi
 
+# Where this machine's own apt gets Debian from; nothing when that is no Debian.
+debian_mirror() {
+    apt-get indextargets --format '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        sed -n 's/^Debian Debian main //p' | head -n 1
+}
+
 unpack_newer_debian() {
     local place=$repository/.peers/$newer_debian made=$repository/.peers/$newer_debian.part package
     # Unpacked before, and of the same packages.
     [ "$(cat "$place/packages" 2>/dev/null)" = "${newer_packages[*]}" ] && return
+    if [ -z "$(debian_mirror)" ]; then
+        step "apt of this machine knows no Debian mirror: the tests that need a newer Debian's programs will be skipped"
+        return
+    fi
     step "Unpacking ${newer_packages[*]} of Debian $newer_debian under .peers"
     rm -rf "$made"
     mkdir -p "$made"/apt/{state/lists,cache/archives,etc/preferences.d} && : >"$made/apt/state/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $newer_debian main" \
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) $newer_debian main" \
         >"$made/apt/etc/sources.list"
     local apt=(apt-get -qq -o "Dir::State=$made/apt/state" -o "Dir::State::status=$made/apt/state/status"
         -o "Dir::Cache=$made/apt/cache" -o "Dir::Etc=$made/apt/etc" -o "Dir::Etc::sourcelist=$made/apt/etc/sources.list"

@@ -87,6 +87,10 @@ private let published = """
             let file = examples.appendingPathComponent(name)
             let loaded = parse(try String(contentsOf: file, encoding: .utf8))
             #expect(told(loaded) == [], "\(name)")
+            // As safe as the defaults: a rekeyed child has keys of its own (perfect forward secrecy).
+            for child in loaded.configuration?.connections.flatMap(\.children) ?? [] {
+                #expect(child.espProposals.contains { !$0.methods.isEmpty }, "\(name)")
+            }
         }
     }
 }
