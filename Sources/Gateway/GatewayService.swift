@@ -49,7 +49,6 @@ public enum GatewayService {
         let gateway = RunningGateway(
             configuration: configuration, options: options, hangups: reloadRequests.signals, logger: logger, loop: group.next())
         do {
-            try await gateway.start()
             var services = ServiceGroupConfiguration(
                 services: [.init(service: gateway)], gracefulShutdownSignals: [.sigterm, .sigint],
                 logger: Logger(label: "culvert.lifecycle", factory: { _ in SwiftLogNoOpLogHandler() }))
@@ -164,7 +163,9 @@ private struct RunningGateway: Service {
 
     // MARK: Life
 
+    /// The start is within: SIGTERM is taken before the control socket answers, and ends a gateway that is starting when it has.
     func run() async throws {
+        try await start()
         let parts = parts
         let loop = loop
         let signals = hangups

@@ -201,6 +201,8 @@ def test_an_inner_interface_that_is_down(pair, shared_lab):
             assert wait_code(pair.east, "esp-no-return")
     finally:
         shared_lab.ip("gw-west", "link", "set", "lan0", "up")
+    eventually(lambda: "interface-unusable" not in codes(verdict(pair.west)), timeout=10, every=0.3,
+               what=lambda: f"lan0 is up again, and called unusable: {verdict(pair.west)}")
     assert_cured(pair, shared_lab)
 
 

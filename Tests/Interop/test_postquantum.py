@@ -63,7 +63,8 @@ def rekey_everything(ours, name):
 def test_two_culverts_use_mlkem_unless_told_otherwise(shared_lab):
     """Nothing about proposals in either file; with a PPK besides, and rekeys of both kinds."""
     ppk = {"ppk": {"id": "link-1", "secret": PPK, "required": True}}
-    west = default_gateway(shared_lab, "west", connection=ppk).start()
+    # strongSwan takes its place in the other tests: nothing of what fails closed may stay.
+    west = default_gateway(shared_lab, "west", connection=ppk).start("--release")
     east = default_gateway(shared_lab, "east", connection=ppk).start()
     try:
         entry = east.wait_installed("west")

@@ -66,9 +66,13 @@ def test_a_wrong_password_is_told_on_the_gateway(lab):
     assert "EAP_MSCHAPV2 method failed" in theirs.log()
 
 
+# The second host stands on the gateway's other side, which takes IKE only where it has both roles.
+PEERS_ON_BOTH = [{"name": "wan0", "role": "underlay"}, {"name": "lan0", "role": "both"}]
+
+
 def test_two_hosts_at_once_each_with_its_own_address(lab):
     """The second host stands in the east too, with another address of the underlay and another identity."""
-    ours = road_gateway(lab, connection={"eap": {"users": [
+    ours = road_gateway(lab, interfaces=PEERS_ON_BOTH, connection={"eap": {"users": [
         {"name": USER, "password": PASSWORD}, {"name": "bob@road.example", "password": "bob's password here"}]}}).start()
     alice = road_host(lab).start()
     alice.initiate()
@@ -88,7 +92,8 @@ def test_two_hosts_at_once_each_with_its_own_address(lab):
 
 
 def test_a_full_pool_says_so(lab):
-    ours = road_gateway(lab, pools=[{"name": "road", "addresses": "10.9.0.5-10.9.0.5"}], connection={"eap": {"users": [
+    pool = [{"name": "road", "addresses": "10.9.0.5-10.9.0.5"}]
+    ours = road_gateway(lab, interfaces=PEERS_ON_BOTH, pools=pool, connection={"eap": {"users": [
         {"name": USER, "password": PASSWORD}, {"name": "bob@road.example", "password": "bob's password here"}]}}).start()
     alice = road_host(lab).start()
     alice.initiate()

@@ -1,4 +1,7 @@
-"""Packets of every size over pairs of MTUs, a jumbo link among them, and the checksums that a virtual link leaves out."""
+"""Packets of every size over pairs of MTUs, and the checksums that a virtual link leaves out.
+
+A veth pair whose end has a native XDP program carries at most some 3,500 octets: larger MTUs are DataplaneTests/SizeTests'.
+"""
 
 import re
 
@@ -27,12 +30,12 @@ def set_mtus(lab, lan, underlay):
         lab.ip(f"gw-{side}", "link", "set", "wan0", "mtu", str(underlay))
 
 
-@pytest.mark.parametrize("lan, underlay", [(1500, 1500), (1500, 1280), (1280, 1500), (9000, 1500), (1500, 9000), (9000, 9000)])
+@pytest.mark.parametrize("lan, underlay", [(1500, 1500), (1500, 1280), (1280, 1500), (3400, 1500), (1500, 3400), (3400, 3400)])
 def test_what_may_be_cut_arrives_and_what_may_not_is_answered(pair, lan, underlay):
     lab = pair.lab
     set_mtus(lab, lan, underlay)
     pair.wait()
-    assert_ping(lab, "east", count=1, patient=True)
+    assert_ping(lab, "east", count=1)
     before = pair.east.drops(), pair.west.drops()
     for size in SIZES:
         outcome = ping(lab, "host-east", lab.west.host, count=2, size=max(0, size - 28), interval=0.01, extra=["-M", "dont"])
