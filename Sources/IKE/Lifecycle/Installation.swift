@@ -136,12 +136,10 @@ extension IKECore {
         guard hasSuccessor else { remove(record, of: sa, established); return }
         record.state = .draining(until: now + Bounds.drain)
         // "it MUST delete the outgoing SAs while processing the request" (§1.4.1): what is sent goes on one that the peer has.
-        let own = record.replacedBy.flatMap { established.child(inbound: $0) }.flatMap { $0.isInstalled ? $0 : nil }
-        let successor =
-            own
-            ?? established.children.last {
-                $0.name == record.name && $0.isInstalled && peerReceives(inboundSPI: $0.inboundSPI)
-            }
+        let candidates = established.children.filter {
+            $0.name == record.name && $0.isInstalled && peerReceives(inboundSPI: $0.inboundSPI)
+        }
+        let successor = candidates.first { $0.inboundSPI == record.replacedBy } ?? candidates.last
         if let successor { emit(.useChild(inboundSPI: successor.inboundSPI)) }
         touch(sa)
     }
