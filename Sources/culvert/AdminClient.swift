@@ -11,7 +11,8 @@ struct SocketOptions: ParsableArguments {
     @Option(
         name: .long,
         help: ArgumentHelp(
-            "Take the control socket from this file (unless told: \(Self.usualFile), when it exists).", valueName: "file"),
+            "The gateway's configuration file, which names its control socket (unless told: \(Self.usualFile), when it exists).",
+            valueName: "file"),
         completion: .file())
     var config: String?
 
@@ -31,9 +32,12 @@ struct SocketOptions: ParsableArguments {
     }
 
     /// One request and its answer. Complaints go to stderr, and the exit code is thrown.
-    func ask(_ request: AdminRequest, answerWithinSeconds: Int = 15) throws(ExitCode) -> AdminResponse {
+    /// - Parameter whileWaiting: called about once a second until the answer is there.
+    func ask(
+        _ request: AdminRequest, answerWithinSeconds: Int = 15, whileWaiting: (() -> Void)? = nil
+    ) throws(ExitCode) -> AdminResponse {
         do {
-            return try exchange(request, answerWithinSeconds: answerWithinSeconds)
+            return try exchange(request, answerWithinSeconds: answerWithinSeconds, whileWaiting: whileWaiting)
         } catch {
             complain(error.sentence)
             if error.exit == Exit.unavailable, let left = GatewayAbsence.look(self) {
@@ -45,8 +49,8 @@ struct SocketOptions: ParsableArguments {
     }
 
     /// As `ask`, but a refusal by the gateway ends the command too.
-    func askFor(_ request: AdminRequest, answerWithinSeconds: Int = 15) throws(ExitCode) -> AdminResponse {
-        let response = try ask(request, answerWithinSeconds: answerWithinSeconds)
+    func askFor(_ request: AdminRequest) throws(ExitCode) -> AdminResponse {
+        let response = try ask(request)
         guard response.ok else {
             complain(response.message ?? "The gateway refused the request and said no more.")
             throw ExitCode(response.code ?? Exit.no.rawValue)
@@ -54,7 +58,28 @@ struct SocketOptions: ParsableArguments {
         return response
     }
 
-    func exchange(_ request: AdminRequest, answerWithinSeconds: Int) throws(AdminClientError) -> AdminResponse {
+    /// As `ask`, and tells the outcome: the gateway's sentence, or with `asJSON` an `ActionOutcome`. A refusal ends the command.
+    func act(
+        _ request: AdminRequest, asJSON: Bool, otherwise: String, answerWithinSeconds: Int = 15,
+        whileWaiting: (() -> Void)? = nil
+    ) throws {
+        let response = try ask(request, answerWithinSeconds: answerWithinSeconds, whileWaiting: whileWaiting)
+        let code = response.ok ? 0 : response.code ?? Exit.no.rawValue
+        let message =
+            response.message ?? (response.ok ? otherwise : "The gateway refused the request and said no more; see its log.")
+        if asJSON {
+            print(try AdminCodec.prettyJSON(ActionOutcome(done: response.ok, exitCode: code, message: message)))
+        } else if response.ok {
+            print(message)
+        } else {
+            complain(message)
+        }
+        if !response.ok { throw ExitCode(code) }
+    }
+
+    func exchange(
+        _ request: AdminRequest, answerWithinSeconds: Int, whileWaiting: (() -> Void)? = nil
+    ) throws(AdminClientError) -> AdminResponse {
         let path = try path()
         let connection = try AdminConnection(path: path, answerWithinSeconds: answerWithinSeconds)
         let line: [UInt8]
@@ -64,12 +89,28 @@ struct SocketOptions: ParsableArguments {
             throw AdminClientError(exit: ExitCode(64), sentence: "The request cannot be written as JSON: \(error)")
         }
         try connection.send(line)
+        if let whileWaiting {
+            for _ in 0..<answerWithinSeconds where !connection.hasAnswer(withinSeconds: 1) { whileWaiting() }
+        }
         let answer = try connection.receiveLine()
         do {
             return try AdminCodec.response(answer)
         } catch {
             throw AdminClientError(exit: Exit.unavailable, sentence: "\(path): \(error.sentence)")
         }
+    }
+}
+
+/// What `up`, `down`, `rekey`, `redirect` and `reload` print with `--json`.
+struct ActionOutcome: Encodable {
+    var done: Bool
+    /// What the command ends with.
+    var exitCode: Int32
+    var message: String
+
+    enum CodingKeys: String, CodingKey {
+        case done, message
+        case exitCode = "exit_code"
     }
 }
 
@@ -124,6 +165,11 @@ private struct AdminConnection: ~Copyable {
             guard count > 0 else { throw Self.failure(path, errno) }
             sent += count
         }
+    }
+
+    func hasAnswer(withinSeconds seconds: Int32) -> Bool {
+        var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return poll(&waiting, 1, seconds * 1000) > 0
     }
 
     /// Up to the newline, which is left out.

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Gateway
+import Glibc
 
 /// `CONNECTION` or `CONNECTION/CHILD`.
 struct Target: ExpressibleByArgument {
@@ -50,28 +51,61 @@ struct Up: ParsableCommand {
     @Option(help: ArgumentHelp("How long to wait, at most an hour.", valueName: "time"))
     var timeout = Timeout(seconds: 30)
 
+    @Flag(help: "Print the outcome as JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func run() throws {
         let request = AdminRequest(.up, connection: target.connection, child: target.child, timeoutSeconds: timeout.seconds)
+        var progress = UpProgress(target: target, gateway: gateway)
+        let isWatched = !json && isatty(STDERR_FILENO) == 1
         // The gateway answers at its own timeout; only then is a silent socket a fault.
-        let response = try gateway.askFor(request, answerWithinSeconds: Int(timeout.seconds) + 10)
-        print(response.message ?? "Up.")
+        try gateway.act(
+            request, asJSON: json, otherwise: "Up.", answerWithinSeconds: Int(timeout.seconds) + 10,
+            whileWaiting: isWatched ? { progress.tell() } : nil)
+    }
+}
+
+/// Tells the person at a terminal what `up` waits for, a line whenever that changes.
+private struct UpProgress {
+    let target: Target
+    let gateway: SocketOptions
+    private var told: String?
+
+    init(target: Target, gateway: SocketOptions) { (self.target, self.gateway) = (target, gateway) }
+
+    mutating func tell() {
+        let answer = try? gateway.exchange(AdminRequest(.status, connection: target.connection), answerWithinSeconds: 2)
+        guard let connection = answer?.status?.connections.first else { return }
+        let child = connection.children.first { $0.name == target.child && $0.state != .installed }
+        let reason = child?.reason ?? connection.reason
+        let line = "\(target.connection) is \(connection.state.rawValue)" + (reason.map { ": \($0)" } ?? " ...")
+        // Counts and times in a sentence are no news.
+        let shape = line.filter { !$0.isNumber }
+        guard shape != told else { return }
+        told = shape
+        complain(line)
     }
 }
 
 /// `culvert down`
 struct Down: ParsableCommand {
-    static let configuration = CommandConfiguration(abstract: "End a connection or one of its children, and tell the peer.")
+    static let configuration = CommandConfiguration(
+        abstract: "End a connection or one of its children, and tell the peer.",
+        discussion: "It stays down, whatever the peer or traffic asks for, until `culvert up` or a restart of the gateway.")
 
     @Argument(help: "CONNECTION or CONNECTION/CHILD.")
     var target: Target
 
+    @Flag(help: "Print the outcome as JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func run() throws {
-        let response = try gateway.askFor(AdminRequest(.down, connection: target.connection, child: target.child))
-        print(response.message ?? "Down.")
+        let request = AdminRequest(.down, connection: target.connection, child: target.child)
+        try gateway.act(request, asJSON: json, otherwise: "Down.")
     }
 }
 
@@ -86,6 +120,9 @@ struct Rekey: ParsableCommand {
     @Flag(help: "Rekey the IKE SA instead of its children.")
     var ike = false
 
+    @Flag(help: "Print the outcome as JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func validate() throws {
@@ -93,8 +130,8 @@ struct Rekey: ParsableCommand {
     }
 
     func run() throws {
-        let response = try gateway.askFor(AdminRequest(.rekey, connection: target.connection, child: target.child, ike: ike))
-        print(response.message ?? "Rekeying.")
+        let request = AdminRequest(.rekey, connection: target.connection, child: target.child, ike: ike)
+        try gateway.act(request, asJSON: json, otherwise: "Rekeying.")
     }
 }
 
@@ -110,11 +147,14 @@ struct Redirect: ParsableCommand {
     @Argument(help: ArgumentHelp("Address or host name of the other gateway.", valueName: "gateway"))
     var target: String
 
+    @Flag(help: "Print the outcome as JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func run() throws {
-        let response = try gateway.askFor(AdminRequest(.redirect, connection: connection, target: target))
-        print(response.message ?? "Redirecting.")
+        let request = AdminRequest(.redirect, connection: connection, target: target)
+        try gateway.act(request, asJSON: json, otherwise: "Redirecting.")
     }
 }
 
@@ -123,10 +163,12 @@ struct Reload: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Apply the changed configuration; untouched connections keep their SAs.")
 
+    @Flag(help: "Print the outcome as JSON.")
+    var json = false
+
     @OptionGroup var gateway: SocketOptions
 
     func run() throws {
-        let response = try gateway.askFor(AdminRequest(.reload))
-        print(response.message ?? "Reloaded.")
+        try gateway.act(AdminRequest(.reload), asJSON: json, otherwise: "Reloaded.")
     }
 }

@@ -17,6 +17,15 @@ struct Culvert: AsyncParsableCommand {
             Doctor.self, Diagnose.self, PKI.self,
             Version.self, Debug.self,
         ])
+
+    static func main() async {
+        let words = Array(CommandLine.arguments.dropFirst())
+        if let complaint = Suggestion.complaint(words, root: Self.self) {
+            complain(complaint)
+            Self.exit(withError: ExitCode.validationFailure)
+        }
+        await main(words)
+    }
 }
 
 /// `culvert version`
