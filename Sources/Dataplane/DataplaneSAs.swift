@@ -10,7 +10,7 @@ extension Dataplane {
             throw DataplaneError("more than \(Worker.childLimit) children cannot be installed on one gateway")
         }
         guard pairs[sa.inboundSPI] == nil else {
-            throw DataplaneError("an SA with inbound SPI \(String(sa.inboundSPI, radix: 16)) is installed already")
+            throw DataplaneError("an SA with inbound SPI \(sa.inboundSPI.hexadecimal) is installed already")
         }
         guard pairs.count < InboundTable.limit else {
             throw DataplaneError("more than \(InboundTable.limit) SAs cannot be installed")

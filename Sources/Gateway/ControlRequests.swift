@@ -11,10 +11,6 @@ struct UpRequest {
     var child: String?
     var deadline: Instant
     var reply: (AdminResponse) -> Void
-    /// What the statuses said when the request came: an old failure is not this request's outcome.
-    var staleReason: String?
-    /// Whether the core has been seen at work on it.
-    var hasBegun: Bool
 }
 
 /// What the admin socket asks of the gateway.
@@ -56,7 +52,8 @@ extension ControlThread {
             configuration: configuration, statuses: statuses, counters: drops(),
             childCounters: lifecycle.counters, localProblems: localProblems.merging(credentialProblems) { $1 },
             certificates: watched, wallClock: surroundings.wallClock(), load: load, kernelCauses: kernelCauses,
-            traffic: { [lifecycle] in lifecycle.traffic(of: $0) }, evidence: evidence, interfaceProblems: ports.problems,
+            traffic: { [lifecycle] in lifecycle.traffic(of: $0) }, evidence: evidence,
+            refusedStrangers: core.refusedStrangers(now: now), interfaceProblems: ports.problems,
             interface: { [view = surroundings.kernel.view] in view.link(of: $0).flatMap { view.links[$0]?.name } },
             startedAt: startedAt, now: now, ikePort: coreSettings.ikePort
         ).report(only: only)
@@ -112,30 +109,32 @@ extension ControlThread {
     private func up(_ request: AdminRequest, reply: @escaping (AdminResponse) -> Void) {
         guard let name = request.connection else { reply(unknown(nil, nil)); return }
         guard waiting.count < Self.maxWaiting else { reply(.refused("Too many requests are waiting; try again.")); return }
-        let stale = core.status(connection: name, now: now)?.reason
+        let wasDown = core.status(connection: name, now: now)?.situation == .takenDown
         guard core.initiate(connection: name, child: request.child, now: now) else {
-            reply(refusal(name, request.child))
+            pump()
+            reply(refusal(name, request.child, isLetInAgain: wasDown))
             return
         }
         let timeout = request.timeoutSeconds ?? Self.upTimeoutDefault
         let seconds = timeout.isFinite ? min(max(timeout, 0), Self.upTimeoutMost) : Self.upTimeoutDefault
         waiting.append(
             UpRequest(
-                connection: name, child: request.child, deadline: now + .milliseconds(Int(seconds * 1000)), reply: reply,
-                staleReason: stale,
-                hasBegun: false))
+                connection: name, child: request.child, deadline: now + .milliseconds(Int(seconds * 1000)), reply: reply))
         pump()
     }
 
     /// Why the core did not even try.
-    private func refusal(_ connection: String, _ child: String?) -> AdminResponse {
+    /// - Parameter isLetInAgain: the operator had taken it down.
+    private func refusal(_ connection: String, _ child: String?, isLetInAgain: Bool = false) -> AdminResponse {
         guard let found = configuration.connections.first(where: { $0.name == connection }),
             child == nil || found.children.contains(where: { $0.name == child })
         else { return unknown(connection, child) }
         if let problem = credentialProblems[connection] { return .refused(problem, code: Self.exitNo) }
         if found.remoteAddress == nil {
+            let now = isLetInAgain ? "Peers are let in again. " : ""
             return .refused(
-                "Connection \(connection) has `remote.address: any`: it answers and cannot initiate.", code: Self.exitNo)
+                "\(now)Nobody is connected: \(connection) has `remote.address: any`, which answers and cannot initiate.",
+                code: Self.exitNo)
         }
         return .refused("Connection \(connection) cannot be initiated now.", code: Self.exitNo)
     }
@@ -146,7 +145,9 @@ extension ControlThread {
             reply(refusal(name, request.child)); return
         }
         pump()
-        reply(.done("\(name)\(request.child.map { "/" + $0 } ?? "") is down."))
+        let target = "\(name)\(request.child.map { "/" + $0 } ?? "")"
+        reply(
+            .done("\(target) is down, and stays down until `culvert up \(target)` or a restart of the gateway."))
     }
 
     private func rekey(_ request: AdminRequest, reply: (AdminResponse) -> Void) {
@@ -182,8 +183,8 @@ extension ControlThread {
     func checkWaiting() {
         var still: [UpRequest] = []
         var answers: [(UpRequest, AdminResponse)] = []
-        for var request in waiting {
-            if let answer = outcome(of: &request, core.status(connection: request.connection, now: now)) {
+        for request in waiting {
+            if let answer = outcome(of: request, core.status(connection: request.connection, now: now)) {
                 answers.append((request, answer))
             } else {
                 still.append(request)
@@ -193,30 +194,39 @@ extension ControlThread {
         for (request, answer) in answers { request.reply(answer) }
     }
 
-    private func outcome(of request: inout UpRequest, _ status: ConnectionStatus?) -> AdminResponse? {
+    /// Nil: it is not known yet. The request has begun it anew: a reason that there is now came after it.
+    private func outcome(of request: UpRequest, _ status: ConnectionStatus?) -> AdminResponse? {
         let name = request.connection
         guard let status else { return .refused("Connection \(name) is gone from the configuration.") }
         let wanted = status.children.filter { request.child == nil || $0.name == request.child }
-        let missing = wanted.filter { $0.state != .installed || !lifecycle.isActive(ChildKey(name, $0.name)) }
+        let missing = wanted.filter { $0.state != .installed || !lifecycle.isActive(configured: ChildKey(name, $0.name)) }
         if missing.isEmpty, !wanted.isEmpty {
             let names = wanted.map(\.name).joined(separator: ", ")
             return .done("\(name) is established, \(names) installed.")
         }
         let isAtWork = status.state == .connecting || missing.contains { $0.state == .connecting }
-        if isAtWork { request.hasBegun = true }
         let reason = reason(name, status, missing)
-        let isOver = !isAtWork && (status.state != .established || missing.contains { $0.state == .down && $0.reason != nil })
-        if isOver, let reason, request.hasBegun || reason != request.staleReason {
-            return .refused(reason, code: Self.exitNo)
+        let hasFailed =
+            status.state == .established
+            ? missing.contains { $0.state == .down && $0.reason != nil }
+            : status.reason.map { !$0.code.isWaiting } ?? false
+        if !isAtWork, hasFailed, let reason { return .refused(reason, code: Self.exitNo) }
+        if status.state == .established, isForPeersToBegin(name), missing.allSatisfy({ $0.state == .down }) {
+            let names = missing.map(\.name).joined(separator: ", ")
+            return .refused("No peer of \(name) has asked for \(names), and this end cannot begin.", code: Self.exitNo)
         }
         guard request.deadline <= now else { return nil }
         return .refused("\(name) did not come up in time. " + (reason ?? "The peer has not answered yet."), code: Self.exitNo)
+    }
+
+    private func isForPeersToBegin(_ name: String) -> Bool {
+        configuration.connections.first { $0.name == name }?.remoteAddress == nil
     }
 
     private func reason(_ name: String, _ status: ConnectionStatus, _ missing: [ConnectionStatus.Child]) -> String? {
         if let problem = credentialProblems[name] ?? localProblems[name] { return problem }
         let children = missing.compactMap { child in child.reason.map { "\(child.name): \($0)" } }
         if status.state == .established, !children.isEmpty { return children.joined(separator: " ") }
-        return status.reason ?? (children.isEmpty ? nil : children.joined(separator: " "))
+        return status.reason?.sentence ?? (children.isEmpty ? nil : children.joined(separator: " "))
     }
 }

@@ -231,8 +231,7 @@ final class ControlThread {
             if let event = core.pollEvent() {
                 handle(event)
             } else if let transmit = core.pollTransmit() {
-                // The socket would fail, and close: a path that is being tried may have no route.
-                if surroundings.kernel.view.hasRoute(to: transmit.path.remote.address) { _ = sockets.send(transmit) }
+                send(transmit)
             } else {
                 break
             }
@@ -241,6 +240,19 @@ final class ControlThread {
         followPeers()
         scheduleTimer()
         if !waiting.isEmpty { checkWaiting() }
+    }
+
+    private func send(_ transmit: Transmit) {
+        // The socket would fail, and close: a path that is being tried may have no route.
+        guard surroundings.kernel.view.hasRoute(to: transmit.path.remote.address) else {
+            core.transmitFailed(transmit, SendFailure(.noRoute), now: now)
+            return
+        }
+        _ = sockets.send(transmit) { [self] number in
+            guard !isStopping else { return }
+            core.transmitFailed(transmit, SendFailures.failure(number), now: now)
+            pump()
+        }
     }
 
     private func handle(_ event: Event) {
@@ -257,7 +269,7 @@ final class ControlThread {
             core.childInstallFailed(token: token, reason: problem, now: now)
         case .removeChild(let connection, let child, let inboundSPI, _):
             log(
-                .debug, "child \(child): SA \(StatusBuilder.hexadecimal(UInt64(inboundSPI), digits: 8)) ends",
+                .debug, "child \(child): SA \(inboundSPI.hexadecimal) ends",
                 connection: connection)
             lifecycle.remove(inboundSPI: inboundSPI, now: now)
         case .useChild(let inboundSPI):
@@ -519,6 +531,7 @@ final class ControlThread {
     private func findLocalProblems() {
         knownPortProblems = ports.problems
         core.setLocalAddresses(LocalProblems.usableAddresses(surroundings.kernel.view), now: now)
+        core.localNetworks = LocalProblems.protectedNetworks(configuration.interfaces, surroundings.kernel.view)
         let found = LocalProblems.find(
             configuration.connections, view: surroundings.kernel.view, interfaceProblems: ports.problems,
             underlay: ports.underlayNames)

@@ -128,7 +128,7 @@ final class IKEBenchmarkPair {
 
     private func reason(_ number: Int) -> String {
         let status = initiator.core.status(now: now).first { $0.name == Self.name(number) }
-        return status?.reason ?? status?.children.first?.reason ?? "no reason was given"
+        return (status?.reason ?? status?.children.first?.reason)?.sentence ?? "no reason was given"
     }
 
     /// What a rekey changes.

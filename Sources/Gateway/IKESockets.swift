@@ -112,15 +112,34 @@ final class IKESockets {
     }
 
     /// False when there is no socket for the path's local end; the core retransmits.
-    func send(_ transmit: Transmit) -> Bool {
+    /// - Parameter failed: called later with the system's error number, when it refused the datagram.
+    func send(_ transmit: Transmit, failed: @escaping (Int32) -> Void) -> Bool {
         guard let channel = channels[transmit.path.local], let remote = Self.socketAddress(transmit.path.remote) else {
             return false
         }
         let family = SocketOptions.discovery(transmit.path.local.address)
         if transmit.isWhole { try? channel.syncOptions?.setOption(family.option, value: SocketOptions.probe) }
         defer { if transmit.isWhole { try? channel.syncOptions?.setOption(family.option, value: family.value) } }
-        channel.writeAndFlush(AddressedEnvelope(remoteAddress: remote, data: ByteBuffer(bytes: transmit.bytes)), promise: nil)
+        let written = channel.writeAndFlush(
+            AddressedEnvelope(remoteAddress: remote, data: ByteBuffer(bytes: transmit.bytes)))
+        written.assumeIsolated().whenFailure { [self] error in
+            // NIO closes a socket for what one peer's datagram met: the others need it again at once.
+            openAgain(transmit.path.local)
+            if let number = Self.errorNumber(error) { failed(number) }
+        }
         return true
+    }
+
+    private static func errorNumber(_ error: any Error) -> Int32? {
+        if let error = error as? IOError { return error.errnoCode }
+        if case ChannelError.writeMessageTooLarge? = error as? ChannelError { return SendFailures.messageTooLong }
+        return nil
+    }
+
+    private func openAgain(_ endpoint: Endpoint) {
+        guard !isClosed, wanted.contains(endpoint.address), channels[endpoint]?.isActive != true else { return }
+        channels[endpoint] = nil
+        if opening.insert(endpoint).inserted { open(endpoint.address, endpoint) }
     }
 
     /// Whether both sockets of the address are open.

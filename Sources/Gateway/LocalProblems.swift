@@ -40,6 +40,15 @@ enum LocalProblems {
         return nil
     }
 
+    /// Where hosts of this end are: the addresses of the protected interfaces.
+    static func protectedNetworks(_ interfaces: [GatewayConfiguration.Interface], _ view: KernelView) -> [LocalNetwork] {
+        let names = Set(interfaces.filter { $0.role == .protected }.map(\.name))
+        return view.addresses.compactMap { address in
+            guard let name = view.links[address.linkIndex]?.name, names.contains(name) else { return nil }
+            return LocalNetwork(interface: name, address: .v4(address.address))
+        }.sorted { ($0.interface, $0.address.description) < ($1.interface, $1.address.description) }
+    }
+
     /// Addresses on links that are up and have a carrier: what packets can leave from.
     static func usableAddresses(_ view: KernelView) -> Set<IPAddress> {
         let isRunning = { (index: Int) in view.links[index].map { $0.isUp && $0.isRunning } ?? false }

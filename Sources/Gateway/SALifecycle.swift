@@ -398,6 +398,9 @@ final class SALifecycle {
 
     func isActive(_ key: ChildKey) -> Bool { active[key] != nil }
 
+    /// Whether a child as configured carries the traffic of any of the connection's peers.
+    func isActive(configured key: ChildKey) -> Bool { isActive(key) || active.keys.contains { $0.configured == key } }
+
     /// Whether a packet with this SPI to this peer was ours: to believe ICMP errors that quote it.
     func isOutbound(spi: UInt32, remote: IPAddress) -> Bool { pairs.hasOutbound(spi: spi, remote: remote) }
 

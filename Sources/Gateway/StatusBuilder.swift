@@ -21,6 +21,8 @@ struct StatusBuilder {
     /// What went through a child that has an SA.
     var traffic: (ChildKey) -> [ChildTraffic] = { _ in [] }
     var evidence = EvidenceKeeper()
+    /// Peers that were refused lately and that no connection is for.
+    var refusedStrangers: [RefusedPeer] = []
     /// Why configured interfaces are not in use, by name.
     var interfaceProblems: [String: String] = [:]
     /// The interface that has an address, for remedies.
@@ -44,14 +46,23 @@ struct StatusBuilder {
             },
             workers: counters.workers.map(worker), drops: everyReason(counters.drops), ike: load)
         report.causes = causes
+        report.refusals = refusedStrangers.map(refusal)
         return report
+    }
+
+    private func refusal(_ peer: RefusedPeer) -> StatusReport.Refusal {
+        StatusReport.Refusal(
+            from: peer.from.description, code: peer.reason.code.rawValue, reason: peer.reason.sentence, count: peer.count,
+            secondsAgo: Self.seconds(now - peer.last))
     }
 
     private var gatewayCauses: [Cause] {
         let recent = evidence.recent(counters.drops)
         return Cause.roots(
             GatewayJudgement(
-                interfaceProblems: interfaceProblems, recentDrops: recent.drops, recentSince: recent.since, now: now
+                interfaceProblems: interfaceProblems, recentDrops: recent.drops, recentSince: recent.since,
+                refusedStrangers: refusedStrangers,
+                isPeerMissing: statuses.contains { $0.state != .established && $0.situation != .takenDown }, now: now
             ).causes + kernelCauses)
     }
 
@@ -110,6 +121,8 @@ struct StatusBuilder {
                 running: $0.finishedAt == nil && state == .established, largest: $0.largest, passed: $0.passed, failed: $0.failed)
         }
         report.changedSeconds = status?.changedAt.map { Self.seconds(now - $0) }
+        report.reasonCode = state == .established ? nil : status?.reason?.code.rawValue
+        report.refusals = (status?.refusals ?? []).map(refusal)
         report.lastFailure = status?.lastFailure.map {
             StatusReport.Failure(reason: $0.reason, secondsAgo: Self.seconds(now - $0.at))
         }
@@ -135,7 +148,7 @@ struct StatusBuilder {
     /// A problem of ours explains more than the silence that follows from it.
     private func reason(_ configured: Connection, _ status: ConnectionStatus?) -> String {
         if let problem = localProblems[configured.name] { return problem }
-        if let reason = status?.reason { return reason }
+        if let reason = status?.reason { return reason.sentence }
         if status?.state == .connecting { return "Negotiating with the peer." }
         let starts = configured.children.map(\.start)
         if configured.remoteAddress == nil { return "Waiting for the peer: `remote.address: any` answers and never initiates." }
@@ -146,8 +159,8 @@ struct StatusBuilder {
 
     private func ikeSA(_ ike: ConnectionStatus.IKE) -> StatusReport.IKE {
         var report = StatusReport.IKE(
-            spiInitiator: Self.hexadecimal(ike.initiatorSPI, digits: 16),
-            spiResponder: Self.hexadecimal(ike.responderSPI, digits: 16),
+            spiInitiator: ike.initiatorSPI.hexadecimal,
+            spiResponder: ike.responderSPI.hexadecimal,
             initiator: ike.isInitiator, proposal: ike.proposal, establishedSeconds: Self.seconds(now - ike.establishedAt),
             rekeyInSeconds: ike.rekeyAt.map { max(0, Self.seconds($0 - now)) },
             localAuthentication: ike.localMethod.isEmpty ? nil : ike.localMethod,
@@ -163,11 +176,11 @@ struct StatusBuilder {
         let local = isInstalled ? status?.localSelectors.map(\.description) : nil
         let remote = isInstalled ? status?.remoteSelectors.map(\.description) : nil
         var report = StatusReport.Child(
-            name: configured.name, state: state, reason: isInstalled ? status?.problem : status?.reason,
+            name: configured.name, state: state, reason: (isInstalled ? status?.problem : status?.reason)?.sentence,
             mode: configured.mode.rawValue,
             encapsulation: isInstalled && status?.path?.isUDPEncapsulated == true ? .udp : .none,
-            spiIn: isInstalled ? status.map { Self.hexadecimal(UInt64($0.inboundSPI), digits: 8) } : nil,
-            spiOut: isInstalled ? status.map { Self.hexadecimal(UInt64($0.outboundSPI), digits: 8) } : nil,
+            spiIn: isInstalled ? status?.inboundSPI.hexadecimal : nil,
+            spiOut: isInstalled ? status?.outboundSPI.hexadecimal : nil,
             proposal: isInstalled ? status?.transform?.keyword : nil,
             localSubnets: local ?? configured.localSubnets.map(\.description),
             remoteSubnets: remote ?? configured.remoteSubnets.map(\.description), packetsIn: carried.packetsIn,
@@ -206,11 +219,6 @@ struct StatusBuilder {
         var result: [String: UInt64] = [:]
         for reason in DropReason.allCases { result[reason.name] = drops[reason] ?? 0 }
         return result
-    }
-
-    static func hexadecimal(_ value: UInt64, digits: Int) -> String {
-        let text = String(value, radix: 16)
-        return String(repeating: "0", count: max(0, digits - text.count)) + text
     }
 
     static func seconds(_ duration: Duration) -> Double {

@@ -15,9 +15,11 @@ public struct StatusReport: Codable, Hashable, Sendable {
     public var ike: IKELoad?
     /// What is wrong with the gateway, or with this machine for all connections; absent from gateways that do not judge.
     public var causes: [Cause]?
+    /// Peers that were refused lately and that no connection is for, the newest first; absent from gateways that do not tell.
+    public var refusals: [Refusal]?
 
     enum CodingKeys: String, CodingKey {
-        case version, gateway, connections, workers, drops, ike, causes
+        case version, gateway, connections, workers, drops, ike, causes, refusals
         case uptimeSeconds = "uptime_seconds"
     }
 
@@ -88,11 +90,16 @@ public struct StatusReport: Codable, Hashable, Sendable {
         /// Since when it is up, or down; null when it never came up.
         @ExplicitNull public var changedSeconds: Double?
         @ExplicitNull public var lastFailure: Failure?
+        /// What the reason is about: for programs, which must not read the sentence. Null when established.
+        @ExplicitNull public var reasonCode: String?
+        /// Peers that were refused lately and most likely meant this connection, the newest first.
+        public var refusals: [Refusal]? = []
         /// What was found out about how large datagrams to the peer may be; null: nobody asked.
         @ExplicitNull public var pathProbe: PathProbe?
 
         enum CodingKeys: String, CodingKey {
-            case peers, liveness, causes
+            case peers, liveness, causes, refusals
+            case reasonCode = "reason_code"
             case changedSeconds = "changed_seconds_ago"
             case lastFailure = "last_failure"
             case pathProbe = "path_probe"
@@ -131,6 +138,28 @@ public struct StatusReport: Codable, Hashable, Sendable {
         public init(pendingSeconds: Double?, unanswered: Int, planned: Int, lastHeardSeconds: Double) {
             (self.unanswered, self.planned, self.lastHeardSeconds) = (unanswered, planned, lastHeardSeconds)
             _pendingSeconds = ExplicitNull(wrappedValue: pendingSeconds)
+        }
+    }
+
+    /// One source and one cause; nobody has authenticated the source.
+    public struct Refusal: Codable, Hashable, Sendable {
+        /// `192.0.2.9:500`
+        public var from: String
+        /// A code of `Reason.Code`, such as `unknown-peer`.
+        public var code: String
+        /// The sentence, about the last one.
+        public var reason: String
+        public var count: Int
+        /// Since the last one.
+        public var secondsAgo: Double
+
+        enum CodingKeys: String, CodingKey {
+            case from, code, reason, count
+            case secondsAgo = "seconds_ago"
+        }
+
+        public init(from: String, code: String, reason: String, count: Int, secondsAgo: Double) {
+            (self.from, self.code, self.reason, self.count, self.secondsAgo) = (from, code, reason, count, secondsAgo)
         }
     }
 

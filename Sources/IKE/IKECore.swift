@@ -60,6 +60,12 @@ public final class IKECore {
     var pools: [String: AddressLeases] = [:]
     /// Numbers for the peers of connections that take any.
     var lastInstance: UInt32 = 0
+    var refusedPeers = RefusedPeers()
+    /// Of the protected interfaces: they show which end has local and remote subnets the wrong way round.
+    public var localNetworks: [LocalNetwork] = []
+    private var repetitions = Repetitions()
+    /// What the operator took down of connections that come back changed.
+    private var takenDown: [String: (connection: Bool, children: Set<String>)] = [:]
     var cookies: CookieJar
     var initRefusals = RateLimiter(perSecond: Bounds.initRefusalsPerSecond)
     var unprotectedAnswers = RateLimiter(perSecond: Bounds.unprotectedAnswersPerSecond)
@@ -94,7 +100,9 @@ public final class IKECore {
     /// Adds a connection; children with `start: immediately` begin to connect at once. One of the same name is removed first.
     public func addConnection(_ plan: ConnectionPlan, now: Instant) {
         if connections[plan.name] != nil { removeConnection(plan.name, now: now) }
-        connections[plan.name] = ConnectionState(plan: supported(plan))
+        let state = ConnectionState(plan: supported(plan))
+        if let before = takenDown.removeValue(forKey: plan.name) { state.restore(before) }
+        connections[plan.name] = state
         connectionOrder.append(plan.name)
         directory.add(plan)
         addClaims(plan)
@@ -125,9 +133,13 @@ public final class IKECore {
         guard let connection = connections[name] else { return }
         let reason =
             isChanged
-            ? "The connection was changed in the configuration: it begins anew."
-            : "The connection was removed from the configuration."
+            ? Reason(.configurationChanged, "The connection was changed in the configuration: it begins anew.")
+            : Reason(.configurationChanged, "The connection was removed from the configuration.")
         for spi in connection.sas { if let sa = sas[spi] { close(sa, reason: reason, now: now) } }
+        let down = connection.takenDown
+        takenDown[name] = isChanged && (down.connection || !down.children.isEmpty) ? down : nil
+        refusedPeers.forget(connection: name)
+        repetitions.forget(connection: name)
         connections[name] = nil
         connectionOrder.removeAll { $0 == name }
         directory.remove(connection.plan)
@@ -211,7 +223,7 @@ public final class IKECore {
             settle(now)
             return
         }
-        guard slot.waitsForTraffic, !slot.isWanted else { return }
+        guard slot.waitsForTraffic, !slot.isWanted, !slot.isTakenDown, !state.isTakenDown else { return }
         state.slots[child]?.isWanted = true
         touch(connection: connection)
         settle(now)
@@ -228,58 +240,10 @@ public final class IKECore {
     /// conclude.
     public func localPathBroken(connection: String, reason: String, now: Instant) {
         guard let state = connections[connection] else { return }
-        log(.warning, connection, "The local path is broken: \(reason)")
-        if let sa = current(state) { suspect(sa, now: now) } else { state.failure = "The local path is broken: \(reason)" }
+        let broken = Reason(.localPath, "The local path is broken: \(reason)")
+        say(.warning, connection, broken, now: now)
+        if let sa = current(state) { suspect(sa, now: now) } else { state.failure = broken }
         settle(now)
-    }
-
-    // MARK: Operator
-
-    /// Brings a connection or one child of it up. False: no such connection or child, or one whose peer's address is `any`.
-    public func initiate(connection: String, child: String?, now: Instant) -> Bool {
-        guard let state = connections[connection] else { return false }
-        if let child, state.childPlan(child) == nil { return false }
-        if state.plan.remoteAddress == nil, current(state) == nil { return false }
-        for plan in state.plan.children where child == nil || plan.name == child {
-            state.slots[plan.name]?.isWanted = true
-            state.slots[plan.name]?.nextAttempt = nil
-        }
-        (state.nextAttempt, state.failedAttempts) = (nil, 0)
-        touch(connection: connection)
-        settle(now)
-        return true
-    }
-
-    /// Takes a connection or one child of it down, until traffic (on-traffic) or the operator wants it again.
-    public func terminate(connection: String, child: String?, now: Instant) -> Bool {
-        guard let state = connections[connection] else { return false }
-        if let child {
-            guard state.childPlan(child) != nil else { return false }
-            terminateChild(child, of: state, now: now)
-        } else {
-            for plan in state.plan.children { state.slots[plan.name]?.isWanted = false }
-            for spi in state.sas {
-                if let sa = sas[spi] { close(sa, reason: "Taken down by the operator.", now: now) }
-            }
-            (state.failure, state.hasFailed, state.failureKind) = ("Taken down by the operator.", false, .takenDown)
-        }
-        settle(now)
-        return true
-    }
-
-    /// Rekeys a child, every child (nil), or with `ike` the IKE SA itself. False: there is nothing to rekey.
-    public func rekey(connection: String, child: String?, ike: Bool, now: Instant) -> Bool {
-        guard let state = connections[connection], let sa = current(state), let established = sa.established else { return false }
-        var found = ike
-        if ike { enqueue(.rekeyIKE, on: sa) }
-        for record in established.children where !ike && record.isInstalled && (child == nil || record.name == child) {
-            found = true
-            // The peer was faster: its rekey is under way.
-            guard record.replacedBy == nil else { continue }
-            enqueue(.rekeyChild(inboundSPI: record.inboundSPI), on: sa)
-        }
-        settle(now)
-        return found
     }
 
     /// A limit on bytes, packets or sequence numbers: soft rekeys the child, hard ends it.
@@ -335,6 +299,47 @@ public final class IKECore {
     func emit(_ event: Event) {
         if case .log = event, events.count >= Bounds.eventQueue { counters.eventsDropped &+= 1; return }
         events.append(event)
+    }
+
+    /// Writes about what may happen again and again: once, and then at growing intervals with the count. The rest is `debug`.
+    /// - Parameters:
+    ///   - part: the child, or the source; empty: the connection itself.
+    ///   - place, line: as `log` takes them.
+    func say(
+        _ level: LogLevel, _ connection: String?, part: String = "", _ reason: Reason, now: Instant, place: String = #fileID,
+        line: UInt = #line
+    ) {
+        let verdict = repetitions.note(Repetitions.Subject(connection, part: part, reason), now: now)
+        write(verdict, level, connection, reason.sentence, again: "Still failing", now: now, place, line)
+    }
+
+    /// What is up is news, unless it was a moment ago.
+    func sayEstablished(
+        _ connection: String, _ what: String, _ sentence: String, now: Instant, place: String = #fileID, line: UInt = #line
+    ) {
+        let subject = Repetitions.Subject(connection, part: "up: \(what)", Reason(.connecting, ""))
+        let verdict = repetitions.note(subject, memory: Repetitions.calm, now: now)
+        write(verdict, .info, connection, sentence, again: "Again", now: now, place, line)
+    }
+
+    private func write(
+        _ verdict: Repetitions.Verdict, _ level: LogLevel, _ connection: String?, _ sentence: String, again: String,
+        now: Instant, _ place: String, _ line: UInt
+    ) {
+        switch verdict {
+        case .isNews: log(level, connection, sentence, place: place, line: line)
+        case .goesOn(let count, let since):
+            let times = "\(again), the \(count.ordinal) time in \((now - since).forPeople)"
+            log(level, connection, "\(times): \(sentence)", place: place, line: line)
+        // A rate of its own: what is left out must not use up that of the news.
+        case .isKnown: log(.debug, connection, sentence, place: "again \(place)", line: line)
+        }
+    }
+
+    /// What failed before works: ` after 14 failed attempts in 3m 20s`; empty when nothing had failed.
+    func endOfFailures(_ connection: String, child: String, now: Instant) -> String {
+        guard let (count, since) = repetitions.end(connection: connection, parts: ["", child], now: now) else { return "" }
+        return " after \(count) failed attempt\(count == 1 ? "" : "s") in \((now - since).forPeople)"
     }
 
     // MARK: Settling

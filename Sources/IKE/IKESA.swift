@@ -40,6 +40,8 @@ package final class IKESA {
     /// Additional key exchanges that are still to be done before IKE_AUTH. RFC 9370 §2.2.2.
     package var pendingMethods: [KeyExchangeMethod] = []
 
+    /// The system did not let our last transmission out.
+    package var sendFailure: SendFailure?
     /// What the peer said about the proof that it wants from us.
     package var wishes = PeerWishes()
     /// CHILDLESS_IKEV2_SUPPORTED was in the responder's IKE_SA_INIT. RFC 6023.

@@ -14,7 +14,7 @@ package final class InitiatingSA {
     /// The latest version of our message: that is the one AUTH signs. RFC 7296 §2.15.
     var message: [UInt8] = []
     /// An unauthenticated refusal, waited out before it is believed.
-    var refusal: (reason: String, until: Instant)?
+    var refusal: (reason: Reason, until: Instant)?
     /// The IKE SA that this one shall replace (reauthentication, or a rekey that the peer refused).
     var replaces: UInt64?
     /// The gateway that sent us here. RFC 5685 §9.3.
@@ -191,7 +191,7 @@ package final class EstablishedSA {
     var temporaryFailures = 0
     var followUpFailures = 0
     /// Why it ends at `expiresAt`, when that is not its lifetime.
-    var endReason: String?
+    var endReason: Reason?
     package var settled = SettledConfiguration()
 
     init(
@@ -220,6 +220,8 @@ package final class ChildRecord {
     let localSelectors: [TrafficSelector]
     let remoteSelectors: [TrafficSelector]
     let createdAt: Instant
+    /// The peer wanted transport mode and was given tunnel mode.
+    var wasAskedForTransportMode = false
     var state: State = .installing
     var rekeyAt: Instant
     let expiresAt: Instant

@@ -318,9 +318,9 @@ public struct ConnectionStatus: Sendable {
         public enum State: String, Sendable { case down, connecting, installed }
         public var name: String
         public var state: State
-        public var reason: String?
+        public var reason: Reason?
         /// Of an installed child: why it could not be replaced when its time came, or why nothing goes through it.
-        public var problem: String?
+        public var problem: Reason?
         public var inboundSPI: UInt32, outboundSPI: UInt32
         public var transform: ESPTransform?
         public var path: TunnelPath?
@@ -332,7 +332,7 @@ public struct ConnectionStatus: Sendable {
         /// The key exchange of its last CREATE_CHILD_SA, nil when it had none; the first child has its keys from IKE_SA_INIT.
         public var pfsGroup: String?
         public init(
-            name: String, state: State, reason: String?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0,
+            name: String, state: State, reason: Reason?, inboundSPI: UInt32 = 0, outboundSPI: UInt32 = 0,
             transform: ESPTransform? = nil,
             path: TunnelPath? = nil, localSelectors: [TrafficSelector], remoteSelectors: [TrafficSelector], rekeys: Int = 0,
             rekeyAt: Instant? = nil
@@ -346,9 +346,22 @@ public struct ConnectionStatus: Sendable {
     }
     public var name: String
     public var state: State
-    public var situation = Situation.established
-    /// A sentence in every state but `established`, from the first unanswered retransmission on.
-    public var reason: String?
+    /// In every state but `established`, from the first unanswered retransmission on.
+    public var reason: Reason?
+    public var situation: Situation {
+        guard state != .established else { return .established }
+        return switch reason?.code {
+        case .waitingForTraffic: .waitsForTraffic
+        case .waitingForOperator: .waitsForOperator
+        case .waitingForPeer: .waitsForPeer
+        case .takenDown: .takenDown
+        case .connecting, nil: .connecting
+        case .noAnswer: .unanswered
+        default: .failed
+        }
+    }
+    /// Peers that were refused lately and most likely meant this connection, the newest first.
+    public var refusals: [RefusedPeer] = []
     public var ike: IKE?
     public var children: [Child]
     /// Everybody who is there, of a connection that takes any peer.
@@ -421,7 +434,10 @@ public struct ConnectionStatus: Sendable {
         public var children: [String]
         public var method: String
     }
-    public init(name: String, state: State, reason: String?, ike: IKE?, children: [Child]) {
+    public init(
+        name: String, state: State, reason: Reason?, ike: IKE?, children: [Child], refusals: [RefusedPeer] = []
+    ) {
+        self.refusals = refusals
         (self.name, self.state, self.reason, self.ike, self.children) = (name, state, reason, ike, children)
     }
 }

@@ -4,15 +4,23 @@ import IPsec
 extension IKECore {
     /// One entry per connection, in the order of configuration.
     public func status(now: Instant) -> [ConnectionStatus] {
-        connectionOrder.compactMap { connections[$0] }.map { status($0, now: now) }
+        let refused = Dictionary(grouping: refusedPeers.recent(now)) { $0.connection ?? "" }
+        return connectionOrder.compactMap { connections[$0] }.map { status($0, refused, now: now) }
     }
 
     /// One connection's, which costs the same whatever others there are; nil when there is none of this name.
     public func status(connection: String, now: Instant) -> ConnectionStatus? {
-        connections[connection].map { status($0, now: now) }
+        connections[connection].map {
+            status($0, [connection: refusedPeers.recent(now).filter { $0.connection == connection }], now: now)
+        }
     }
 
-    private func status(_ state: ConnectionState, now: Instant) -> ConnectionStatus {
+    /// Peers that were refused lately and that no connection is for, the newest first.
+    public func refusedStrangers(now: Instant) -> [RefusedPeer] { refusedPeers.recent(now).filter { $0.connection == nil } }
+
+    private func status(
+        _ state: ConnectionState, _ refused: [String: [RefusedPeer]], now: Instant
+    ) -> ConnectionStatus {
         let plan = state.plan
         let sa = current(state)
         let children = plan.children.map { status($0, state, now: now) }
@@ -20,11 +28,9 @@ extension IKECore {
             let isConnecting = state.attempt != nil
             // One that takes anybody has not failed because one of them did: it listens, and the reason says what was.
             let hasFailed = state.hasFailed && plan.remoteAddress != nil
-            let (situation, sentence) = reason(state, now: now)
-            var result = ConnectionStatus(
+            let result = ConnectionStatus(
                 name: plan.name, state: isConnecting ? .connecting : hasFailed ? .failed : .down,
-                reason: sentence, ike: nil, children: children)
-            result.situation = situation
+                reason: reason(state, now: now), ike: nil, children: children, refusals: refused[plan.name] ?? [])
             return withHistory(result, state, now: now)
         }
         var ike = ConnectionStatus.IKE(
@@ -38,6 +44,7 @@ extension IKECore {
         ike.fragmentation = sa.fragmentation.isNegotiated
         ike.usesPostquantumKey = sa.postquantum.isUsed
         var result = ConnectionStatus(name: plan.name, state: .established, reason: nil, ike: ike, children: children)
+        result.refusals = refused[plan.name] ?? []
         result.virtualAddresses = established.settled.received?.addresses ?? []
         if plan.remoteAddress == nil { result.peers = state.sas.compactMap { sas[$0] }.compactMap(peer) }
         result.liveness = liveness(sa, established)
@@ -72,42 +79,35 @@ extension IKECore {
             method: established.peer.method)
     }
 
-    /// A sentence for every state but `established`, and what stands behind it. What we know about the peer's own attempt shows
-    /// both sides, so it comes first while it is fresh; then the silence of the attempt under way; then the last failure.
-    private func reason(_ state: ConnectionState, now: Instant) -> (ConnectionStatus.Situation, String) {
-        if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return (.failed, refusal.reason) }
-        let failed: ConnectionStatus.Situation =
-            switch state.failureKind {
-            case .silence: .unanswered
-            case .takenDown: .takenDown
-            case .other: .failed
-            }
+    /// A sentence for every state but `established`. What we know about the peer's own attempt shows both sides, so it comes
+    /// first while it is fresh; then the silence of the attempt under way; then the last failure.
+    private func reason(_ state: ConnectionState, now: Instant) -> Reason {
+        if let refusal = state.refusal, now < refusal.at + Bounds.refusalShown { return refusal.reason }
         if let sa = state.attempt.flatMap({ sas[$0] }), let waiting = sa.waiting {
             switch waiting.purpose {
-            case .ownStatus: return (.connecting, "Waiting for an OCSP responder's word about our own certificate.")
-            case .judgement: return (.connecting, "The certificate of \(sa.path.remote) is being judged.")
+            case .ownStatus: return Reason(.connecting, "Waiting for an OCSP responder's word about our own certificate.")
+            case .judgement: return Reason(.connecting, "The certificate of \(sa.path.remote) is being judged.")
             case .answer:
-                return (
-                    .connecting, "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked."
-                )
+                return Reason(
+                    .connecting, "Waiting for an OCSP responder to say whether the certificate of \(sa.path.remote) is revoked.")
             }
         }
         if let sa = state.attempt.flatMap({ sas[$0] }), let request = sa.outstanding {
-            if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return (.failed, refusal.reason) }
-            if request.transmissions > 1 { return (.unanswered, silence(sa, request, now: now)) }
-            if let failure = state.failure { return (failed, failure) }
-            return (.connecting, "Waiting for the answer of \(sa.path.remote) to \(request.exchange).")
+            if case .initiating(let initiating) = sa.phase, let refusal = initiating.refusal { return refusal.reason }
+            if request.transmissions > 1 || sa.sendFailure != nil { return silence(sa, request, now: now) }
+            return state.failure
+                ?? Reason(.connecting, "Waiting for the answer of \(sa.path.remote) to \(request.exchange).")
         }
-        if let failure = state.failure { return (failed, failure) }
+        if let failure = state.failure { return failure }
         if state.plan.remoteAddress == nil {
-            return (.waitsForPeer, "Waiting for a peer: remote.address is any, so this end cannot begin.")
+            return Reason(.waitingForPeer, "Waiting for a peer: remote.address is any, so this end cannot begin.")
         }
         if state.wantedChildren.isEmpty {
             return state.plan.children.contains { $0.start == .onTraffic }
-                ? (.waitsForTraffic, "Waiting for traffic (start: on-traffic).")
-                : (.waitsForOperator, "Waiting for the peer or for `culvert up` (start: manual).")
+                ? Reason(.waitingForTraffic, "Waiting for traffic (start: on-traffic).")
+                : Reason(.waitingForOperator, "Waiting for the peer or for `culvert up` (start: manual).")
         }
-        return (.connecting, "About to connect to \(state.plan.remoteAddress?.description ?? "the peer").")
+        return Reason(.connecting, "About to connect to \(state.plan.remoteAddress?.description ?? "the peer").")
     }
 
     private func newestChild(
@@ -121,7 +121,7 @@ extension IKECore {
     }
 
     /// What another peer was refused, for a while.
-    private func conflict(_ slot: ConnectionState.Slot?, now: Instant) -> String? {
+    private func conflict(_ slot: ConnectionState.Slot?, now: Instant) -> Reason? {
         slot?.conflict.flatMap { now < $0.at + Bounds.conflictShown ? $0.reason : nil }
     }
 
@@ -143,9 +143,11 @@ extension IKECore {
             let local = sa.path.local.address
             status.problem =
                 isPresent(local)
-                ? slot?.rekeyProblem.map { "The last rekey failed. \($0)" } ?? conflict(slot, now: now)
+                ? slot?.rekeyProblem.map { Reason($0.code, "The last rekey failed. \($0)") } ?? conflict(slot, now: now)
                     ?? sa.established.flatMap { restProblem(effective(plan, $0), $0, slot) }
-                : "Nothing goes through: the address \(local) is not on this machine any more, or its interface is down."
+                : Reason(
+                    .localPath,
+                    "Nothing goes through: the address \(local) is not on this machine any more, or its interface is down.")
             return status
         }
         let isConnecting = slot?.isCreating == true || (state.attempt != nil && slot?.isWanted == true)

@@ -38,6 +38,10 @@ struct StatusPage {
         parts += inFull.map(connection)
         let rest = shown.dropFirst(inFull.count)
         if !rest.isEmpty { parts.append(lines(Array(rest))) }
+        let refused = report.causes?.filter { $0.code == .refusals && $0.severity == .notice } ?? []
+        if !refused.isEmpty {
+            parts.append(refused.map { terminal.wrap($0.sentence, indent: "refused  ") }.joined(separator: "\n"))
+        }
         guard !onlyFailed else { return parts.joined(separator: "\n\n") }
         if !report.workers.isEmpty { parts.append(workers.text(terminal)) }
         let drops = drops
@@ -130,6 +134,9 @@ struct StatusPage {
             } else {
                 lines.append(told(cause, indent: "  "))
             }
+        }
+        for cause in connection.causes where cause.code == .refusals && cause.severity == .notice {
+            lines.append(terminal.wrap(cause.sentence, indent: "  refused  "))
         }
         if let ike = connection.ike {
             let role = ike.initiator ? "initiator" : "responder"

@@ -1,4 +1,5 @@
 import Glibc
+import IPsec
 
 /// Where output goes, and whether it takes colour.
 struct Terminal {
@@ -168,13 +169,7 @@ enum Readable {
     /// `12s`, `3m 20s`, `7h 46m`, `4d 2h`
     static func duration(_ seconds: Double) -> String {
         guard seconds.isFinite, seconds >= 0, seconds < 1e12 else { return "-" }
-        let total = Int(seconds)
-        switch total {
-        case ..<60: return "\(total)s"
-        case ..<3600: return "\(total / 60)m \(total % 60)s"
-        case ..<86_400: return "\(total / 3600)h \(total / 60 % 60)m"
-        default: return "\(total / 86_400)d \(total / 3600 % 24)h"
-        }
+        return Duration.seconds(Int64(seconds)).forPeople
     }
 
     /// One unit: `12s`, `3m`, `7h`, `4d`

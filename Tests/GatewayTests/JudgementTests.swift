@@ -11,8 +11,8 @@ struct ConnectionJudgementTests {
     private let path = Path(local: Endpoint(ip("192.0.2.1"), 500), remote: Endpoint(ip("192.0.2.2"), 500))
 
     private func status(
-        _ state: ConnectionStatus.State = .established, situation: ConnectionStatus.Situation = .established,
-        reason: String? = nil, encapsulated: Bool = false, remote: [String] = ["10.2.0.0/24"]
+        _ state: ConnectionStatus.State = .established, reason: Reason? = nil, encapsulated: Bool = false,
+        remote: [String] = ["10.2.0.0/24"]
     ) -> ConnectionStatus {
         var child = ConnectionStatus.Child(
             name: "net", state: state == .established ? .installed : .down, reason: nil,
@@ -25,10 +25,8 @@ struct ConnectionJudgementTests {
             initiatorSPI: 1, responderSPI: 2, isInitiator: true, proposal: "", establishedAt: at(0), rekeyAt: nil,
             localNAT: false, remoteNAT: false, localIdentity: .fqdn("east.example"), remoteIdentity: .fqdn("west.example"),
             path: path)
-        var status = ConnectionStatus(
+        return ConnectionStatus(
             name: "west", state: state, reason: reason, ike: state == .established ? ike : nil, children: [child])
-        status.situation = situation
-        return status
     }
 
     private func judgement(_ status: ConnectionStatus, _ traffic: [String: [ChildTraffic]] = [:]) -> ConnectionJudgement {
@@ -147,7 +145,7 @@ struct ConnectionJudgementTests {
     }
 
     @Test func `a port that is unreachable says that the machine is there; a router that refuses is named`() {
-        var judged = judgement(status(.connecting, situation: .unanswered, reason: "No answer."))
+        var judged = judgement(status(.connecting, reason: Reason(.noAnswer, "No answer.")))
         #expect(codes(judged) == [.ikeNoAnswer])
         judged.unreachable = UnreachableReport(
             kind: .port, remote: ip("192.0.2.2"), port: 500, local: ip("192.0.2.1"), reporter: ip("192.0.2.2"), at: at(98))
@@ -161,14 +159,35 @@ struct ConnectionJudgementTests {
     }
 
     @Test func `what waits to be asked is in order, what failed is not, and our own problem comes before all`() {
-        for situation in [ConnectionStatus.Situation.waitsForTraffic, .waitsForOperator, .waitsForPeer] {
-            #expect(codes(judgement(status(.down, situation: situation))).isEmpty)
+        for code in [Reason.Code.waitingForTraffic, .waitingForOperator, .waitingForPeer] {
+            #expect(codes(judgement(status(.down, reason: Reason(code, "It waits.")))).isEmpty)
         }
-        #expect(Cause.roots(judgement(status(.down, situation: .takenDown)).causes).first?.severity == .notice)
-        #expect(codes(judgement(status(.failed, situation: .failed, reason: "Refused."))) == [.ikeFailed])
-        var ours = judgement(status(.failed, situation: .unanswered, reason: "No answer."))
+        let down = judgement(status(.down, reason: Reason(.takenDown, "Taken down.")))
+        #expect(Cause.roots(down.causes).first?.severity == .notice)
+        #expect(codes(judgement(status(.failed, reason: Reason(.authentication, "Refused.")))) == [.ikeFailed])
+        #expect(codes(judgement(status(.failed, reason: Reason(.sendFailed, "No route.")))) == [.ikeSendFailed])
+        var ours = judgement(status(.failed, reason: Reason(.noAnswer, "No answer.")))
         ours.localProblem = "The interface wan0 is down."
         #expect(codes(ours) == [.localPath])
+    }
+
+    @Test func `who was refused is told: a warning while the connection is not up, a notice when it is or must not be`() {
+        let stranger = RefusedPeer(
+            from: Endpoint(ip("198.51.100.7"), 500), connection: "west", reason: Reason(.unknownPeer, "No connection is for it."),
+            count: 3, last: at(88))
+        func told(_ status: ConnectionStatus) -> Cause? {
+            var refusing = status
+            refusing.refusals = [stranger]
+            return judgement(refusing).causes.first { $0.code == .refusals }
+        }
+        let silent = told(status(.connecting, reason: Reason(.noAnswer, "No answer.")))
+        #expect(silent?.severity == .warning)
+        #expect(silent?.sentence == "No connection is for it. (3 times, the last one 12s ago)")
+        #expect(told(status())?.severity == .notice)
+        #expect(told(status(.down, reason: Reason(.takenDown, "Taken down.")))?.severity == .notice)
+        var same = status(.failed, reason: stranger.reason)
+        same.refusals = [stranger]
+        #expect(!codes(judgement(same)).contains(.refusals), "the reason that it is down is told already")
     }
 
     @Test func `a wanted child that is missing is a problem; one that nobody wants is not`() {
@@ -215,6 +234,21 @@ struct CauseTests {
         let down = GatewayJudgement(
             interfaceProblems: ["lan0": "The interface lan0 is down."], recentDrops: [.noRoute: 40], now: at(100))
         #expect(Cause.roots(down.causes).map(\.code) == [.interfaceUnusable])
+    }
+
+    @Test func `a stranger that comes again while a peer is missing may be it: a warning; else a notice`() {
+        func severity(count: Int, isPeerMissing: Bool, at last: Double = 95) -> Cause.Severity? {
+            let stranger = RefusedPeer(
+                from: Endpoint(ip("198.51.100.7"), 500), connection: nil, reason: Reason(.unknownPeer, "Nobody is expected."),
+                count: count, last: at(last))
+            return GatewayJudgement(
+                interfaceProblems: [:], refusedStrangers: [stranger], isPeerMissing: isPeerMissing, now: at(400)
+            ).causes.first?.severity
+        }
+        #expect(severity(count: 2, isPeerMissing: true, at: 395) == .warning)
+        #expect(severity(count: 1, isPeerMissing: true, at: 395) == .notice)
+        #expect(severity(count: 9, isPeerMissing: false, at: 395) == .notice)
+        #expect(severity(count: 9, isPeerMissing: true, at: 95) == .notice)
     }
 
     @Test func `recent drops are those since the oldest of the kept readings`() {

@@ -106,7 +106,7 @@ import Wire
     @Test(arguments: [
         ("x25519-ke1_mlkem768", "x25519", "we ask for ke1_mlkem768, the peer offered none"),
         ("x25519", "x25519-ke1_mlkem768", "additional key exchange 1: the peer offered only ke1_mlkem768"),
-        ("x25519-ke1_mlkem1024", "x25519-ke1_mlkem768", "To accept it, add ke1_mlkem768 to ike_proposals"),
+        ("x25519-ke1_mlkem1024", "x25519-ke1_mlkem768", "add aes256gcm16-prfsha384-x25519-ke1_mlkem768 to ike_proposals"),
     ])
     func `the report names the additional key exchange that differs`(
         _ ours: String, _ theirs: String, _ expected: String

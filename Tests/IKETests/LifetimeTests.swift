@@ -218,7 +218,7 @@ import Wire
         let pair = Pair()
         pair.eastSide.change = { $0.dpdAction = .clear }
         #expect(try pair.establish())
-        #expect(pair.west.core.terminate(connection: "c", child: nil, now: pair.now))
+        #expect(pair.west.core.deleteAsPeer(connection: "c", child: nil, now: pair.now))
         #expect(pair.network.run(for: .seconds(30)) { pair.isUp && pair.mismatch == nil })
     }
 }

@@ -120,7 +120,7 @@ import Wire
     @Test func `an initiator whose peer deletes comes back after a pause`() throws {
         let pair = Pair()
         #expect(try pair.establish())
-        #expect(pair.west.core.terminate(connection: "c", child: nil, now: pair.now))
+        #expect(pair.west.core.deleteAsPeer(connection: "c", child: nil, now: pair.now))
         pair.run(5)
         #expect(pair.east.status(now: pair.now)?.state == .failed || pair.east.status(now: pair.now)?.state == .down)
         #expect(pair.network.run(for: .seconds(10)) { pair.isUp })

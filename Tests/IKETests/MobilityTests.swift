@@ -42,7 +42,7 @@ import Wire
         let pair = Pair()
         for change in [\Pair.eastSide, \Pair.westSide] { pair[keyPath: change].paths.mobike = mobike }
         try pair.establish()
-        func problem() -> String { pair.east.status(now: pair.now)?.children.first?.problem ?? "" }
+        func problem() -> String { pair.east.status(now: pair.now)?.children.first?.problem?.sentence ?? "" }
         pair.east.setAddresses("192.0.2.1", "198.51.100.1", now: pair.now)
         #expect(problem() == "")
         pair.east.core.setLocalAddresses([], now: pair.now)

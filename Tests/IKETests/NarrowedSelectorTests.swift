@@ -56,7 +56,7 @@ import Wire
         let pair = Self.pair(Self.all)
         #expect(try pair.establish())
         pair.run(5)
-        _ = pair.west.core.terminate(connection: "c", child: "to-10.3.0.0/24", now: pair.now)
+        _ = pair.west.core.deleteAsPeer(connection: "c", child: "to-10.3.0.0/24", now: pair.now)
         pair.run(5)
         #expect(Self.carried(pair.east) == ["10.2.0.0/24", "10.4.0.0/24"])
         pair.run(30)

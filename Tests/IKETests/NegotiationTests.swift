@@ -69,17 +69,17 @@ import Wire
     }
 
     @Test(arguments: [
-        ("aes256gcm16-prfsha384-ecp384", "aes128gcm16-prfsha384-ecp384", "encryption algorithm", "add aes128gcm16"),
-        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha256-ecp384", "pseudo-random function", "add prfsha256"),
-        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-modp2048", "key exchange group", "add modp2048"),
-        ("aes256-sha256-ecp384", "aes256-sha512-prfsha256-ecp384", "integrity algorithm", "add sha512"),
+        ("aes256gcm16-prfsha384-ecp384", "aes128gcm16-prfsha384-ecp384", "encryption algorithm"),
+        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha256-ecp384", "pseudo-random function"),
+        ("aes256gcm16-prfsha384-ecp384", "aes256gcm16-prfsha384-modp2048", "key exchange group"),
+        ("aes256-sha256-ecp384", "aes256-sha512-prfsha256-ecp384", "integrity algorithm"),
     ])
     func `the report names the first difference and the line to change`(
-        _ ours: String, _ theirs: String, _ what: String, _ fix: String
+        _ ours: String, _ theirs: String, _ what: String
     ) throws {
         let report = NegotiationReport.ike(ours: try ike(ours), offer: Offer.ike(try ike(theirs)), connection: "west")
         #expect(
-            report.contains(ours) && report.contains(what) && report.contains(fix)
+            report.contains(ours) && report.contains(what) && report.contains("add \(theirs) to")
                 && report.contains("ike_proposals of connection west"))
     }
 
@@ -92,8 +92,8 @@ import Wire
                 child: "net")
         }
         #expect(try report("aes256gcm16", "aes256gcm16-esn").contains("insists on esn"))
-        #expect(try report("aes256gcm16-ecp384", "aes256gcm16").contains("add a proposal without a key exchange group to"))
-        #expect(try report("aes256gcm16", "aes256gcm16-ecp384").contains("add ecp384 to esp_proposals of child c/net"))
+        #expect(try report("aes256gcm16-ecp384", "aes256gcm16").contains("add aes256gcm16 to esp_proposals"))
+        #expect(try report("aes256gcm16", "aes256gcm16-ecp384").contains("aes256gcm16-ecp384 to esp_proposals of child c/net"))
         #expect(try report("aes256gcm16", "aes128gcm16").contains("add aes128gcm16"))
     }
 

@@ -102,7 +102,7 @@ import Wire
         let pair = try Self.up(seed: seed, east: .seconds(1000))
         pair.east.core.authenticateAnew(connection: "c", now: pair.now)
         pair.network.run(for: .milliseconds(Int64(seed) * 5))
-        #expect(pair.west.core.terminate(connection: "c", child: seed % 2 == 0 ? nil : "net", now: pair.now))
+        #expect(pair.west.core.deleteAsPeer(connection: "c", child: seed % 2 == 0 ? nil : "net", now: pair.now))
         #expect(pair.network.run(for: .seconds(60)) { pair.isUp && Self.quiet(pair) == nil }, "\(Self.quiet(pair) ?? "")")
     }
 

@@ -122,7 +122,7 @@ import Wire
         }
         #expect(pair.east.core.rekey(connection: "c", child: nil, ike: false, now: pair.now))
         if seed > 5 { pair.network.run(for: .milliseconds(15)) }
-        #expect(pair.west.core.terminate(connection: "c", child: "net", now: pair.now))
+        #expect(pair.west.core.deleteAsPeer(connection: "c", child: "net", now: pair.now))
         pair.run(40)
         #expect(pair.east.faults.isEmpty && pair.west.faults.isEmpty)
         // East wants it, so it is back.

@@ -55,8 +55,8 @@ import Testing
             switch act {
             case .rekeyChild: _ = core.rekey(connection: "c", child: "net0", ike: false, now: gateway.now)
             case .rekeyIKE: _ = core.rekey(connection: "c", child: nil, ike: true, now: gateway.now)
-            case .deleteChild: _ = core.terminate(connection: "c", child: "net0", now: gateway.now)
-            case .deleteIKE: _ = core.terminate(connection: "c", child: nil, now: gateway.now)
+            case .deleteChild: _ = core.deleteAsPeer(connection: "c", child: "net0", now: gateway.now)
+            case .deleteIKE: _ = core.deleteAsPeer(connection: "c", child: nil, now: gateway.now)
             case .createChild: _ = core.initiate(connection: "c", child: "net1", now: gateway.now)
             case .reauthenticate: _ = core.authenticateAnew(connection: "c", now: gateway.now)
             case .hardLimit: break
@@ -73,7 +73,7 @@ import Testing
         if acts.contains(.createChild) {
             // What is created is what was taken down before.
             for gateway in [play.east, play.west] {
-                gateway.command("down") { _ = $0.terminate(connection: "c", child: "net1", now: gateway.now) }
+                gateway.command("down") { _ = $0.deleteAsPeer(connection: "c", child: "net1", now: gateway.now) }
             }
             play.world.run(for: .seconds(20))
         }

@@ -58,7 +58,7 @@ import Testing
         }
         play.west.command("at once") {
             if deletes {
-                _ = $0.terminate(connection: "c", child: "net0", now: play.west.now)
+                _ = $0.deleteAsPeer(connection: "c", child: "net0", now: play.west.now)
             } else {
                 _ = $0.rekey(connection: "c", child: "net0", ike: false, now: play.west.now)
             }

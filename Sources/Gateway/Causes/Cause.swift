@@ -35,7 +35,6 @@ public enum CauseCode: String, CaseIterable, Codable, Sendable {
     case packetsDropped = "packets-dropped"
     case configurationRefused = "configuration-refused"
     case machine = "machine"
-    case gatewayDown = "gateway-down"
 
     public var entry: CauseEntry { CauseEntry.table[self] ?? CauseEntry(.problem, rawValue, "") }
 }
@@ -129,7 +128,6 @@ public struct CauseEntry: Sendable {
             .problem, "the configuration file is refused", "`culvert check {file}` names each place; until it is mended the next "
                 + "start of the gateway protects nothing"),
         .machine: .init(.problem, "this machine is not in order", ""),
-        .gatewayDown: .init(.problem, "the gateway does not run", ""),
     ]
 }
 

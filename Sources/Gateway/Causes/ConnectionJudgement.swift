@@ -38,6 +38,7 @@ struct ConnectionJudgement {
         if let status {
             causes += status.state == .established ? established(status) : notEstablished(status)
             causes += comesAndGoes(status)
+            causes += refused(status)
         } else if localProblem == nil {
             causes.append(cause(.ikeFailed, "The gateway does not have this connection; its log says why."))
         }
@@ -47,14 +48,15 @@ struct ConnectionJudgement {
     // MARK: Not established
 
     private func notEstablished(_ status: ConnectionStatus) -> [Cause] {
-        let reason = status.reason ?? "It is \(status.state.rawValue)."
+        let reason = status.reason?.sentence ?? "It is \(status.state.rawValue)."
         switch status.situation {
         case .waitsForTraffic, .waitsForOperator, .waitsForPeer, .established: return []
         case .takenDown: return [cause(.takenDown, reason)]
         case .connecting: return isWanted(status) ? [cause(.ikeConnecting, reason)] : []
         case .unanswered: return [cause(.ikeNoAnswer, reason)] + unreachableCause
         // One that takes any peer listens; what it tells is of a peer that is not there any more, or of a stranger.
-        case .failed: return configured.remoteAddress == nil ? [] : [cause(.ikeFailed, reason)] + unreachableCause
+        case .failed where configured.remoteAddress == nil: return []
+        case .failed: return [cause(status.reason?.code == .sendFailed ? .ikeSendFailed : .ikeFailed, reason)] + unreachableCause
         }
     }
 
@@ -94,11 +96,16 @@ struct ConnectionJudgement {
         for child in status.children {
             switch child.state {
             case .installed:
-                if let problem = child.problem { causes.append(cause(.childProblem, problem, child: child.name)) }
+                if let problem = child.problem { causes.append(cause(.childProblem, problem.sentence, child: child.name)) }
                 causes += narrowed(child)
                 for one in traffic[child.name] ?? [] { causes += judge(one, child, status) }
+            case .down where child.reason?.code == .takenDown:
+                causes.append(
+                    cause(
+                        .takenDown, child.reason?.sentence ?? "", ["connection": "\(configured.name)/\(child.name)"],
+                        child: child.name))
             case .down where child.isWanted || child.reason != nil:
-                causes.append(cause(.childDown, child.reason ?? "It is not installed.", child: child.name))
+                causes.append(cause(.childDown, child.reason?.sentence ?? "It is not installed.", child: child.name))
             case .down, .connecting: break
             }
         }
@@ -238,6 +245,14 @@ struct ConnectionJudgement {
                     severity: deaths >= Self.lossesThatFlap.many ? .problem : .warning))
         }
         return causes
+    }
+
+    /// Whoever was refused on a connection that works is somebody else, or was that before.
+    private func refused(_ status: ConnectionStatus) -> [Cause] {
+        status.refusals.filter { $0.reason != status.reason }.prefix(3).map { refusal in
+            let isNotice = status.state == .established || status.situation == .takenDown
+            return cause(.refusals, refusal.sentence(now: now), severity: isNotice ? .notice : nil)
+        }
     }
 
     // MARK: Words

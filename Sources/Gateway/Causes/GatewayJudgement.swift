@@ -8,7 +8,15 @@ struct GatewayJudgement {
     /// Packets dropped lately, and since when that is.
     var recentDrops: [DropReason: UInt64] = [:]
     var recentSince: Instant?
+    /// Peers that no connection is for.
+    var refusedStrangers: [RefusedPeer] = []
+    /// Some connection waits for its peer: one of them may be it.
+    var isPeerMissing = false
     var now: Instant
+
+    /// Who came once may be anybody that looks for gateways; a peer comes again.
+    static let knocksOfPeer = 2
+    static let knockLifetime: Duration = .seconds(300)
 
     /// Fewer are the network's normal life: one packet for a host that has just gone.
     static let fewestDrops: UInt64 = 10
@@ -25,7 +33,15 @@ struct GatewayJudgement {
             cause.interface = name
             return cause
         }
-        return unusable + drops
+        return unusable + drops + strangers
+    }
+
+    private var strangers: [Cause] {
+        refusedStrangers.prefix(4).map { refusal in
+            let isPeer =
+                isPeerMissing && refusal.count >= Self.knocksOfPeer && now < refusal.last + Self.knockLifetime
+            return Cause(.refusals, refusal.sentence(now: now), severity: isPeer ? .warning : .notice)
+        }
     }
 
     private var drops: [Cause] {

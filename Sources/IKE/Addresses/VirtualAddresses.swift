@@ -103,7 +103,9 @@ extension IKECore {
     private func refuseAddress(
         _ connection: ConnectionState, _ notify: NotifyType, _ reason: String
     ) throws(IKEFault) -> Never {
-        for child in connection.plan.children where child.remoteIsAssigned { connection.slots[child.name]?.reason = reason }
+        for child in connection.plan.children where child.remoteIsAssigned {
+            connection.slots[child.name]?.reason = Reason(.virtualAddress, reason)
+        }
         log(.warning, connection.plan.name, reason)
         throw .incompatible(notify, data: [], reason)
     }
@@ -223,7 +225,8 @@ extension IKECore {
         } catch {
             guard payloads.firstError == nil else { return }
             for child in connection.plan.children where child.localIsAssigned {
-                connection.slots[child.name]?.reason = "The peer's answer gives us no address: \(error.sentence)."
+                connection.slots[child.name]?.reason = Reason(
+                    .virtualAddress, "The peer's answer gives us no address: \(error.sentence).")
             }
         }
     }
@@ -253,7 +256,7 @@ extension IKECore {
             return
         }
         let reason = connection.plan.children.lazy.compactMap { connection.slots[$0.name]?.reason }.first
-        close(sa, reason: reason ?? "The peer gave us no virtual address.", now: now)
+        close(sa, reason: reason ?? Reason(.virtualAddress, "The peer gave us no virtual address."), now: now)
     }
 
     /// An IKE SA has left its connection: what it had received is void unless another one has it too.

@@ -36,7 +36,10 @@ extension IKECore {
     private func firstChild(_ sa: IKESA, _ connection: ConnectionState) -> ChildOffer? {
         if connection.plan.childless == .prefer, sa.peerAllowsChildless { return nil }
         let moving = childrenToReplace(connection, sa.replaces)
-        guard let plan = moving.first ?? connection.wantedChildren.first ?? connection.plan.children.first else { return nil }
+        let open = connection.plan.children.filter { connection.slots[$0.name]?.isTakenDown != true }
+        // What the peer does not renew in CREATE_CHILD_SA has only this exchange.
+        let first = moving.first { connection.slots[$0.name]?.rekeyProblem != nil } ?? moving.first
+        guard let plan = first ?? connection.wantedChildren.first ?? open.first else { return nil }
         return makeOffer(plan, selectors: nil, withMethods: false)
     }
 
@@ -114,8 +117,9 @@ extension IKECore {
             return
         }
         guard let claimed = identity.identity else {
-            let reason =
-                "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand."
+            let reason = Reason(
+                .identity,
+                "The peer \(sa.path.remote) identifies by \(identity.sentence), which this version does not understand.")
             refuseAuthenticated(sa, reason: reason, now: now)
             return
         }
@@ -141,7 +145,7 @@ extension IKECore {
         isAsked: Bool, now: Instant
     ) {
         if let reason = settlePPK(sa, connection.plan, response: payloads) {
-            refuseAuthenticated(sa, reason: reason, now: now)
+            refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             return
         }
         let works = state.isJudged ? [] : certificateWork(proof, CollectionOfOne(connection.plan))
@@ -165,7 +169,7 @@ extension IKECore {
                 completeAuth(sa, state, connection, peer, payloads, now: now)
             }
         } catch {
-            refuseAuthenticated(sa, reason: error.sentence, now: now)
+            refuseAuthenticated(sa, reason: error.reason, now: now)
         }
     }
 
@@ -194,7 +198,7 @@ extension IKECore {
 
     /// "If the error occurs on the initiator, the notification MAY be returned in a separate INFORMATIONAL exchange, usually with
     /// no other payloads." (§2.21.2)
-    func refuseAuthenticated(_ sa: IKESA, reason: String, now: Instant) {
+    func refuseAuthenticated(_ sa: IKESA, reason: Reason, now: Instant) {
         counters.authenticationsRefused &+= 1
         leave(sa, reason: reason, failed: true, now: now)
         sa.phase = .closing
@@ -215,7 +219,8 @@ extension IKECore {
             childFailed(
                 connection, child.name,
                 reason: Reasons.childRefused(
-                    error, offer: child, isRekey: false, hasAgreed: payloads.proposals != nil, plan: connection.plan), now: now)
+                    error, offer: child, isRekey: false, hasAgreed: payloads.proposals != nil, plan: connection.plan,
+                    networks: localNetworks), now: now)
             // Whatever it has made of what it agreed to.
             if payloads.proposals != nil { deleteUnusable(child.inboundSPI, on: sa, now: now) }
             return
@@ -226,7 +231,7 @@ extension IKECore {
                 nonces: (state.transcript.initiatorNonce, state.transcript.responderNonce), shared: nil, now: now)
             install(made, on: sa, established, now: now)
         } catch {
-            let reason = "The peer's answer for child \(child.name) is unusable: \(error.sentence)."
+            let reason: Reason = "The peer's answer for child \(child.name) is unusable: \(error.sentence)."
             childFailed(connection, child.name, reason: reason, now: now)
             if let spi = payloads.proposals?.first?.spi, spi.count == 4 { deleteUnusable(child.inboundSPI, on: sa, now: now) }
         }

@@ -68,6 +68,7 @@ struct ProofRefusal: Error {
     enum Depth: Int { case method, secret, certificate, signature }
     var depth: Depth
     var sentence: String
+    var reason: Reason { Reason(depth == .certificate ? .certificate : .authentication, sentence) }
 }
 
 /// Verdicts on the peer's AUTH of one IKE SA. The connections that it is tried on most often come to the same question.

@@ -26,12 +26,18 @@ extension IKECore {
             let connections = try known(identity, candidates, wanted: payloads.identityResponder, path: path)
             guard let claimed = identity.identity else { return }
             let (connection, next) = try identify(sa, state, payloads, identity, claimed, connections, path: path)
+            guard !connection.isTakenDown else {
+                throw Refusal(
+                    connection: connection.plan.name, notify: .temporaryFailure,
+                    reason: Reasons.refusedAsTakenDown(connection.plan.name, remote: path.remote))
+            }
             try checkSuite(sa, identity, connection, path: path)
             try checkChild(payloads, connection, path: path)
             guard obeysNATProhibition(payloads, path: path) else {
                 throw Refusal(
                     connection: connection.plan.name, notify: .unexpectedNATDetected,
-                    reason: "The peer \(path.remote) forbids NATs (NO_NATS_ALLOWED), and there is one on the path.")
+                    reason: Reason(
+                        .nat, "The peer \(path.remote) forbids NATs (NO_NATS_ALLOWED), and there is one on the path."))
             }
             switch next {
             case .proven(let peer):
@@ -54,19 +60,19 @@ extension IKECore {
 
     /// The same answer for whatever is wrong: one that is not authenticated does not learn which identities or methods exist.
     func refuseAuth(
-        _ sa: IKESA, _ connection: ConnectionState, _ payloads: [Payload], reason: String, path: Path, now: Instant
+        _ sa: IKESA, _ connection: ConnectionState, _ payloads: [Payload], reason: Reason, path: Path, now: Instant
     ) {
         counters.authenticationsRefused &+= 1
         respond(sa, .ikeAuth, payloads, path: path)
         finishClosed(sa, reason: nil, failed: false, now: now)
-        refused(connection, reason: reason, now: now)
+        refused(connection, reason, from: path.remote, now: now)
     }
 
     struct Refusal: Error {
         /// The name of the connection that the peer most likely meant.
         var connection: String?
         var notify: NotifyType
-        var reason: String
+        var reason: Reason
     }
 
     /// What the first request comes to.
@@ -92,8 +98,10 @@ extension IKECore {
         guard connection.plan.childless == .never, payloads.proposals == nil, payloads.selectorsInitiator == nil else { return }
         throw Refusal(
             connection: connection.plan.name, notify: .invalidSyntax,
-            reason: "The peer \(path.remote) asks for no child along with IKE_AUTH (RFC 6023), which connection "
-                + "\(connection.plan.name) does not allow: set childless: allow here, or let the peer ask for a child.")
+            reason: Reason(
+                .other,
+                "The peer \(path.remote) asks for no child along with IKE_AUTH (RFC 6023), which connection "
+                    + "\(connection.plan.name) does not allow: set childless: allow here, or let the peer ask for a child."))
     }
 
     /// The connections that the peer may mean, by address (the candidates) and by identities, the best match first.
@@ -146,7 +154,7 @@ extension IKECore {
         }
         throw Refusal(
             connection: (refusal?.connection ?? first).plan.name, notify: .authenticationFailed,
-            reason: refusal?.proof.sentence
+            reason: refusal?.proof.reason
                 ?? "Connection \(first.plan.name) authenticates by EAP here, so it can only initiate, never answer.")
     }
 
@@ -168,7 +176,7 @@ extension IKECore {
                 (head, localMethod) = ([.identityResponder(ours)] + made.certificates + [made.authentication], made.method)
             }
         } catch {
-            let reason = "We cannot prove to \(path.remote) (\(identity.sentence)) who we are: \(error.sentence)."
+            let reason: Reason = "We cannot prove to \(path.remote) (\(identity.sentence)) who we are: \(error.sentence)."
             refuseAuth(sa, connection, [.notify(Notify(.authenticationFailed))], reason: reason, path: path, now: now)
             return
         }

@@ -14,7 +14,7 @@ extension IKECore {
             admit(sa, state, auth.request, auth.identity, auth.connection, peer, proof: nil, path: auth.path, now: now)
         } catch {
             refuseAuth(
-                sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: error.sentence, path: auth.path, now: now)
+                sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: error.reason, path: auth.path, now: now)
         }
     }
 
@@ -54,7 +54,7 @@ extension IKECore {
                 auth.localMethod = proof.method
             }
         } catch {
-            let reason = "We cannot prove to \(path.remote) (\(identity.sentence)) who we are: \(error.sentence)."
+            let reason: Reason = "We cannot prove to \(path.remote) (\(identity.sentence)) who we are: \(error.sentence)."
             refuseAuth(sa, connection, [.notify(Notify(.authenticationFailed))], reason: reason, path: path, now: now)
             return
         }
@@ -87,7 +87,8 @@ extension IKECore {
         switch auth.step {
         case .eap(let session):
             guard let packet = payloads.extensibleAuthentication else {
-                let reason = "The peer \(path.remote) (\(auth.identity.sentence)) broke off the EAP exchange."
+                let reason = Reason(
+                    .authentication, "The peer \(path.remote) (\(auth.identity.sentence)) broke off the EAP exchange.")
                 refuseAuth(
                     sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: reason, path: path, now: now)
                 return
@@ -126,9 +127,10 @@ extension IKECore {
             send(packet, sa, auth)
         case .failure(let packet, let sentence):
             let plan = auth.connection.plan
-            let reason =
+            let reason = Reason(
+                .authentication,
                 "The peer \(auth.path.remote) (\(auth.identity.sentence)) failed EAP: \(sentence)."
-                + (plan.places == nil ? "" : " See remote.auth\(plan.line("remote.auth")) here.")
+                    + (plan.places == nil ? "" : " See remote.auth\(plan.line("remote.auth")) here."))
             // IDr goes along only when nothing has been said yet: the peer has to know whose answer it is.
             refuseAuth(
                 sa, auth.connection, auth.head + [.extensibleAuthentication(packet)], reason: reason, path: auth.path, now: now)
@@ -170,7 +172,7 @@ extension IKECore {
                 proof: ([.authentication(method: AuthenticationMethod.sharedKey, data: data)], method), path: auth.path, now: now)
         } catch {
             refuseAuth(
-                sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: error.sentence, path: auth.path, now: now)
+                sa, auth.connection, [.notify(Notify(.authenticationFailed))], reason: error.reason, path: auth.path, now: now)
         }
     }
 
@@ -202,15 +204,15 @@ extension IKECore {
         guard isDeleted || payloads.firstError != nil else { return }
         finishClosed(sa, reason: nil, failed: false, now: now)
         if case .eap(let session) = auth.step, let why = session.refusal {
-            let reason = "The peer \(path.remote) (\(auth.identity.sentence)) failed EAP: \(why)."
-            refused(auth.connection, reason: reason, now: now)
+            let sentence = "The peer \(path.remote) (\(auth.identity.sentence)) failed EAP: \(why)."
+            refused(auth.connection, Reason(.authentication, sentence), from: path.remote, now: now)
             return
         }
         let notify = payloads.firstError ?? Notify(.authenticationFailed)
         refused(
             auth.connection,
-            reason: Reasons.initiatorRefusedUs(
+            Reasons.initiatorRefusedUs(
                 notify, wanted: auth.request.identityResponder, plan: auth.connection.plan, wishes: sa.wishes,
-                remote: path.remote), now: now)
+                hasProvenSecret: false, remote: path.remote), from: path.remote, now: now)
     }
 }

@@ -84,7 +84,7 @@ extension IKECore {
             resumeAuth(sa, now: now)
         } else if purpose == .judgement {
             // There is more to judge than can be: an honest peer begins again.
-            let reason = "The certificates of the peer \(sa.path.remote) could not be judged in time."
+            let reason = Reason(.certificate, "The certificates of the peer \(sa.path.remote) could not be judged in time.")
             if case .authenticating = sa.phase {
                 refuseAuthenticated(sa, reason: reason, now: now)
             } else {

@@ -17,10 +17,10 @@ extension IKECore {
             let refusal = established.peer.review?.revocation()
         else { return }
         counters.peersRevoked &+= 1
-        let reason =
+        let sentence =
             "The peer \(established.remoteIdentity) at \(sa.path.remote) is shut out of connection \(plan.name): "
             + refusal.sentence
-        close(sa, reason: reason, now: now)
+        close(sa, reason: Reason(.certificate, sentence), now: now)
         settle(now)
     }
 

@@ -241,7 +241,7 @@ extension IKECore {
         counters.fragmentsRefused &+= 1
         let reason = "The peer \(sa.path.remote) sent fragments of a message longer than \(Bounds.messageBytes) octets."
         if sa.established == nil, !sa.isClosing {
-            drop(sa, reason: reason, failed: true, now: now)
+            drop(sa, reason: Reason(.other, reason), failed: true, now: now)
         } else if sa.lastOversized.map({ now >= $0 + Bounds.hintInterval }) ?? true {
             sa.lastOversized = now
             log(.warning, sa.connection, reason)

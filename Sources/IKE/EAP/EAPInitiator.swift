@@ -17,7 +17,7 @@ extension IKECore {
             let reason =
                 "The peer \(sa.path.remote) does not ask for EAP, which connection \(connection.plan.name) "
                 + "authenticates by: set auth: eap for the remote side there, or another local.auth here."
-            refuseAuthenticated(sa, reason: reason, now: now)
+            refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             return
         }
         let context = EAPContext(
@@ -71,9 +71,9 @@ extension IKECore {
             // EAP-Failure ends the IKE SA at the other end too.
             if EAPPacket(parsing: packet)?.code == .failure {
                 counters.authenticationsRefused &+= 1
-                drop(sa, reason: reason, failed: true, now: now)
+                drop(sa, reason: Reason(.authentication, reason), failed: true, now: now)
             } else {
-                refuseAuthenticated(sa, reason: reason, now: now)
+                refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             }
         }
     }
@@ -89,7 +89,7 @@ extension IKECore {
             let reason =
                 "The peer \(sa.path.remote) proved itself by \(method) only, which does not authenticate a server: use "
                 + "EAP-TLS, or let the server show a certificate."
-            refuseAuthenticated(sa, reason: reason, now: now)
+            refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             return
         }
         do throws(IKEFault) {
@@ -122,7 +122,7 @@ extension IKECore {
             return
         }
         if let reason = settlePPK(sa, connection.plan, response: payloads) {
-            refuseAuthenticated(sa, reason: reason, now: now)
+            refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             return
         }
         guard authentication.method == AuthenticationMethod.sharedKey,
@@ -132,7 +132,7 @@ extension IKECore {
             let reason =
                 "The peer \(sa.path.remote) does not know the key that EAP made: somebody is between us and the EAP "
                 + "server, or its authentication server gave it another key."
-            refuseAuthenticated(sa, reason: reason, now: now)
+            refuseAuthenticated(sa, reason: Reason(.authentication, reason), now: now)
             return
         }
         let method = outcome.method?.description ?? "EAP"

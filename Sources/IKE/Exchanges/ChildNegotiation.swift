@@ -136,10 +136,13 @@ extension IKECore {
             let reason = NegotiationReport.esp(
                 ours: plan.proposals, offer: offer, withMethods: request.withMethods, connection: connection.plan.name,
                 child: plan.name, line: connection.plan.line("\(plan.name)/esp_proposals"))
-            childRefused(connection, plan.name, isRekey: request.rekeyed != nil, reason: reason)
+            childRefused(
+                connection, plan.name, isRekey: request.rekeyed != nil, Reason(.espProposals, reason), from: sa.path.remote,
+                now: now)
             throw .incompatible(.noProposalChosen, data: [], reason)
         }
         try checkOutboundSPI(choice.spi, established)
+        if request.payloads.notify(.useTransportMode) != nil { declineTransportMode(sa, connection, plan, now: now) }
         let exchange = try exchangeForChild(choice.suite.method, request)
         let inboundSPI = freshInboundSPI()
         return AgreedChild(
@@ -164,6 +167,7 @@ extension IKECore {
             remote: agreed.selectors.initiator, weInitiated: false,
             lowestNonce: lowerNonce(request.initiatorNonce, request.responderNonce), now: now)
         made.payloads = agreed.payloads
+        made.record.wasAskedForTransportMode = request.payloads.notify(.useTransportMode) != nil
         return made
     }
 
@@ -201,20 +205,26 @@ extension IKECore {
         _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, _ initiator: WireSelectors,
         _ responder: WireSelectors, _ request: ChildRequest, now: Instant
     ) throws(IKEFault) -> (ChildPlan, Narrowing.Result) {
-        var plans = connection.plan.children.map { effective($0, established) }
+        let all = connection.plan.children.map { effective($0, established) }
+        var plans = all.filter { connection.slots[$0.name]?.isTakenDown != true }
         if let rekeyed = request.rekeyed { plans = plans.filter { $0.name == rekeyed.name } }
         let best = Narrowing.bestChild(
             plans, offeredInitiator: initiator.selectors, offeredResponder: responder.selectors, weInitiate: false,
             isFree: { established.current($0) == nil })
         guard let best else {
+            try refuseTakenDown(sa, connection, all, initiator, responder, now: now)
             counters.selectorsRefused &+= 1
-            let reason = Reasons.selectorsRefused(
-                offeredInitiator: initiator.selectors, offeredResponder: responder.selectors, plans: plans,
-                connection: connection.plan)
-            if let name = (plans.first { established.current($0.name) == nil } ?? plans.first)?.name {
-                childRefused(connection, name, isRekey: request.rekeyed != nil, reason: reason)
+            var reason = SelectorReport.refusal(
+                initiator: initiator.selectors, responder: responder.selectors, plans: plans, connection: connection.plan,
+                networks: localNetworks)
+            if request.payloads.notify(.useTransportMode) != nil {
+                reason = Reasons.transportModeRefused(reason, remote: sa.path.remote)
             }
-            throw .incompatible(.tsUnacceptable, data: [], reason)
+            if let name = (plans.first { established.current($0.name) == nil } ?? plans.first)?.name {
+                childRefused(
+                    connection, name, isRekey: request.rekeyed != nil, reason, from: sa.path.remote, now: now)
+            }
+            throw .incompatible(.tsUnacceptable, data: [], reason.sentence)
         }
         // "The responder MUST NOT narrow down the Traffic Selectors narrower than the scope currently in use." (§2.9.2)
         if let rekeyed = request.rekeyed,

@@ -148,7 +148,7 @@ extension IKECore {
             old.rekeyAt = now + temporaryFailureWait(until: old.expiresAt, now: now)
         } else if established.current(name) == nil {
             let again = now + settings.reconnectInterval + jitter(.seconds(1))
-            childWentDown(connection, name, reason: "The peer deleted child \(name).", retryAt: again)
+            childWentDown(connection, name, reason: Reason(.peerClosed, "The peer deleted child \(name)."), retryAt: again)
         }
         log(.info, connection.plan.name, "The peer deleted child \(name) as soon as it was made.")
     }
@@ -172,7 +172,7 @@ extension IKECore {
     private func unusableChild(
         _ sa: IKESA, _ connection: ConnectionState, _ state: CreatingChild, _ fault: IKEFault, now: Instant
     ) {
-        let reason = "The peer's answer for child \(state.offer.name) is unusable: \(fault.sentence)."
+        let reason: Reason = "The peer's answer for child \(state.offer.name) is unusable: \(fault.sentence)."
         if state.isRest {
             restRefused(state, connection, reason: reason, now: now)
         } else {
@@ -220,11 +220,14 @@ extension IKECore {
         // Whatever the peer has made of what it agreed to.
         if payloads.proposals != nil { deleteUnusable(state.offer.inboundSPI, on: sa, now: now) }
         let reason = Reasons.childRefused(
-            error, offer: state.offer, isRekey: old != nil, hasAgreed: payloads.proposals != nil, plan: connection.plan)
+            error, offer: state.offer, isRekey: old != nil, hasAgreed: payloads.proposals != nil, plan: connection.plan,
+            networks: localNetworks)
         if old != nil {
-            log(.warning, connection.plan.name, "Rekeying child \(state.offer.name) failed. \(reason)")
+            let told = Reason(reason.code, "Rekeying child \(state.offer.name) failed. \(reason)")
+            say(.warning, connection.plan.name, part: state.offer.name, told, now: now)
             old?.rekeyAt = now + Bounds.longestChildRetry
             connection.slots[state.offer.name]?.rekeyProblem = reason
+            if reason.code == .espProposals { makeAnew(state.offer.name, sa, established, connection, now: now) }
         } else if state.isRest {
             restRefused(state, connection, reason: reason, now: now)
         } else {

@@ -18,16 +18,23 @@ extension IKECore {
         {
             respond(sa, .informational, [], path: path)
             let connection = connection(of: sa)
+            // With our own pre-shared key, when that is what it was judged by.
+            let provesSecret = if case .presharedKey = connection?.plan.remoteAuthentication { true } else { false }
             let reason = connection.map {
                 Reasons.initiatorRefusedUs(
-                    notify, wanted: sa.requestedIdentity, plan: $0.plan, wishes: sa.wishes, remote: sa.path.remote)
+                    notify, wanted: sa.requestedIdentity, plan: $0.plan, wishes: sa.wishes, hasProvenSecret: provesSecret,
+                    remote: sa.path.remote)
             }
             finishClosed(sa, reason: reason, failed: true, now: now)
-            if let connection, let reason { connection.refusal = (reason, now) }
+            if let connection, let reason {
+                refusedPeers.note(reason, from: sa.path.remote, connection: connection.plan.name, now: now)
+                connection.refusal = (reason, now)
+            }
             return
         }
         for notify in payloads.notifies where notify.type.isError {
-            log(.info, sa.connection, "The peer reports \(notify.type).", from: sa.path.remote.address)
+            let reason = Reason(.other, "The peer reports \(notify.type).")
+            say(.info, sa.connection, part: "from \(sa.path.remote.address)", reason, now: now)
         }
         noteWindow(sa, payloads)
         noteAuthenticationLifetime(sa, payloads, now: now)
@@ -48,7 +55,8 @@ extension IKECore {
         if established.supersededBy != nil {
             finishClosed(sa, reason: nil, failed: false, now: now)
         } else {
-            finishClosed(sa, reason: "The peer \(sa.path.remote) deleted the IKE SA.", failed: false, now: now)
+            let reason = Reason(.peerClosed, "The peer \(sa.path.remote) deleted the IKE SA.")
+            finishClosed(sa, reason: reason, failed: false, now: now)
         }
     }
 
@@ -86,8 +94,15 @@ extension IKECore {
         retire(record, of: sa, established, now: now)
         if record.replacedBy == nil { lostPart(record, of: sa, established, now: now) }
         guard wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) else { return }
-        let reason = "The peer deleted child \(record.name)."
-        log(.info, connection.plan.name, reason)
+        let sentence = "The peer deleted child \(record.name)."
+        let reason =
+            record.wasAskedForTransportMode
+            ? Reason(
+                .transportMode,
+                "\(sentence) It had asked for transport mode, which this end does not do: set tunnel mode there (with "
+                    + "strongSwan: mode = tunnel).")
+            : Reason(.peerClosed, sentence)
+        say(.info, connection.plan.name, part: record.name, reason, now: now)
         childWentDown(connection, record.name, reason: reason, retryAt: now + settings.reconnectInterval + jitter(.seconds(1)))
     }
 

@@ -123,7 +123,7 @@ extension IKECore {
     }
 
     /// "the recipient should continue trying for some time before giving up" (§2.21.1).
-    func refuse(_ sa: IKESA, _ state: InitiatingSA, _ reason: String, now: Instant) {
+    func refuse(_ sa: IKESA, _ state: InitiatingSA, _ reason: Reason, now: Instant) {
         let until = state.refusal?.until ?? (now + Bounds.refusalGrace)
         state.refusal = (reason, until)
         if let giveUpAt = sa.outstanding?.giveUpAt { sa.outstanding?.giveUpAt = min(giveUpAt, until) }

@@ -32,8 +32,14 @@ extension IKECore {
             return
         }
 
-        let candidates = self.candidates(path)
-        guard !candidates.isEmpty else { refuseStranger(header, bytes.count, path: path, now: now); return }
+        let all = self.candidates(path)
+        guard !all.isEmpty else { refuseStranger(header, bytes.count, path: path, now: now); return }
+        // What the operator took down takes nobody in; whoever it may be else is told apart by its identity, in IKE_AUTH.
+        let candidates = all.filter { !$0.isTakenDown }
+        guard !candidates.isEmpty else {
+            refuseAsTakenDown(all[0], header, bytes.count, path: path, now: now)
+            return
+        }
         if redirectInit(message, bytes.count, nonce: nonce, candidates, path: path) { return }
         guard let chosen = suite(message.payloads, offer, candidates) else {
             refuseSuites(header, bytes.count, offer, candidates[0], path: path, now: now)
@@ -89,7 +95,7 @@ extension IKECore {
         let plan = likely.plan
         let reason = NegotiationReport.ike(
             ours: plan.proposals, offer: offer, connection: plan.name, line: plan.line("ike_proposals"))
-        refused(likely, reason: "Refused \(path.remote): \(reason)", now: now)
+        refused(likely, Reason(.ikeProposals, "Refused \(path.remote): \(reason)"), from: path.remote, now: now)
     }
 
     /// "it has to determine whether the packet is a retransmission belonging to an existing "half-open" IKE SA (in which case the
@@ -180,10 +186,12 @@ extension IKECore {
     }
 
     /// False when too many were refused this second: then nothing is said, here or there.
-    private func refuseInit(_ header: IKEHeader, _ octets: Int, path: Path, now: Instant) -> Bool {
+    private func refuseInit(
+        _ header: IKEHeader, _ octets: Int, _ notify: NotifyType = .noProposalChosen, path: Path, now: Instant
+    ) -> Bool {
         guard initRefusals.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return false }
         counters.unprotectedAnswers &+= 1
-        answerClear(header, [.notify(Notify(.noProposalChosen))], toOctets: octets, path: path)
+        answerClear(header, [.notify(Notify(notify))], toOctets: octets, path: path)
         return true
     }
 
@@ -191,10 +199,11 @@ extension IKECore {
         counters.strangersRefused &+= 1
         guard unprotectedAnswers.allows(now) else { counters.unprotectedAnswersSuppressed &+= 1; return }
         counters.unprotectedAnswers &+= 1
-        log(
-            .warning, nil,
+        let reason = Reason(
+            .unknownPeer,
             "Refused \(path.remote): no connection has remote.address \(path.remote.address) (or any) and local.address "
                 + "\(path.local.address); add one, or correct the address of an existing one.")
+        refusedStranger(reason, from: path.remote, now: now)
         answerClear(header, [.notify(Notify(.noProposalChosen))], toOctets: octets, path: path)
     }
 
@@ -253,6 +262,11 @@ extension IKECore {
         // notification". RFC 9370 §2.2.1.
         if !choice.suite.additional.isEmpty { payloads.append(.notify(Notify(.intermediateExchangeSupported))) }
         return payloads
+    }
+
+    private func refuseAsTakenDown(_ state: ConnectionState, _ header: IKEHeader, _ octets: Int, path: Path, now: Instant) {
+        guard refuseInit(header, octets, .temporaryFailure, path: path, now: now) else { return }
+        refused(state, Reasons.refusedAsTakenDown(state.plan.name, remote: path.remote), from: path.remote, now: now)
     }
 
     private func accept(

@@ -43,7 +43,7 @@ extension IKECore {
             let reason =
                 payloads.firstError.map { Reasons.intermediateRefused($0, method, remote: sa.path.remote) }
                 ?? "The answer of \(sa.path.remote) to IKE_INTERMEDIATE has no key exchange."
-            drop(sa, reason: reason, failed: true, now: now)
+            drop(sa, reason: Reason(.other, reason), failed: true, now: now)
             return
         }
         do throws(IKEFault) {

@@ -87,12 +87,12 @@ extension IKECore {
     }
 
     /// The peer does not take what it has left out: the others are tried, and all of them again after a while.
-    func restRefused(_ state: CreatingChild, _ connection: ConnectionState, reason: String, now: Instant) {
+    func restRefused(_ state: CreatingChild, _ connection: ConnectionState, reason: Reason, now: Instant) {
         let name = state.offer.name
         let (local, remote) = (state.offer.localSelectors, state.offer.remoteSelectors)
-        let sentence = "Not carried: \(local.sentence) <-> \(remote.sentence). \(reason)"
-        if connection.slots[name]?.restProblem != sentence { log(.warning, connection.plan.name, "Child \(name): \(sentence)") }
-        connection.slots[name]?.restProblem = sentence
+        let problem = Reason(reason.code, "Not carried: \(local.sentence) <-> \(remote.sentence). \(reason)")
+        say(.warning, connection.plan.name, part: name, Reason(problem.code, "Child \(name): \(problem)"), now: now)
+        connection.slots[name]?.restProblem = problem
         connection.slots[name]?.isCreating = false
         for one in local {
             for other in remote { connection.slots[name]?.refusedPairs.insert(SelectorPair(local: one, remote: other)) }
@@ -116,12 +116,14 @@ extension IKECore {
     // MARK: Telling
 
     /// For status: what of an installed child's selectors no SA carries, and why; nil when all of it is carried.
-    func restProblem(_ plan: ChildPlan, _ established: EstablishedSA, _ slot: ConnectionState.Slot?) -> String? {
+    func restProblem(_ plan: ChildPlan, _ established: EstablishedSA, _ slot: ConnectionState.Slot?) -> Reason? {
         guard let rest = uncovered(plan, established) else {
-            return slot?.wantsRest == false ? narrowing(plan, established) : nil
+            return slot?.wantsRest == false ? narrowing(plan, established).map { Reason(.trafficSelectors, $0) } : nil
         }
         if let problem = slot?.restProblem { return problem }
-        return "Not carried: \(rest.local.sentence) <-> \(rest.remote.sentence), which the peer left out of what it agreed to."
+        return Reason(
+            .trafficSelectors,
+            "Not carried: \(rest.local.sentence) <-> \(rest.remote.sentence), which the peer left out of what it agreed to.")
     }
 
     /// The one SA of a child carries less than is configured.

@@ -4,7 +4,7 @@ import IPsec
 extension IKECore {
     /// Steps: 1. strip the non-ESP marker; 2. read the header and check the version; 3. find the SA by our own SPI; 4. hand on.
     func receive(_ datagram: [UInt8], path: Path, now: Instant) {
-        guard let bytes = withoutMarker(datagram, path) else { return }
+        guard let bytes = withoutMarker(datagram, path, now: now) else { return }
         let message: WireMessage
         do throws(IKEFault) {
             let header = try IKEHeader(parsing: bytes[...])
@@ -40,9 +40,12 @@ extension IKECore {
         return sa.initiatorSPI == header.initiatorSPI ? sa : nil
     }
 
-    private func withoutMarker(_ datagram: [UInt8], _ path: Path) -> [UInt8]? {
+    private func withoutMarker(_ datagram: [UInt8], _ path: Path, now: Instant) -> [UInt8]? {
         if datagram == [0xFF] { counters.keepalivesReceived &+= 1; return nil }
-        guard path.local.port == settings.natTraversalPort else { return datagram }
+        guard path.local.port == settings.natTraversalPort else {
+            noteMarkerOnWrongPort(datagram, path, now: now)
+            return datagram
+        }
         guard datagram.count > 4, datagram[..<4].allSatisfy({ $0 == 0 }) else { counters.notIKE &+= 1; return nil }
         return Array(datagram[4...])
     }
@@ -56,6 +59,9 @@ extension IKECore {
             answerUnprotected(
                 header, [Notify(.invalidMajorVersion, data: [IKEHeader.majorVersion << 4])], toOctets: octets, path: path,
                 now: now)
+            refusedVersion("IKE version \(header.major).\(header.version & 0x0F)", path, now: now)
+        } else if let mode = IKEv1.beginning(header) {
+            refuseIKEv1(header, mode, octets: octets, path: path, now: now)
         }
         return false
     }
@@ -147,7 +153,7 @@ extension IKECore {
     /// (§2.21).
     private func finishUnreadable(_ sa: IKESA, _ request: OutstandingRequest, _ fault: IKEFault, now: Instant) {
         counters.malformed &+= 1
-        let reason = "The peer's response to \(request.exchange) is unusable: \(fault.sentence)."
+        let reason: Reason = "The peer's response to \(request.exchange) is unusable: \(fault.sentence)."
         switch sa.phase {
         case .established: close(sa, reason: reason, now: now)
         default: drop(sa, reason: reason, failed: true, now: now)

@@ -40,6 +40,7 @@ extension IKECore {
             nextTransmit: now + settings.retransmitInitial, interval: settings.retransmitInitial, transmissions: 1,
             giveUpAt: now + patience(sa), generation: sa.mobility.generation, isWhole: isWhole)
         sa.nextRequestID &+= 1
+        sa.sendFailure = nil
         for message in messages { transmit(message, path: sa.path, isWhole: isWhole) }
         touch(sa)
     }
@@ -78,6 +79,7 @@ extension IKECore {
             request.nextTransmit = now + request.interval
             request.transmissions += 1
             counters.requestsRetransmitted &+= 1
+            sa.sendFailure = nil
             for message in request.messages { transmit(message, path: sa.path, isWhole: request.isWhole) }
             tellSilence(sa, request, now: now)
             probe(&request, on: sa)
@@ -120,21 +122,15 @@ extension IKECore {
 
     /// "an implementation deems the IKE SA to have failed … discards all state associated with the IKE SA" (§2.1).
     private func giveUp(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) {
-        let connection = connection(of: sa)
-        var isSilence = true
         switch sa.phase {
         case .initiating(let state):
-            isSilence = state.refusal == nil
             drop(sa, reason: state.refusal?.reason ?? silence(sa, request, now: now), failed: true, now: now)
         case .intermediate, .authenticating: drop(sa, reason: silence(sa, request, now: now), failed: true, now: now)
         case .established:
             counters.peersDead &+= 1
             drop(sa, reason: silence(sa, request, now: now), failed: true, isDead: true, now: now)
-        case .closing, .halfOpen, .closed:
-            isSilence = false
-            drop(sa, reason: nil, failed: false, now: now)
+        case .closing, .halfOpen, .closed: drop(sa, reason: nil, failed: false, now: now)
         }
-        if isSilence, let connection, current(connection) == nil { connection.failureKind = .silence }
     }
 
     /// Starts the next queued request if the window allows: "An IKE endpoint MUST wait for a response to each of its messages

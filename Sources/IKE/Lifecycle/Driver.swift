@@ -5,7 +5,7 @@ extension IKECore {
     /// Starts what is wanted, missing and allowed now.
     func drive(_ state: ConnectionState, now: Instant) {
         guard let sa = current(state), let established = sa.established else {
-            guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return }
+            guard mayConnect(state) else { return }
             if let next = state.nextAttempt, next > now { return }
             beginConnect(state, replaces: nil, now: now)
             return
@@ -18,6 +18,10 @@ extension IKECore {
             guard let due = restDue(plan.name, state, established), due <= now else { continue }
             state.slots[plan.name]?.isCreating = enqueue(.createRest(plan.name), on: sa)
         }
+    }
+
+    private func mayConnect(_ state: ConnectionState) -> Bool {
+        state.attempt == nil && !state.isTakenDown && !state.wantedChildren.isEmpty && state.plan.remoteAddress != nil
     }
 
     private func needsCreating(_ name: String, _ state: ConnectionState, _ established: EstablishedSA) -> Bool {
@@ -33,8 +37,7 @@ extension IKECore {
 
     func deadline(of state: ConnectionState, now: Instant) -> Instant? {
         guard let sa = current(state), let established = sa.established else {
-            guard state.attempt == nil, !state.wantedChildren.isEmpty, state.plan.remoteAddress != nil else { return nil }
-            return state.nextAttempt
+            return mayConnect(state) ? state.nextAttempt : nil
         }
         let missing = childrenDue(state, established).filter { needsCreating($0.name, state, established) }
             .compactMap { creationDue($0.name, state, sa, established) }
@@ -48,14 +51,15 @@ extension IKECore {
     ///   - deadPeersChildren: the children that were up when the peer was found dead; nil when it was not that.
     ///   - isMeant: this end wanted it: the operator, a changed file, the end of the gateway.
     func wentDown(
-        _ state: ConnectionState, reason: String, failed: Bool, isMeant: Bool = false, deadPeersChildren: [String]? = nil,
+        _ state: ConnectionState, reason: Reason, failed: Bool, isMeant: Bool = false, deadPeersChildren: [String]? = nil,
         now: Instant
     ) {
         let wasUp = state.isReportedUp
-        (state.failure, state.hasFailed, state.isReportedUp, state.failureKind) = (reason, failed, false, .other)
-        state.history.wentDown(reason, isDeath: failed, isMeant: isMeant, wasUp: wasUp, now: now)
+        (state.failure, state.hasFailed, state.isReportedUp) = (reason, failed, false)
+        state.history.wentDown(reason.sentence, isDeath: failed, isMeant: isMeant, wasUp: wasUp, now: now)
         for plan in state.plan.children {
             state.slots[plan.name]?.isCreating = false
+            state.slots[plan.name]?.rekeyProblem = nil
             if let names = deadPeersChildren, let action = state.plan.dpdAction {
                 let isWanted = state.slots[plan.name]?.isWanted == true || names.contains(plan.name)
                 state.slots[plan.name]?.isWanted = action == .restart && isWanted
@@ -78,8 +82,8 @@ extension IKECore {
             if !wasUp { state.failedAttempts += 1 }
         }
         state.nextAttempt = earliest + jitter(spread)
-        log(.warning, state.plan.name, reason)
-        emit(.connectionDown(connection: state.plan.name, reason: reason))
+        if reason.code != .takenDown || failed { say(.warning, state.plan.name, reason, now: now) }
+        emit(.connectionDown(connection: state.plan.name, reason: reason.sentence))
         touch(connection: state.plan.name)
     }
 
@@ -92,68 +96,64 @@ extension IKECore {
     }
 
     /// An attempt ended before it had an IKE SA.
-    func attemptFailed(_ state: ConnectionState, reason: String, now: Instant) {
-        guard current(state) == nil else { log(.warning, state.plan.name, reason); return }
+    func attemptFailed(_ state: ConnectionState, reason: Reason, now: Instant) {
+        guard current(state) == nil else { say(.warning, state.plan.name, reason, now: now); return }
         wentDown(state, reason: reason, failed: true, now: now)
     }
 
-    /// A sentence for status while an attempt goes on.
-    func note(_ name: String?, failure: String) {
+    /// For status, while an attempt goes on; the log has it when the attempt ends.
+    func note(_ name: String?, failure: Reason) {
         guard let state = name.flatMap({ connections[$0] }), current(state) == nil, state.failure != failure else { return }
         state.failure = failure
-        log(.warning, state.plan.name, failure)
     }
 
-    /// We refused the peer: kept on the connection that it most likely meant.
-    func refused(_ state: ConnectionState, reason: String, now: Instant) {
-        // One that nobody has authenticated must not fill the log: the same sentence is written once a while.
-        let isNews = state.refusal.map { $0.0 != reason || now >= $0.1 + Bounds.sameRefusalInterval } ?? true
+    /// We refused a peer: kept where the operator looks, on the connection that it most likely meant.
+    func refused(_ state: ConnectionState, _ reason: Reason, from: Endpoint, now: Instant) {
+        let name = state.plan.name
+        refusedPeers.note(reason, from: from, connection: name, now: now)
+        // One that nobody has authenticated must not fill the log.
+        let isNews = state.refusal.map { $0.reason != reason || now >= $0.at + Bounds.sameRefusalInterval } ?? true
         guard isNews else { return }
         state.refusal = (reason, now)
         if now >= state.refusalsLogged.since + Bounds.sameRefusalInterval { state.refusalsLogged = (0, now) }
         state.refusalsLogged.count += 1
         guard state.refusalsLogged.count <= Bounds.refusalsLogged else { counters.refusalsUnsaid &+= 1; return }
-        log(.warning, state.plan.name, reason)
-        guard current(state) == nil else { return }
+        let source = state.plan.remoteAddress == nil ? "from \(from.address.site)" : ""
+        say(.warning, name, part: source, reason, now: now)
+        guard current(state) == nil, !state.isTakenDown else { return }
         (state.failure, state.hasFailed) = (reason, true)
-        emit(.connectionDown(connection: state.plan.name, reason: reason))
+        emit(.connectionDown(connection: name, reason: reason.sentence))
+    }
+
+    /// We refused somebody whom no connection is for.
+    func refusedStranger(_ reason: Reason, from: Endpoint, now: Instant) {
+        refusedPeers.note(reason, from: from, connection: nil, now: now)
+        say(.warning, nil, part: "from \(from.address.site)", reason, now: now)
     }
 
     /// Our request for a child was refused or went wrong: it is asked for again, at growing intervals.
-    func childFailed(_ state: ConnectionState, _ name: String, reason: String, now: Instant) {
+    func childFailed(_ state: ConnectionState, _ name: String, reason: Reason, now: Instant) {
         let wait = state.slots[name]?.retryWait ?? settings.reconnectInterval
         state.slots[name]?.retryWait = min(wait * 2, Bounds.longestChildRetry)
         state.slots[name]?.isCreating = false
-        log(.warning, state.plan.name, reason)
+        say(.warning, state.plan.name, part: name, reason, now: now)
         childWentDown(state, name, reason: reason, retryAt: now + wait)
     }
 
     /// We refused the peer's request for a child.
     /// - Parameter isRekey: the child that it was to replace goes on.
-    func childRefused(_ state: ConnectionState, _ name: String, isRekey: Bool, reason: String) {
+    func childRefused(
+        _ state: ConnectionState, _ name: String, isRekey: Bool, _ reason: Reason, from: Endpoint, now: Instant
+    ) {
         if isRekey { state.slots[name]?.rekeyProblem = reason } else { state.slots[name]?.reason = reason }
-        log(.warning, state.plan.name, reason)
+        refusedPeers.note(reason, from: from, connection: state.plan.name, now: now)
+        say(.warning, state.plan.name, part: name, reason, now: now)
     }
 
-    func childWentDown(_ state: ConnectionState, _ name: String, reason: String, retryAt: Instant) {
+    func childWentDown(_ state: ConnectionState, _ name: String, reason: Reason, retryAt: Instant) {
         state.slots[name]?.reason = reason
         state.slots[name]?.nextAttempt = retryAt
         if state.childPlan(name)?.start != .immediately { state.slots[name]?.isWanted = false }
         touch(connection: state.plan.name)
-    }
-
-    /// The operator takes one child down; the IKE SA stays for the others.
-    func terminateChild(_ name: String, of state: ConnectionState, now: Instant) {
-        state.slots[name]?.isWanted = false
-        state.slots[name]?.wantsRest = false
-        state.slots[name]?.reason = "Taken down by the operator."
-        for spi in state.sas {
-            guard let sa = sas[spi], let established = sa.established else { continue }
-            sa.tasks.removeAll { $0 == .createChild(name) || $0 == .createRest(name) }
-            for record in established.children where record.name == name {
-                enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
-            }
-        }
-        state.slots[name]?.isCreating = false
     }
 }

@@ -54,16 +54,21 @@ extension IKECore {
     private func childIsUp(_ record: ChildRecord, _ sa: IKESA, _ established: EstablishedSA, now: Instant) {
         guard let name = sa.connection, let connection = connections[name] else { return }
         connection.slots[record.name]?.reason = nil
-        connection.slots[record.name]?.rekeyProblem = nil
+        // A new child with a new IKE SA is no rekey: the next one will be refused as well.
+        if record.replaces != nil { connection.slots[record.name]?.rekeyProblem = nil }
         connection.slots[record.name]?.retryWait = nil
         connection.slots[record.name]?.nextAttempt = nil
         connection.slots[record.name]?.isCreating = false
-        let (spiIn, spiOut) = (String(record.inboundSPI, radix: 16), String(record.outboundSPI, radix: 16))
-        log(
-            .info, name,
-            "Child \(record.name) \(record.replaces == nil ? "is up" : "was rekeyed"): \(record.localSelectors.sentence) <-> "
-                + "\(record.remoteSelectors.sentence), \(record.suite.transform.keyword), spi in \(spiIn) out \(spiOut).",
-            from: sa.path.remote.address)
+        let (spiIn, spiOut) = (record.inboundSPI.hexadecimal, record.outboundSPI.hexadecimal)
+        let what =
+            "\(record.localSelectors.sentence) <-> \(record.remoteSelectors.sentence), \(record.suite.transform.keyword), spi in "
+            + "\(spiIn) out \(spiOut)."
+        if record.replaces == nil {
+            let failures = endOfFailures(name, child: record.name, now: now)
+            sayEstablished(name, "child \(record.name)", "Child \(record.name) is up\(failures): \(what)", now: now)
+        } else {
+            log(.info, name, "Child \(record.name) was rekeyed: \(what)", from: sa.path.remote.address)
+        }
         if record.isRedundant {
             enqueue(.deleteChild(inboundSPI: record.inboundSPI), on: sa)
         }
@@ -84,12 +89,12 @@ extension IKECore {
             let established = sa.established, let record = established.child(inbound: spi)
         else { return }
         if let name = sa.connection, let connection = connections[name] {
-            let sentence = "Child \(record.name) could not be installed: \(reason)"
+            let sentence = Reason(.notInstalled, "Child \(record.name) could not be installed: \(reason)")
             if let old = record.replaces.flatMap({ established.child(inbound: $0) }), old.isLive {
                 // The old one still carries the traffic: it is asked to be replaced again.
                 old.rekeyAt = min(old.expiresAt, now + Bounds.temporaryFailureWait + jitter(Bounds.temporaryFailureWait))
                 connection.slots[record.name]?.reason = sentence
-                log(.warning, name, sentence)
+                say(.warning, name, part: record.name, sentence, now: now)
             } else {
                 connection.slots[record.name]?.restAt = now + settings.reconnectInterval
                 childFailed(connection, record.name, reason: sentence, now: now)

@@ -58,12 +58,13 @@ extension IKECore {
         connection.failedAttempts = 0
         sa.lastAuthID = sa.isInitiator ? nil : sa.expectedRequestID
         let certificate = peer.subject.map { " (\($0))" } ?? ""
-        log(
-            .info, plan.name,
-            "Established with \(peer.identity)\(certificate) at \(sa.path.remote), \(sa.suite?.keywords ?? ""); the peer proved "
-                + "itself by \(peer.method), we by \(localMethod)\(sa.postquantum.isUsed ? ", with the postquantum key" : "").",
-            from: sa.path.remote.address)
-        for warning in peer.warnings { log(.warning, plan.name, warning) }
+        // Whether anything goes through is the children's matter: an IKE SA that comes and goes without one is no news each time.
+        sayEstablished(
+            plan.name, "\(peer.identity)",
+            "IKE SA established with \(peer.identity)\(certificate) at \(sa.path.remote), \(sa.suite?.keywords ?? ""); the peer "
+                + "proved itself by \(peer.method), we by \(localMethod)"
+                + "\(sa.postquantum.isUsed ? ", with the postquantum key" : "").", now: now)
+        for warning in peer.warnings { say(.warning, plan.name, part: "warning", Reason(.other, warning), now: now) }
         connection.history.arrived(peer.identity, from: sa.path.remote.address, now: now)
         if !connection.isReportedUp {
             connection.isReportedUp = true
@@ -206,7 +207,8 @@ extension IKECore {
         }
         if established.expiresAt <= now {
             if established.supersededBy != nil { drop(sa, reason: nil, failed: false, now: now); return }
-            let reason = established.endReason ?? "The IKE SA reached the end of its lifetime before it was rekeyed."
+            let expired = Reason(.expired, "The IKE SA reached the end of its lifetime before it was rekeyed.")
+            let reason = established.endReason ?? expired
             close(sa, reason: reason, now: now)
         } else if established.rekeyAt <= now {
             let isOver = established.supersededBy != nil || established.closeAt != nil
@@ -231,9 +233,7 @@ extension IKECore {
         remove(record, of: sa, established)
         if record.replacedBy == nil { lostPart(record, of: sa, established, now: now) }
         if wasCurrent, established.current(record.name) == nil, let connection = connection(of: sa) {
-            childWentDown(
-                connection, record.name, reason: "Child \(record.name) reached the end of its lifetime before it was rekeyed.",
-                retryAt: now)
+            ended(record, of: sa, established, connection, now: now)
         }
     }
 
@@ -282,7 +282,7 @@ extension IKECore {
     // MARK: Down
 
     /// Ends an SA in order: its children go at once, the peer is told, and what is under way is waited for.
-    func close(_ sa: IKESA, reason: String, now: Instant) {
+    func close(_ sa: IKESA, reason: Reason, now: Instant) {
         switch sa.phase {
         case .established(let established):
             let isSuperseded = established.supersededBy != nil
@@ -310,7 +310,7 @@ extension IKECore {
     }
 
     /// Ends an SA after the peer's request that ended it was answered; the answer is kept for its retransmissions.
-    func finishClosed(_ sa: IKESA, reason: String?, failed: Bool, now: Instant) {
+    func finishClosed(_ sa: IKESA, reason: Reason?, failed: Bool, now: Instant) {
         leave(sa, reason: reason, failed: failed, now: now)
         cancelWait(sa)
         sa.phase = .closed(until: now + Bounds.closedLinger)
@@ -322,7 +322,7 @@ extension IKECore {
 
     /// Forgets an SA at once, without a word to the peer.
     /// - Parameter isDead: the peer does not answer any more.
-    func drop(_ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, now: Instant) {
+    func drop(_ sa: IKESA, reason: Reason?, failed: Bool, isDead: Bool = false, now: Instant) {
         leave(sa, reason: reason, failed: failed, isDead: isDead, now: now)
         forget(sa)
     }
@@ -353,7 +353,7 @@ extension IKECore {
     ///   - reason: nil when its end means nothing to the connection.
     ///   - isMeant: this end wanted it.
     func leave(
-        _ sa: IKESA, reason: String?, failed: Bool, isDead: Bool = false, isMeant: Bool = false, now: Instant
+        _ sa: IKESA, reason: Reason?, failed: Bool, isDead: Bool = false, isMeant: Bool = false, now: Instant
     ) {
         let wasAttempt = connection(of: sa)?.attempt == sa.localSPI
         var names: [String] = []

@@ -15,9 +15,10 @@ extension IKECore {
         if let end = established.authenticationEndsAt, end <= now {
             close(
                 sa,
-                reason:
+                reason: Reason(
+                    .expired,
                     "The peer \(established.remoteIdentity) was not authenticated anew in time (reauth_time, or what RADIUS "
-                    + "grants).",
+                        + "grants)."),
                 now: now)
             return
         }
@@ -144,6 +145,35 @@ extension IKECore {
         guard connection.attempt == nil, connection.plan.remoteAddress != nil else { return }
         let pair = AddressPair(local: sa.path.local.address, remote: sa.path.remote.address)
         beginConnect(connection, replaces: sa.localSPI, pair: pair, now: now)
+    }
+
+    /// The peer does not renew a child in CREATE_CHILD_SA, most often for its key exchange: "the CREATE_CHILD_SA request MAY
+    /// optionally contain a KE payload" (§1.3.1), and IKE_AUTH never does, where it was accepted before. So a new IKE SA makes
+    /// it, while the old one goes on. One child per IKE SA can be made so; with more the others are not put at risk.
+    func makeAnew(_ name: String, _ sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, now: Instant) {
+        let inTrouble = connection.plan.children.filter { connection.slots[$0.name]?.rekeyProblem != nil }
+        guard inTrouble.count == 1, connection.plan.remoteAddress != nil, !connection.isTakenDown, successorUnderWay(sa) == nil
+        else { return }
+        log(.info, connection.plan.name, "Child \(name) is made anew with a new IKE SA, since the peer does not rekey it.")
+        replace(sa, connection, now: now)
+    }
+
+    /// The lifetime of a child is over, and nothing has taken its place.
+    func ended(
+        _ record: ChildRecord, of sa: IKESA, _ established: EstablishedSA, _ connection: ConnectionState, now: Instant
+    ) {
+        let name = record.name
+        guard let problem = connection.slots[name]?.rekeyProblem else {
+            let reason = Reason(.expired, "Child \(name) reached the end of its lifetime before it was rekeyed.")
+            say(.warning, connection.plan.name, part: name, reason, now: now)
+            childWentDown(connection, name, reason: reason, retryAt: now)
+            return
+        }
+        let reason = Reason(
+            problem.code, "Child \(name) reached the end of its lifetime, because it could not be rekeyed. \(problem)")
+        say(.warning, connection.plan.name, part: name, reason, now: now)
+        childWentDown(connection, name, reason: reason, retryAt: now + Bounds.longestChildRetry)
+        if connection.slots[name]?.isWanted == true { makeAnew(name, sa, established, connection, now: now) }
     }
 
     /// The IKE SA that is to take the place of this one, from its first message on.

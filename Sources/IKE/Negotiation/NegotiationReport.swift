@@ -1,35 +1,94 @@
 import IPsec
 
-/// Why an offer was refused, for the responder's operator: what we accept, what they offered, the first thing that differs, and
-/// the configuration line to change.
+/// Why an offer was refused, for the responder's operator: the first thing that differs, what to add to which line, and then
+/// both sides.
 package enum NegotiationReport {
     /// - Parameter line: where the configuration says it, to go after the key's name.
     package static func ike(ours: [IKEProposal], offer: [WireProposal], connection: String?, line: String = "") -> String {
-        let accepted = ours.map(\.keywords).joined(separator: ", ")
-        let theirs = describe(offer)
-        let difference = firstIKEDifference(ours, offer)
         let place = "ike_proposals" + (connection.map { " of connection \($0)" } ?? "") + line
-        return "No common IKE proposal: we accept \(accepted); the peer offered \(theirs); \(difference.sentence). "
-            + remedy(difference, place)
+        let known = Set(ours.flatMap { $0.keywords.split(separator: "-") })
+        let remedy = offer.prefix(Bounds.logOffers).flatMap(ikeCandidates).filter { keywords in
+            guard let plan = try? IKEProposal(keywords: keywords) else { return false }
+            return Negotiation.choose([plan], from: offer) != nil
+        }
+        return report("IKE", firstIKEDifference(ours, offer), closest(remedy, known), place, ours.map(\.keywords), offer)
     }
 
     package static func esp(
         ours: [ESPProposal], offer: [WireProposal], withMethods: Bool, connection: String, child: String, line: String = ""
     ) -> String {
-        let accepted = ours.map(\.keywords).joined(separator: ", ")
+        let known = Set(ours.flatMap { $0.keywords.split(separator: "-") })
+        let remedy = offer.prefix(Bounds.logOffers).flatMap(espCandidates).filter { keywords in
+            guard let plan = try? ESPProposal(keywords: keywords) else { return false }
+            return Negotiation.choose([plan], from: offer, withMethods: withMethods) != nil
+        }
         let difference = firstESPDifference(ours, offer, withMethods: withMethods)
-        return "No common ESP proposal: we accept \(accepted); the peer offered \(describe(offer)); \(difference.sentence). "
-            + remedy(difference, "esp_proposals of child \(connection)/\(child)\(line)")
+        let place = "esp_proposals of child \(connection)/\(child)\(line)"
+        return report("ESP", difference, closest(remedy, known), place, ours.map(\.keywords), offer)
     }
 
-    private static func remedy(_ difference: Difference, _ place: String) -> String {
-        difference.fix.map { "To accept it, add \($0) to \(place), or change the peer's offer." }
-            ?? "Nothing of the offer can be added here: change the peer's, so that it shares a proposal with \(place)."
+    /// - Parameter remedy: a whole proposal that `culvert check` accepts and that the offer contains; nil when there is none.
+    private static func report(
+        _ kind: String, _ difference: String, _ remedy: String?, _ place: String, _ ours: [String], _ offer: [WireProposal]
+    ) -> String {
+        let change =
+            remedy.map { "To accept it, add \($0) to \(place), or change the peer's offer." }
+            ?? "Nothing of the offer can be accepted here: change the peer's, so that it shares a proposal with \(place)."
+        return "No common \(kind) proposal: \(difference). \(change) We accept \(ours.brief); the peer offered "
+            + "\(describe(offer))."
     }
 
-    private typealias Difference = (sentence: String, fix: String?)
+    // MARK: Remedies
 
-    private static func firstIKEDifference(_ ours: [IKEProposal], _ offer: [WireProposal]) -> Difference {
+    /// The one that has most in common with what we accept already; among equals the first offered.
+    private static func closest(_ candidates: [String], _ known: Set<Substring>) -> String? {
+        candidates.enumerated().max { a, b in
+            let common = { (keywords: String) in keywords.split(separator: "-").count { known.contains($0) } }
+            return (common(a.element), -a.offset) < (common(b.element), -b.offset)
+        }?.element
+    }
+
+    /// Every way to take one transform of each type of an offered proposal, as keywords; bounded, since the peer chooses them.
+    private static func ikeCandidates(_ offered: WireProposal) -> [String] {
+        let integrity = keywords(offered, TransformType.integrity)
+        return combinations([
+            keywords(offered, TransformType.encryption), integrity.isEmpty ? [""] : integrity,
+            keywords(offered, TransformType.prf), keywords(offered, TransformType.keyExchange),
+        ] + additional(offered))
+    }
+
+    private static func espCandidates(_ offered: WireProposal) -> [String] {
+        let methods = keywords(offered, TransformType.keyExchange)
+        // Without a word about them sequence numbers have 32 bits.
+        let sequence = keywords(offered, TransformType.sequenceNumbers).map { $0 == "noesn" ? "" : $0 }
+        return combinations([
+            keywords(offered, TransformType.encryption), methods.isEmpty ? [""] : methods,
+        ] + additional(offered) + [sequence.isEmpty ? [""] : sequence])
+    }
+
+    private static func additional(_ offered: WireProposal) -> [[String]] {
+        AdditionalKeyExchange.slots.compactMap { slot in
+            let transforms = offered.transforms(TransformType.additionalKeyExchange(slot))
+            // One that may be left out is.
+            return transforms.isEmpty || transforms.contains { $0.id == 0 } ? nil : transforms.prefix(4).map(keyword)
+        }
+    }
+
+    private static func keywords(_ offered: WireProposal, _ type: UInt8) -> [String] {
+        let transforms = offered.transforms(type).filter { type != TransformType.integrity || $0.id != 0 }
+        return transforms.filter { type != TransformType.keyExchange || $0.id != 0 }.prefix(6).map(keyword)
+    }
+
+    private static func combinations(_ parts: [[String]]) -> [String] {
+        let most = 256
+        return parts.reduce([""]) { heads, part in
+            Array(heads.flatMap { head in part.map { head.isEmpty ? $0 : $0.isEmpty ? head : head + "-" + $0 } }.prefix(most))
+        }
+    }
+
+    // MARK: What differs
+
+    private static func firstIKEDifference(_ ours: [IKEProposal], _ offer: [WireProposal]) -> String {
         let encryption = offer.flatMap { $0.transforms(TransformType.encryption) }
         guard let best = ours.first(where: { plan in plan.ciphers.contains { encryption.contains($0.transform) } }) else {
             return difference("encryption algorithm", encryption)
@@ -49,11 +108,11 @@ package enum NegotiationReport {
             return difference("key exchange group", methods)
         }
         if let found = additionalDifference(best.additional, same) { return found }
-        return ("the algorithms are the same, but never together in one proposal", nil)
+        return "the algorithms are the same, but never together in one proposal"
     }
 
-    private static func firstESPDifference(_ ours: [ESPProposal], _ offer: [WireProposal], withMethods: Bool) -> Difference {
-        guard offer.contains(where: { $0.protocolID == ProtocolID.esp }) else { return ("none of the offers is for ESP", nil) }
+    private static func firstESPDifference(_ ours: [ESPProposal], _ offer: [WireProposal], withMethods: Bool) -> String {
+        guard offer.contains(where: { $0.protocolID == ProtocolID.esp }) else { return "none of the offers is for ESP" }
         let encryption = offer.flatMap { $0.transforms(TransformType.encryption) }
         let bits = encryption.filter { $0.id == EncryptionID.aesGCM16 }.map { Int($0.keyLength ?? 0) }
         guard let best = ours.first(where: { plan in plan.keyBits.contains { bits.contains($0) } }) else {
@@ -63,35 +122,29 @@ package enum NegotiationReport {
         let extended = sequence.isEmpty ? [false] : sequence.map { $0.id == 1 }
         if !best.extendedSequenceNumbers.contains(where: { extended.contains($0) }) {
             let name = extended.contains(true) ? "esn" : "noesn"
-            return ("the first difference is extended sequence numbers: the peer insists on \(name)", name)
+            return "the first difference is extended sequence numbers: the peer insists on \(name)"
         }
         let methods = offer.flatMap { $0.transforms(TransformType.keyExchange) }
         if withMethods, methods.isEmpty != best.methods.isEmpty || !methods.isEmpty {
             if methods.isEmpty {
-                return (
-                    "the first difference is perfect forward secrecy: we ask for it and the peer does not offer it",
-                    "a proposal without a key exchange group"
-                )
+                return "the first difference is perfect forward secrecy: we ask for it and the peer does not offer it"
             }
             if !best.methods.contains(where: { mine in methods.contains { $0.id == mine.rawValue } }) {
                 return difference("key exchange group (perfect forward secrecy)", methods)
             }
         }
         if withMethods, let found = additionalDifference(best.additional, offer) { return found }
-        return ("the algorithms are the same, but never together in one proposal", nil)
+        return "the algorithms are the same, but never together in one proposal"
     }
 
     /// The first additional key exchange (RFC 9370) that the two ends do not share.
-    private static func additionalDifference(_ ours: [AdditionalKeyExchange], _ offer: [WireProposal]) -> Difference? {
+    private static func additionalDifference(_ ours: [AdditionalKeyExchange], _ offer: [WireProposal]) -> String? {
         for slot in AdditionalKeyExchange.slots {
             let offered = offer.flatMap { $0.transforms(TransformType.additionalKeyExchange(slot)) }
             let mine = ours.first { $0.slot == slot }
             if let mine, offered.isEmpty, !mine.isOptional {
                 let wanted = mine.keywordList.joined(separator: " or ")
-                return (
-                    "the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none",
-                    "ke\(slot)_none"
-                )
+                return "the first difference is additional key exchange \(slot): we ask for \(wanted), the peer offered none"
             }
             let accepted = Set(mine?.methods.map(\.rawValue) ?? []).union(mine?.isOptional ?? true ? [0] : [])
             if !offered.isEmpty, !offered.contains(where: { accepted.contains($0.id) }) {
@@ -101,23 +154,10 @@ package enum NegotiationReport {
         return nil
     }
 
-    private static func difference(_ what: String, _ offered: [Transform]) -> Difference {
+    private static func difference(_ what: String, _ offered: [Transform]) -> String {
         let names = offered.map(keyword).uniqued
-        if names.isEmpty { return ("the first difference is the \(what): the peer offered none", nil) }
-        let usable = offered.first { isSupported($0) }.map(keyword)
-        return ("the first difference is the \(what): the peer offered only \(names.joined(separator: ", "))", usable)
-    }
-
-    private static func isSupported(_ transform: Transform) -> Bool {
-        switch transform.type {
-        case TransformType.encryption:
-            (transform.id == EncryptionID.aesGCM16 || transform.id == EncryptionID.aesCBC) && transform.keyLength != nil
-        case TransformType.prf: PseudoRandomFunction(rawValue: transform.id) != nil
-        case TransformType.integrity: IntegrityAlgorithm(rawValue: transform.id) != nil
-        case TransformType.keyExchange, TransformType.additionalKeyExchanges:
-            KeyExchangeMethod(rawValue: transform.id) != nil
-        default: false
-        }
+        if names.isEmpty { return "the first difference is the \(what): the peer offered none" }
+        return "the first difference is the \(what): the peer offered only \(names.prefix(8).joined(separator: ", "))"
     }
 
     /// The offer in keywords, for a sentence; bounded, since the peer chooses its length.
@@ -126,7 +166,7 @@ package enum NegotiationReport {
             proposal.transforms.prefix(24).map(keyword).uniqued.joined(separator: "-")
         }
         let more = offer.count > Bounds.logOffers ? " and \(offer.count - Bounds.logOffers) more" : ""
-        return texts.isEmpty ? "nothing" : texts.joined(separator: ", ") + more
+        return texts.isEmpty ? "nothing" : texts.brief + more
     }
 
     private static func keyword(_ transform: Transform) -> String {

@@ -4,40 +4,72 @@ import IPsec
 enum Reasons {
     // MARK: As initiator: ours, the notify, and the candidate causes
 
-    static func initRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
+    static func initRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> Reason {
+        let head = "The peer \(remote) answered \(notify.type)"
         switch notify.type {
         case .noProposalChosen:
-            "The peer \(remote) answered NO_PROPOSAL_CHOSEN to our ike_proposals\(plan.line("ike_proposals")) "
-                + "\(plan.proposals.sentence). Candidate causes: the peer accepts none of them (make "
-                + "ike_proposals of both ends share one); the peer has no connection for our "
-                + "address \(plan.localAddress) (set remote.address there). The peer's status says which."
+            let address = "it has no connection for our address \(plan.localAddress) (see remote.address there)"
+            let proposals = "it accepts none of our ike_proposals"
+            // What nobody has written down rarely is what differs: the defaults of most programs meet ours.
+            let isOurs = plan.places?.lines["ike_proposals"] != nil
+            return Reason(
+                .ikeProposals,
+                "\(head) to IKE_SA_INIT. Candidate causes: \(isOurs ? proposals : address); \(isOurs ? address : proposals). The "
+                    + "peer's status or log says which. Our ike_proposals\(plan.line("ike_proposals")): "
+                    + "\(plan.proposals.map(\.keywords).brief).")
         case .invalidMajorVersion:
-            "The peer \(remote) answered INVALID_MAJOR_VERSION: it does not speak IKEv2; enable IKEv2 there."
-        default: "The peer \(remote) refused IKE_SA_INIT with \(notify.type). The peer's log and status say why."
+            return Reason(.ikeVersion, "\(head): it does not speak IKEv2; enable IKEv2 there.")
+        case .temporaryFailure:
+            return Reason(
+                .peerUnwilling,
+                "\(head) to IKE_SA_INIT: it takes nobody in now. Most likely its operator took the connection down (with "
+                    + "Culvert: `culvert up` there lets us in again).")
+        default: return Reason(.other, "\(head) to IKE_SA_INIT. The peer's log and status say why.")
         }
     }
 
-    static func groupRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> String {
+    static func groupRefused(_ notify: Notify, plan: ConnectionPlan, remote: Endpoint) -> Reason {
         var wanted = "another group"
         if notify.data.count == 2 {
             let number = UInt16(notify.data.bigEndianValue)
             wanted = "group " + (KeyExchangeMethod(rawValue: number)?.keyword ?? "\(number)")
         }
-        return "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our "
-            + "ike_proposals\(plan.line("ike_proposals")) \(plan.proposals.sentence): add it there, or change the peer's."
+        return Reason(
+            .ikeProposals,
+            "The peer \(remote) answered INVALID_KE_PAYLOAD and wants key exchange \(wanted), which is not in our "
+                + "ike_proposals\(plan.line("ike_proposals")): change one of the ends. Ours: "
+                + "\(plan.proposals.map(\.keywords).brief).")
     }
 
-    static func authRefused(_ notify: Notify, plan: ConnectionPlan, sa: IKESA) -> String {
+    static func authRefused(_ notify: Notify, plan: ConnectionPlan, sa: IKESA) -> Reason {
         let theirs = plan.remotePattern.description
         let remote = sa.path.remote
         guard notify.type == .authenticationFailed else {
-            return "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
-                + otherCauses(notify, plan, sa.suite)
+            return Reason(
+                code(of: notify.type),
+                "The peer \(remote) refused IKE_AUTH with \(notify.type); we are \(plan.localIdentity) and expect \(theirs). "
+                    + otherCauses(notify, plan, sa.suite))
         }
-        return "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
-            + "causes: \(doubtsAboutUs(plan, sa.wishes)); the peer does not expect local.id "
-            + "\(plan.localIdentity) (see remote.id there); the peer's own id is not \(theirs) (see remote.id here"
-            + "\(plan.line("remote.id"))). The peer's status says which." + ppkDoubt(plan, sa)
+        var causes = [
+            doubtsAboutUs(plan, sa.wishes), "the peer does not expect local.id \(plan.localIdentity) (see remote.id there)",
+        ]
+        // Who names nobody (IDr) cannot be refused for it.
+        if plan.remoteIdentity != nil {
+            causes.append("the peer's own id is not \(theirs) (see remote.id here\(plan.line("remote.id")))")
+        }
+        return Reason(
+            .authentication,
+            "The peer \(remote) answered AUTHENTICATION_FAILED; we are \(plan.localIdentity) and expect \(theirs). Candidate "
+                + "causes: \(causes.joined(separator: "; ")). The peer's status says which." + ppkDoubt(plan, sa))
+    }
+
+    private static func code(of notify: NotifyType) -> Reason.Code {
+        switch notify {
+        case .noProposalChosen: .ikeProposals
+        case .unexpectedNATDetected: .nat
+        case .temporaryFailure: .peerUnwilling
+        default: .other
+        }
     }
 
     /// Of a refusal of IKE_AUTH that is not about who we are.
@@ -51,6 +83,9 @@ enum Reasons {
         case .unexpectedNATDetected:
             "There is a NAT on the way, which nat_traversal: off\(plan.line("nat_traversal")) here or there forbids: set it "
                 + "to auto on both ends."
+        case .temporaryFailure:
+            "It takes nobody in now: most likely its operator took the connection down (with Culvert: `culvert up` there lets us "
+                + "in again)."
         case .invalidSyntax:
             "Candidate causes: the peer does not understand something that we asked for (with childless: prefer"
                 + "\(plan.line("childless")), set allow); a fault in one of the programs. The peer's log says which."
@@ -78,15 +113,17 @@ enum Reasons {
     }
 
     /// The answer to IKE_AUTH holds no AUTH.
-    static func noProof(_ payloads: PayloadList, plan: ConnectionPlan, remote: Endpoint) -> String {
-        if payloads.extensibleAuthentication != nil {
-            return plan.localAuthentication.isEAP
+    static func noProof(_ payloads: PayloadList, plan: ConnectionPlan, remote: Endpoint) -> Reason {
+        guard payloads.extensibleAuthentication != nil else {
+            return Reason(.authentication, "The answer of \(remote) to IKE_AUTH has no AUTH payload: it may want EAP.")
+        }
+        return Reason(
+            .authentication,
+            plan.localAuthentication.isEAP
                 ? "The peer \(remote) did not prove its identity before it asked for EAP, which connection \(plan.name) wants: "
                     + "let it show a certificate, or set remote.auth: eap-only here."
                 : "The peer \(remote) wants us to authenticate by EAP, but connection \(plan.name) does not: change auth on "
-                    + "one of the ends."
-        }
-        return "The answer of \(remote) to IKE_AUTH has no AUTH payload: it may want EAP."
+                    + "one of the ends.")
     }
 
     static func intermediateRefused(_ notify: Notify, _ method: KeyExchangeMethod, remote: Endpoint) -> String {
@@ -97,42 +134,67 @@ enum Reasons {
     /// - Parameter isRekey: the child is there already and was to be replaced.
     /// - Parameter hasAgreed: the refusal has an SA payload beside it.
     static func childRefused(
-        _ notify: Notify, offer: ChildOffer, isRekey: Bool, hasAgreed: Bool = false, plan: ConnectionPlan
-    ) -> String {
+        _ notify: Notify, offer: ChildOffer, isRekey: Bool, hasAgreed: Bool = false, plan: ConnectionPlan,
+        networks: [LocalNetwork] = []
+    ) -> Reason {
         let name = offer.name
         let proposals = plan.children.first { $0.name == name }?.proposals ?? []
-        let ours = "esp_proposals\(plan.line("\(name)/esp_proposals")) \(proposals.map(\.keywords).joined(separator: ", "))"
+        let ours = "esp_proposals\(plan.line("\(name)/esp_proposals")) \(proposals.map(\.keywords).brief)"
+        let head = "The peer answered \(notify.type) for child \(name)"
         switch notify.type {
         case .tsUnacceptable:
-            return "The peer answered TS_UNACCEPTABLE for child \(name): we proposed local \(offer.localSelectors.sentence) and "
-                + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here"
-                + "\(plan.line("\(name)/local_subnets")) do not overlap remote_subnets there; remote_subnets here"
-                + "\(plan.line("\(name)/remote_subnets")) do not overlap local_subnets there. The peer's status shows both sides."
+            return Reason(.trafficSelectors, selectorsRefusedThere(head, offer, plan, networks))
         case .noProposalChosen where hasAgreed:
-            return "The peer agreed to a proposal for child \(name) and answered NO_PROPOSAL_CHOSEN with it: "
-                + "most likely it could not install what it agreed to. Candidate causes: its ESP cannot do what its "
-                + "configuration allows, such as extended sequence numbers (esn); its kernel refused the SA. We offered "
-                + "\(ours): leave out what it cannot do. The peer's log says why."
+            return Reason(
+                .notInstalled,
+                "The peer agreed to a proposal for child \(name) and answered NO_PROPOSAL_CHOSEN with it: "
+                    + "most likely it could not install what it agreed to. Candidate causes: its ESP cannot do what its "
+                    + "configuration allows, such as extended sequence numbers (esn); its kernel refused the SA. We offered "
+                    + "\(ours): leave out what it cannot do. The peer's log says why.")
         case .noProposalChosen:
-            return "The peer answered NO_PROPOSAL_CHOSEN for child \(name): we offered \(ours). "
-                + proposalCauses(proposals, isRekey: isRekey) + " The peer's status shows both sides."
+            return Reason(
+                .espProposals,
+                "\(head). \(proposalCauses(proposals, isRekey: isRekey)) The peer's status shows both sides; our \(ours).")
         case .invalidKEPayload:
             let number = notify.data.count == 2 ? UInt16(notify.data.bigEndianValue) : 0
             let wanted = KeyExchangeMethod(rawValue: number)?.keyword ?? "number \(number)"
-            return
-                "The peer answered INVALID_KE_PAYLOAD for child \(name) and wants key exchange group \(wanted), which is not in "
-                + "our \(ours): add it there, or change esp_proposals of the peer."
+            let change =
+                KeyExchangeMethod(rawValue: number) == nil
+                ? "change esp_proposals of the peer" : "add it there, or change esp_proposals of the peer"
+            return Reason(
+                .espProposals, "\(head) and wants key exchange group \(wanted), which is not in our \(ours): \(change).")
         case .failedCPRequired:
-            return "The peer answered FAILED_CP_REQUIRED for child \(name): it wants us to ask for an address; set "
-                + "virtual_address: auto\(plan.line("virtual_address")) here."
+            return Reason(
+                .virtualAddress,
+                "\(head): it wants us to ask for an address; set virtual_address: auto\(plan.line("virtual_address")) here.")
         case .internalAddressFailure:
-            return
-                "The peer answered INTERNAL_ADDRESS_FAILURE for child \(name): it has no address for us. Candidate causes: its "
-                + "pool is full; it has no pool for the kind of address that we ask for (see pools there)."
+            return Reason(
+                .virtualAddress,
+                "\(head): it has no address for us. Candidate causes: its "
+                    + "pool is full; it has no pool for the kind of address that we ask for (see pools there).")
         case .noAdditionalSAs:
-            return "The peer answered NO_ADDITIONAL_SAS: it allows no further child such as \(name) on this IKE SA."
-        default: return "The peer refused child \(name) with \(notify.type). The peer's log and status say why."
+            return Reason(
+                .limit,
+                "The peer answered NO_ADDITIONAL_SAS: it allows no further child such as \(name) on this IKE SA, or its operator "
+                    + "took that child down.")
+        default: return Reason(.other, "The peer refused child \(name) with \(notify.type). The peer's log and status say why.")
         }
+    }
+
+    /// The peer shares nothing of what we proposed.
+    private static func selectorsRefusedThere(
+        _ head: String, _ offer: ChildOffer, _ plan: ConnectionPlan, _ networks: [LocalNetwork]
+    ) -> String {
+        let name = offer.name
+        if let network = networks.first(in: offer.remoteSelectors), networks.first(in: offer.localSelectors) == nil {
+            return "\(head). Change this end, because \(network) is in remote_subnets\(plan.line("\(name)/remote_subnets")) and "
+                + "not in local_subnets\(plan.line("\(name)/local_subnets")): the two look exchanged. We proposed local "
+                + "\(offer.localSelectors.sentence) and remote \(offer.remoteSelectors.sentence)."
+        }
+        return "\(head): we proposed local \(offer.localSelectors.sentence) and "
+            + "remote \(offer.remoteSelectors.sentence). Candidate causes: local_subnets here"
+            + "\(plan.line("\(name)/local_subnets")) do not overlap remote_subnets there; remote_subnets here"
+            + "\(plan.line("\(name)/remote_subnets")) do not overlap local_subnets there. The peer's status shows both sides."
     }
 
     /// Why an offer for a child was refused, the likeliest first. In IKE_AUTH no groups are offered; in a rekey the cipher was
@@ -159,20 +221,29 @@ enum Reasons {
     /// - Parameter waited: since the first transmission.
     static func silence(
         _ exchange: ExchangeType, plan: ConnectionPlan?, remote: Endpoint, transmissions: Int, waited: Duration
-    ) -> String {
+    ) -> Reason {
         let head = "No answer from \(remote) to \(exchange) after \(transmissions) transmissions in \(seconds(waited)) s."
-        switch exchange {
-        case .ikeSAInit:
-            return head + " Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the "
-                + "way; the peer does not answer our address \(plan?.localAddress.description ?? "")."
-        case .ikeIntermediate:
-            return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: datagrams as long as an additional key "
-                + "exchange (ke1_... in ike_proposals) are lost on the way; UDP \(remote.port) is blocked."
-        case .ikeAuth:
-            return head + " It answered IKE_SA_INIT, so it is there. Candidate causes: UDP \(remote.port) is blocked on the way; "
-                + "the peer is overloaded."
-        default: return head + " The peer is down or the path to it is broken."
-        }
+        let causes =
+            switch exchange {
+            case .ikeSAInit:
+                "Candidate causes: the peer is down or not at \(remote.address); UDP \(remote.port) is blocked on the "
+                    + "way; the peer does not answer our address \(plan?.localAddress.description ?? "")."
+            case .ikeIntermediate:
+                "It answered IKE_SA_INIT, so it is there. Candidate causes: datagrams as long as an additional key "
+                    + "exchange (ke1_... in ike_proposals) are lost on the way; UDP \(remote.port) is blocked."
+            case .ikeAuth:
+                "It answered IKE_SA_INIT, so it is there. Candidate causes: UDP \(remote.port) is blocked on the way; "
+                    + "the peer is overloaded."
+            default: "The peer is down or the path to it is broken."
+            }
+        return Reason(.noAnswer, "\(head) \(causes)")
+    }
+
+    /// Our own system refuses to send: whatever lies beyond has no part in it.
+    static func notSent(_ failure: SendFailure, _ exchange: ExchangeType, _ path: Path) -> Reason {
+        Reason(
+            .sendFailed,
+            "\(exchange) to \(path.remote) does not leave this machine: \(failure.sentence(path))")
     }
 
     // MARK: As responder, or about the peer's proof: both sides
@@ -194,10 +265,12 @@ enum Reasons {
     }
 
     /// An initiator left out AUTH, and no connection that it may mean uses EAP.
-    static func unwantedEAP(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) (\(identity.sentence)) wants to authenticate with EAP, but connection \(plan.name) expects "
-            + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer, or an EAP "
-            + "method in remote.auth\(plan.line("remote.auth")) here."
+    static func unwantedEAP(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> Reason {
+        Reason(
+            .authentication,
+            "The peer \(remote) (\(identity.sentence)) wants to authenticate with EAP, but connection \(plan.name) expects "
+                + "\(plan.remoteAuthentication.sentence): set auth: \(plan.remoteAuthentication.word) on the peer, or an EAP "
+                + "method in remote.auth\(plan.line("remote.auth")) here.")
     }
 
     static func noCertificate(_ proof: PeerProof, plan: ConnectionPlan, remote: Endpoint) -> String {
@@ -224,50 +297,58 @@ enum Reasons {
         }
     }
 
-    static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> String {
+    static func wrongIdentity(_ identity: WireIdentity, candidates: [ConnectionPlan], remote: Endpoint) -> Reason {
         let expected = candidates.prefix(4).map { "\($0.name) expects \($0.remotePattern)\($0.line("remote.id"))" }
-        return "The peer \(remote) identifies as \(identity.sentence), but connection "
-            + "\(expected.joined(separator: "; connection ")): change remote.id here or local.id there."
+        return Reason(
+            .identity,
+            "The peer \(remote) identifies as \(identity.sentence), but connection "
+                + "\(expected.joined(separator: "; connection ")): change remote.id here or local.id there.")
     }
 
     /// The responder named itself otherwise than we expect.
-    static func wrongResponder(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id "
-            + "\(plan.remotePattern)\(plan.line("remote.id")): change remote.id here or local.id there."
+    static func wrongResponder(_ identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> Reason {
+        Reason(
+            .identity,
+            "The peer \(remote) identifies as \(identity.sentence), but connection \(plan.name) expects remote.id "
+                + "\(plan.remotePattern)\(plan.line("remote.id")): change remote.id here or local.id there.")
     }
 
-    /// The initiator refused us after our IKE_AUTH response.
+    /// The initiator refused us after our IKE_AUTH response. What it showed of itself rules causes out: whom it asked for
+    /// (IDr), and a proof that our own pre-shared key made right.
     static func initiatorRefusedUs(
-        _ notify: Notify, wanted: WireIdentity?, plan: ConnectionPlan, wishes: PeerWishes, remote: Endpoint
-    ) -> String {
+        _ notify: Notify, wanted: WireIdentity?, plan: ConnectionPlan, wishes: PeerWishes, hasProvenSecret: Bool,
+        remote: Endpoint
+    ) -> Reason {
         if let wanted, wanted.identity != plan.localIdentity {
-            return "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
-                + "\(plan.localIdentity)\(plan.line("local.id")), so it answered \(notify.type): change "
-                + "local.id here or remote.id there."
+            return Reason(
+                .identity,
+                "The peer \(remote) expects us to be \(wanted.sentence), but connection \(plan.name) has local.id "
+                    + "\(plan.localIdentity)\(plan.line("local.id")), so it answered \(notify.type): change "
+                    + "local.id here or remote.id there.")
         }
-        return "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity) with "
-            + "\(plan.localAuthentication.sentence) of connection \(plan.name). Candidate causes: the peer expects another "
-            + "remote.id than \(plan.localIdentity); \(doubtsAboutUs(plan, wishes)). The peer's status says which."
+        var causes: [String] = []
+        if case .presharedKey = plan.localAuthentication, hasProvenSecret {
+            causes.append("the peer wants another proof of us than a pre-shared key (see remote.auth there)")
+        } else {
+            causes.append(doubtsAboutUs(plan, wishes))
+        }
+        if wanted == nil { causes.append("the peer expects another remote.id than \(plan.localIdentity)") }
+        let known = wanted == nil ? "" : ", whom it asked for,"
+        return Reason(
+            .authentication,
+            "The peer \(remote) did not accept us and answered \(notify.type); we are \(plan.localIdentity)\(known) with "
+                + "\(plan.localAuthentication.sentence) of connection \(plan.name). Candidate "
+                + "\(causes.count == 1 ? "cause" : "causes"): \(causes.joined(separator: "; ")). The peer's status says which.")
     }
 
     /// The peer settled on a suite before it named itself, and the connection that it means does not accept it.
-    static func wrongSuite(_ suite: IKESuite?, identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> String {
-        "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but "
-            + "connection \(plan.name) accepts only \(plan.proposals.sentence)\(plan.line("ike_proposals")): make "
-            + "ike_proposals of the connections with this address equal."
-    }
-
-    static func selectorsRefused(
-        offeredInitiator: [TrafficSelector], offeredResponder: [TrafficSelector], plans: [ChildPlan], connection: ConnectionPlan
-    ) -> String {
-        let ours = plans.prefix(4).map {
-            "child \(connection.name)/\($0.name) has remote_subnets \($0.remoteSelectors.sentence)"
-                + "\(connection.line("\($0.name)/remote_subnets")) and local_subnets \($0.localSelectors.sentence)"
-                + connection.line("\($0.name)/local_subnets")
-        }.joined(separator: "; ")
-        return "Traffic selectors do not overlap: the peer proposed \(offeredInitiator.sentence) on its side and "
-            + "\(offeredResponder.sentence) on ours; \(ours.isEmpty ? "no child is configured" : ours). Change remote_subnets "
-            + "and local_subnets here, or local_subnets and remote_subnets there, so that they overlap."
+    static func wrongSuite(_ suite: IKESuite?, identity: WireIdentity, plan: ConnectionPlan, remote: Endpoint) -> Reason {
+        Reason(
+            .ikeProposals,
+            "The peer \(remote) settled on \(suite?.keywords ?? "a suite") before it named itself \(identity.sentence), but "
+                + "connection \(plan.name) accepts only "
+                + "\(plan.proposals.map(\.keywords).brief)\(plan.line("ike_proposals")): make "
+                + "ike_proposals of the connections with this address equal.")
     }
 }
 
@@ -306,15 +387,22 @@ extension RemoteAuthentication {
     }
 }
 
-extension [IKEProposal] {
-    /// The keywords of each, in order of preference.
-    fileprivate var sentence: String { map(\.keywords).joined(separator: ", ") }
+extension [String] {
+    /// The keywords of proposals, in order of preference, cut where a sentence would be nothing but them: the file has them all.
+    var brief: String {
+        let longest = 100
+        let text = joined(separator: ", ")
+        guard text.utf8.count > longest else { return text }
+        let cut = text.prefix(longest)
+        return cut[..<(cut.lastIndex { $0 == "-" || $0 == "," } ?? cut.endIndex)] + "..."
+    }
 }
 
 extension IKECore {
     /// What to say about a request that waits for its response.
-    func silence(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) -> String {
-        Reasons.silence(
+    func silence(_ sa: IKESA, _ request: OutstandingRequest, now: Instant) -> Reason {
+        if let failure = sa.sendFailure { return Reasons.notSent(failure, request.exchange, sa.path) }
+        return Reasons.silence(
             request.exchange, plan: plan(of: sa), remote: sa.path.remote, transmissions: request.transmissions,
             waited: now - request.firstSent)
     }

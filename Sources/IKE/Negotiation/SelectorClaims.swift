@@ -160,11 +160,13 @@ extension IKECore {
         }
         guard let found else { return }
         counters.selectorsClaimed &+= 1
-        let reason = Reasons.selectorsTaken(
-            found, peer: established.remoteIdentity, remote: sa.path.remote, child: child, plan: plan)
+        let reason = Reason(
+            .trafficSelectors,
+            Reasons.selectorsTaken(
+                found, peer: established.remoteIdentity, remote: sa.path.remote, child: child, plan: plan))
         connection.slots[child.name]?.conflict = (reason, now)
-        childRefused(connection, child.name, isRekey: false, reason: reason)
-        throw .incompatible(.tsUnacceptable, data: [], reason)
+        childRefused(connection, child.name, isRekey: false, reason, from: sa.path.remote, now: now)
+        throw .incompatible(.tsUnacceptable, data: [], reason.sentence)
     }
 
     /// Whether the identity is one that the holder's connection takes.

@@ -67,7 +67,7 @@ extension IKECore {
             drop(sa, reason: nil, failed: false, now: now)
             connect(connection, to: target, from: sa.path.remote.address, local: sa.path.local.address, state.replaces, now: now)
         } catch {
-            refuse(sa, state, error.sentence, now: now)
+            refuse(sa, state, Reason(.other, error.sentence), now: now)
         }
     }
 
@@ -77,7 +77,7 @@ extension IKECore {
         _ sa: IKESA, _ connection: ConnectionState, _ payloads: PayloadList, replaces: UInt64?, now: Instant
     ) -> Bool {
         guard let notify = payloads.notify(.redirect), payloads.proposals == nil else { return false }
-        let reason: String
+        let reason: Reason
         do throws(RedirectRefusal) {
             guard let data = try? RedirectData(parsing: notify.data) else {
                 throw RedirectRefusal(sentence: "The peer \(sa.path.remote) sent a REDIRECT that cannot be read.")
@@ -88,7 +88,7 @@ extension IKECore {
             connect(connection, to: target, from: sa.path.remote.address, local: sa.path.local.address, replaces, now: now)
             endUnwanted(sa, now: now)
             return true
-        } catch { reason = error.sentence }
+        } catch { reason = Reason(.other, error.sentence) }
         leave(sa, reason: reason, failed: true, now: now)
         endUnwanted(sa, now: now)
         return true
@@ -235,6 +235,7 @@ extension IKECore {
     private func end(_ established: EstablishedSA, in wait: Duration, _ target: PathPlan.Gateway?, now: Instant) {
         established.expiresAt = min(established.expiresAt, now + wait)
         established.rekeyAt = max(established.rekeyAt, established.expiresAt)
-        established.endReason = "The peer was redirected\(target.map { " to \($0)" } ?? "") and did not leave by itself."
+        let destination = target.map { " to \($0)" } ?? ""
+        established.endReason = Reason(.peerClosed, "The peer was redirected\(destination) and did not leave by itself.")
     }
 }

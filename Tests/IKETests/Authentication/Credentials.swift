@@ -99,7 +99,7 @@ extension Pair {
     }
 
     func ike(_ node: Node) -> ConnectionStatus.IKE? { node.status(now: now)?.ike }
-    func reason(_ node: Node) -> String { node.status(now: now)?.reason ?? "" }
+    func reason(_ node: Node) -> String { node.status(now: now)?.reason?.sentence ?? "" }
 
     /// Nothing that belongs to an IKE SA is left anywhere.
     func isEmpty(_ node: Node) -> Bool {

@@ -21,6 +21,8 @@ final class Node {
     var liveSPIs: Set<UInt64> = []
     var downs: [String] = []
     var logs: [String] = []
+    /// Those of them that an operator reads at the usual level.
+    var said: [String] = []
     var moves: [TunnelPath] = []
     /// What the peer gave as virtual addresses, in order; nil: taken back.
     var virtual: [VirtualConfiguration?] = []
@@ -109,7 +111,9 @@ final class Node {
                 guard let answer = answersBackend else { heldTokens.append(token); continue }
                 core.backendAnswered(token: token, answer: answer(request), now: now)
             case .virtualAddresses(_, let given): virtual.append(given)
-            case .log(_, _, let text): logs.append(text)
+            case .log(let level, _, let text):
+                logs.append(text)
+                if level != .debug { said.append(text) }
             }
         }
     }

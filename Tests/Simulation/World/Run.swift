@@ -222,7 +222,7 @@ final class Run {
             }
         case .down(let index, let child):
             world.gateways[index].command("down") {
-                _ = $0.terminate(connection: "c", child: child, now: world.gateways[index].now)
+                _ = $0.deleteAsPeer(connection: "c", child: child, now: world.gateways[index].now)
             }
         case .rekeyChild(let index, let child): rekey(world.gateways[index], child: child, ike: false)
         case .rekeyIKE(let index): rekey(world.gateways[index], child: nil, ike: true)
