@@ -318,7 +318,7 @@ public final class IKECore {
         _ connection: String, _ what: String, _ sentence: String, now: Instant, place: String = #fileID, line: UInt = #line
     ) {
         let subject = Repetitions.Subject(connection, part: "up: \(what)", Reason(.connecting, ""))
-        let verdict = repetitions.note(subject, memory: Repetitions.calm, now: now)
+        let verdict = repetitions.noteUp(subject, now: now)
         write(verdict, .info, connection, sentence, again: "Again", now: now, place, line)
     }
 

@@ -31,6 +31,18 @@ import Wire
         #expect(repetitions.note(subject, now: at(91)) == .isNews)
     }
 
+    @Test func `what is up again is news after trouble that was news, and not when it only comes and goes`() {
+        var repetitions = Repetitions()
+        let isUp = Repetitions.Subject("c", part: "up", Reason(.connecting, ""))
+        #expect(repetitions.noteUp(isUp, now: at(0)) == .isNews)
+        #expect(repetitions.noteUp(isUp, now: at(10)) == .isKnown)
+        #expect(repetitions.note(subject, now: at(20)) == .isNews)
+        #expect(repetitions.noteUp(isUp, now: at(30)) == .isNews)
+        #expect(repetitions.note(subject, now: at(40)) == .isKnown)
+        #expect(repetitions.noteUp(isUp, now: at(50)) == .isKnown)
+        #expect(repetitions.count == 2)
+    }
+
     @Test func `children, connections and causes are told apart`() {
         var repetitions = Repetitions()
         #expect(repetitions.note(subject, now: at(0)) == .isNews)

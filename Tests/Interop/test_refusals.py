@@ -49,15 +49,13 @@ def refusal(one, connection, code):
 
 
 def test_a_way_to_the_peer_that_is_not_there(pair, shared_lab):
+    shared_lab.ip("gw-east", "route", "del", "default")
     change(pair, "east", connection={"remote": {"address": "203.0.113.9"}})
     cause = wait_code(pair.east, "ike-send-failed")
     assert "there is no route to 203.0.113.9" in cause["sentence"] and "firewall" not in json.dumps(cause), cause
     assert pair.east.connection("west")["reason_code"] == "send-failed"
-    shared_lab.ip("gw-east", "route", "add", "203.0.113.9", "via", shared_lab.west.underlay)
-    try:
-        eventually(lambda: "ike-send-failed" not in codes(verdict(pair.east)), timeout=30, every=0.5, what="told for ever")
-    finally:
-        shared_lab.ip("gw-east", "route", "del", "203.0.113.9")
+    shared_lab.ip("gw-east", "route", "add", "default", "via", shared_lab.east.next_hop)
+    eventually(lambda: "ike-send-failed" not in codes(verdict(pair.east)), timeout=30, every=0.5, what="told for ever")
     whole_again(pair)
 
 
@@ -96,7 +94,7 @@ def test_one_that_speaks_ikev1(lab):
     theirs = peer(lab, "west", extra="version = 1").start()
     ours = Pair(lab, child={"start": "manual"}).east.start()
     theirs.initiate(timeout=5, check=False)
-    cause = wait_code(ours, "peers-refused")
+    cause = wait_code(ours, "ike-failed")
     assert "IKEv1" in cause["sentence"] and "version = 2" in cause["sentence"], cause
     assert refusal(ours, "west", "ike-version")["from"].startswith(lab.west.underlay)
     assert "IKEv1" in ours.log()
@@ -126,7 +124,7 @@ def test_subnets_that_are_exchanged_at_one_end(pair, shared_lab):
     told = pair.west.wait_reason("east", "exchanged")
     assert "Change this end, because lan0" in told and "is in remote_subnets" in told, told
     told = pair.east.wait_reason("west", "TS_UNACCEPTABLE")
-    assert "This end is right" in told or "exchange" in told, told
+    assert "The peer's status shows both sides" in told, told
     whole_again(pair)
 
 
@@ -194,7 +192,9 @@ def test_what_is_taken_down_stays_down(pair, shared_lab):
     assert pair.east.log().count("operator took the connection down") <= 2, "the same at every attempt"
     pair.west.client("up", "east")
     pair.wait()
-    assert re.search(r"Child net is up after \d+ failed attempts?", pair.east.log())
+    for one in (pair.east, pair.west):
+        down = re.search(r"(?s:.*)(deleted the IKE SA|was taken down)(?s:(.*))", one.log())
+        assert "Child net is up" in down[2], one.log()
     assert_cured(pair, shared_lab)
 
 
@@ -211,9 +211,9 @@ def test_a_child_that_is_taken_down_stays_down_and_is_logged(pair, shared_lab):
 
 
 def test_up_on_a_connection_that_only_answers(lab):
-    anybody = json.dumps(configuration(lab, "west", connection={"remote": {"address": "any"}}))
+    anybody = json.dumps(configuration(lab, "west", connection={"remote": {"address": "any"}})).replace('"any"', "any")
     pair = Pair(lab)
-    pair.west.configure(json.loads(anybody))
+    pair.west.configure(anybody)
     pair.west.start()
     begun = time.monotonic()
     refused = pair.west.client("up", "east", check=False)

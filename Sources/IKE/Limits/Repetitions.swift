@@ -47,11 +47,31 @@ package struct Repetitions: Sendable {
     /// By connection, so that the end of one looks at its own alone.
     private var records: [String?: [Subject: Record]] = [:]
     package private(set) var count = 0
+    /// When the last trouble of a connection was news.
+    private var troubles: [String: Instant] = [:]
 
     package init() {}
 
+    /// Of what went wrong.
+    package mutating func note(_ subject: Subject, now: Instant) -> Verdict {
+        let verdict = note(subject, memory: Self.memory, now: now)
+        if verdict == .isNews, let connection = subject.connection { troubles[connection] = now }
+        return verdict
+    }
+
+    /// Of what is up: news after trouble that was news, and when it has not been so for a while.
+    package mutating func noteUp(_ subject: Subject, now: Instant) -> Verdict {
+        if let connection = subject.connection, let trouble = troubles[connection],
+            let known = records[subject.connection]?[subject], known.last <= trouble
+        {
+            records[subject.connection]?[subject] = nil
+            count -= 1
+        }
+        return note(subject, memory: Self.calm, now: now)
+    }
+
     /// - Parameter memory: news again when it has not happened for so long.
-    package mutating func note(_ subject: Subject, memory: Duration = Self.memory, now: Instant) -> Verdict {
+    private mutating func note(_ subject: Subject, memory: Duration, now: Instant) -> Verdict {
         let known = records[subject.connection]?[subject]
         guard var record = known, now < record.last + memory, record.ended.map({ now < $0.at + Self.calm }) ?? true else {
             if known == nil {
@@ -87,7 +107,7 @@ package struct Repetitions: Sendable {
     /// - Parameter parts: of the connection.
     package mutating func end(connection: String, parts: Set<String>, now: Instant) -> (count: Int, since: Instant)? {
         var total: (count: Int, since: Instant)?
-        for (subject, record) in records[connection] ?? [:] where parts.contains(subject.part) {
+        for (subject, record) in records[connection] ?? [:] where parts.contains(subject.part) && subject.code != .peerClosed {
             let fresh = record.count - (record.ended?.count ?? 0)
             guard fresh > 0 else { continue }
             let since = record.ended?.at ?? record.since
@@ -97,5 +117,8 @@ package struct Repetitions: Sendable {
         return total
     }
 
-    package mutating func forget(connection: String) { count -= records.removeValue(forKey: connection)?.count ?? 0 }
+    package mutating func forget(connection: String) {
+        count -= records.removeValue(forKey: connection)?.count ?? 0
+        troubles[connection] = nil
+    }
 }
