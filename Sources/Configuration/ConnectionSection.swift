@@ -28,7 +28,7 @@ private struct Peer {
 extension Reader {
     static var maxConnections: Int { 4096 }
     /// Of the whole gateway: the data plane numbers them.
-    static var maxChildrenTotal: Int { 1024 }
+    static var maxChildrenTotal: Int { GatewayLimits.children }
     /// A rekey takes round trips and retransmissions; below this there is no time for them.
     static var lifetimes: ClosedRange<Duration> { .seconds(5)...(.seconds(30 * 86_400)) }
     static var dpdIntervals: ClosedRange<Duration> { .milliseconds(500)...(.seconds(86_400)) }

@@ -5,10 +5,10 @@ import Wire
 /// The file's top level, `gateway`, `interfaces` and `dataplane`.
 extension Reader {
     /// Interfaces of one gateway.
-    static var maxInterfaces: Int { 64 }
+    static var maxInterfaces: Int { GatewayLimits.interfaces }
     /// Octets of a socket's path: sockaddr_un has 108 with the final zero.
     static var maxSocketPathBytes: Int { 107 }
-    static var maxWorkers: Int { 256 }
+    static var maxWorkers: Int { GatewayLimits.workers }
     static var maxCPU: Int { 4095 }
     static var framesPerWorker: ClosedRange<Int> { 1024...1_048_576 }
 

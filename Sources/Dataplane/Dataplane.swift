@@ -45,7 +45,9 @@ public final class Dataplane {
         self.settings = settings
         self.log = log
         let count = settings.workerCPUs.count
-        guard (1...64).contains(count) else { throw DataplaneError("there must be between 1 and 64 workers, not \(count)") }
+        guard (1...GatewayLimits.workers).contains(count) else {
+            throw DataplaneError("there must be between 1 and \(GatewayLimits.workers) workers, not \(count)")
+        }
         do {
             umem = try Self.makeUMEM(settings, log: log)
             program = try XDPProgram()

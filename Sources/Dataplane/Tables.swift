@@ -63,7 +63,7 @@ struct TablesView {
 
     /// A route that leaves by a port we do not own.
     static let kernelPort: UInt8 = 0xFF
-    static let portLimit = 32
+    static let portLimit = GatewayLimits.interfaces
 
     /// Never zero, and never reused while a worker could hold an older cache entry.
     var generation: UInt32

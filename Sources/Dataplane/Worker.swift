@@ -118,7 +118,7 @@ struct Worker: ~Copyable {
     static let burst: UInt32 = 64
     static let flowSlots = 4096
     static let hopSlots = 1024
-    static let childLimit = 1024
+    static let childLimit = GatewayLimits.children
     static let queueLimit = 64
     /// RFC 1122 §2.3.2.2 asks to hold packets while a neighbour resolves; see WorkerHold.swift.
     static let holdSlots = 256

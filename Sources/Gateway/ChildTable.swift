@@ -1,4 +1,5 @@
 import Configuration
+import IPsec
 
 /// A configured child, by name.
 struct ChildKey: Hashable, Comparable, Sendable, CustomStringConvertible {
@@ -34,7 +35,7 @@ struct ChildKey: Hashable, Comparable, Sendable, CustomStringConvertible {
 /// its own is gone from the configuration.
 struct ChildTable: Sendable {
     /// What the workers' tables have room for.
-    static let limit = 1024
+    static let limit = GatewayLimits.children
 
     private var indices: [ChildKey: Int] = [:]
     private var keys: [Int: ChildKey] = [:]

@@ -179,7 +179,9 @@ public final class XDPProgram: @unchecked Sendable {
     ///   - mac: six octets; frames for another unicast address are left to the kernel. Empty: not checked.
     public func setPort(interfaceIndex: Int, index: Int, roles: UInt32, mac: [UInt8]) throws(SystemError) {
         guard (0..<Int(CULVERT_MAX_PORTS)).contains(index), mac.isEmpty || mac.count == 6 else {
-            throw SystemError(call: "setPort", code: EINVAL, subject: "port \(index)", remedy: "configure at most 64 interfaces")
+            throw SystemError(
+                call: "setPort", code: EINVAL, subject: "port \(index)",
+                remedy: "configure at most \(CULVERT_MAX_PORTS) interfaces")
         }
         var key = UInt32(bitPattern: Self.index(interfaceIndex))
         var value = culvert_port()

@@ -157,7 +157,7 @@ private let machine: [Fault] = [
         "too few frames", "interfaces:", "dataplane: { frames_per_worker: 64 }\ninterfaces:", "1:33",
         "it must lie in 1024…1048576"),
     Fault("CPU twice", "interfaces:", "dataplane: { workers: [2, 3, 2] }\ninterfaces:", "1:30", "CPU 2 is given twice"),
-    Fault("no workers", "interfaces:", "dataplane: { workers: 0 }\ninterfaces:", "1:23", "it must lie in 1…256"),
+    Fault("no workers", "interfaces:", "dataplane: { workers: 0 }\ninterfaces:", "1:23", "it must lie in 1…64"),
     Fault("workers in words", "interfaces:", "dataplane: { workers: many }\ninterfaces:", "1:23", "`workers` must be `auto`"),
     Fault("engine", "interfaces:", "dataplane: { engine: openssk }\ninterfaces:", "1:22", "did you mean `openssl`?"),
     Fault(
