@@ -213,7 +213,7 @@ import Wire
         try pair.start()
         pair.run(600)
         for node in [pair.east, pair.west] {
-            #expect(node.said.count <= 12, "\(node.said)")
+            #expect(node.said.count <= 14, "\(node.said)")
             #expect(node.said.count { $0.contains("established with") } <= 5)
         }
     }
