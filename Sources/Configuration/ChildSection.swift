@@ -126,9 +126,21 @@ extension Reader {
                 }
                 warning(value.mark, "\(prefix) and \(other.prefix) in `\(entry.key)` overlap; the wider one is enough")
             }
+            if let kind = Self.unforwarded(prefix) {
+                warning(value.mark, "\(prefix) holds \(kind) addresses, which are not forwarded: the tunnel will not carry them")
+            }
             result.append(Subnet(prefix: prefix, mark: value.mark))
         }
         return result
+    }
+
+    /// What addresses a prefix holds that no router forwards; nil when it has others. RFC 6890 §2.2.2, RFC 5771, RFC 4291 §2.7.
+    private static func unforwarded(_ prefix: IPPrefix) -> String? {
+        let kinds = [
+            ("127.0.0.0/8", "loopback"), ("::1/128", "loopback"), ("224.0.0.0/4", "multicast"), ("ff00::/8", "multicast"),
+            ("169.254.0.0/16", "link-local"), ("fe80::/10", "link-local"), ("240.0.0.0/4", "reserved"), ("0.0.0.0/8", "unusable"),
+        ]
+        return kinds.first { IPPrefix($0.0)?.contains(prefix) ?? false }?.1
     }
 
     /// The same subnet on both sides cannot be routed. One inside the other can: the whole Internet behind the peer, or a

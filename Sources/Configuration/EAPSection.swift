@@ -100,7 +100,7 @@ extension Reader {
         let address = require("address", of: mapping, for: "a RADIUS server").flatMap { entry -> IPAddress? in
             guard let text = text(entry) else { return nil }
             if let address = IPAddress(text) { return address }
-            error(entry.mark, "\(quoted(text)) is not an IP address; names are not resolved, write the address")
+            refuseAddress(text, entry.mark)
             return nil
         }
         var port: UInt16 = 1812

@@ -79,7 +79,7 @@ extension Reader {
         switch type {
         case .address:
             if let address = IPAddress(text) { return .address(address) }
-            error(entry.mark, "\(quoted(text)) is not an IP address")
+            error(entry.mark, "\(quoted(text)) is not an IP address\(leadingZeros(text))")
         case .fqdn:
             if isDomainName(text) || isForced && isName(text) { return .fqdn(text) }
             error(

@@ -18,6 +18,8 @@ final class Reader {
     private(set) var errorCount = 0
     /// Of the section `pools`, which is read before the connections.
     var knownPools: [AddressPool] = []
+    /// Lines with a value and a comment that has no blank after its `#`: it may be meant as a part of the value.
+    var closeComments: Set<Int> = []
     /// The file has RADIUS servers.
     var hasRADIUS = false
     private var diagnostics: [Diagnostic] = []

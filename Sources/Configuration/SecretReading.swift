@@ -21,7 +21,7 @@ extension Reader {
 
     /// A secret that stands in the file itself.
     func inlineSecret(_ entry: Entry) -> [UInt8]? {
-        guard case .scalar(let text, _) = entry.value.content else {
+        guard case .scalar(let text, let isQuoted) = entry.value.content else {
             error(entry.mark, "`\(entry.key)` must be text, in quotes, not \(entry.value.kind)")
             return nil
         }
@@ -29,6 +29,12 @@ extension Reader {
             warning(
                 entry.keyMark,
                 "this file holds a secret and others can read it; `chmod 600` it, or move the secret to a file of its own")
+        }
+        if !isQuoted, closeComments.contains(entry.mark.line) {
+            warning(
+                entry.mark,
+                "`\(entry.key)` ends before the `#`, which begins a comment behind a blank: put the secret into quotes if it "
+                    + "goes on")
         }
         return checked(Array(text.utf8), entry: entry, what: "`\(entry.key)`")
     }
@@ -58,7 +64,23 @@ extension Reader {
         guard key.count <= Self.maxKeyBytes else {
             error(entry.mark, "\(what) is longer than \(Self.maxKeyBytes) bytes"); return nil
         }
+        if let scalar = String(validating: key, as: UTF8.self)?.unicodeScalars.first(where: Self.isLookalike) {
+            warning(
+                entry.mark,
+                "\(what) holds U+\(SourceText.hexadecimal(scalar)) (\(scalar.properties.name ?? "no name")), as documents and "
+                    + "pages put in; it is taken as a part of the secret, and the other end must have it too")
+        }
         return key
+    }
+
+    /// What looks like a quotation mark or a blank of ASCII, or like nothing.
+    private static func isLookalike(_ scalar: Unicode.Scalar) -> Bool {
+        switch scalar.properties.generalCategory {
+        case .initialPunctuation, .finalPunctuation, .format: true
+        case .spaceSeparator: scalar != " "
+        case .openPunctuation: scalar == "\u{201A}" || scalar == "\u{201E}"
+        default: false
+        }
     }
 
     private func longEnough(_ key: [UInt8]?, entry: Entry, what: String) -> [UInt8]? {

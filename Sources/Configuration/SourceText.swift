@@ -60,6 +60,11 @@ struct SourceText {
                 sawReturn = scalar == "\r"
                 if scalar == "\u{FEFF}", scalars.isEmpty, mark.column == 1 { continue }
                 if scalar == "\r" { continue }
+                if isInvisible(scalar) {
+                    return refuse(
+                        mark,
+                        "an invisible character (U+\(hexadecimal(scalar))), as copying from a page may leave behind; remove it")
+                }
                 if isRefused(scalar) {
                     return refuse(mark, "a control character (U+\(hexadecimal(scalar))); this file is plain text")
                 }
@@ -82,7 +87,13 @@ struct SourceText {
         }
     }
 
-    private static func hexadecimal(_ scalar: Unicode.Scalar) -> String {
+    /// Without a glyph and without a width: nobody sees it in the file, and what holds it is not what is read there. Those that
+    /// turn the direction of text are among them.
+    private static func isInvisible(_ scalar: Unicode.Scalar) -> Bool {
+        scalar.properties.generalCategory == .format && scalar != "\u{FEFF}"
+    }
+
+    static func hexadecimal(_ scalar: Unicode.Scalar) -> String {
         let digits = String(scalar.value, radix: 16, uppercase: true)
         return String(repeating: "0", count: max(0, 4 - digits.count)) + digits
     }
@@ -102,8 +113,15 @@ struct SourceText {
         while index < line.count {
             let c = line[index]
             let next: Unicode.Scalar? = index + 1 < line.count ? line[index + 1] : nil
+            if c == "\t", isFirst, flowDepth == 0, line[index...].contains(where: { !isBlank($0) }) {
+                reader.error(Mark(line: number, column: index + 1), "a tab in the indentation; YAML takes spaces there")
+                return false
+            }
             if c == " " || c == "\t" { index += 1; continue }
-            if c == "#", index == 0 || isBlank(line[index - 1]) { break }
+            if c == "#", index == 0 || isBlank(line[index - 1]) {
+                if !isFirst, !isBlank(next) { reader.closeComments.insert(number) }
+                break
+            }
             if atStart {
                 let mark = Mark(line: number, column: index + 1)
                 if c == "\"" || c == "'" {

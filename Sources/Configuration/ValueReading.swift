@@ -194,7 +194,7 @@ extension Reader {
     func prefix(_ value: Value, in key: String) -> IPPrefix? {
         guard let text = text(value, in: key) else { return nil }
         guard let prefix = IPPrefix(text) else {
-            error(value.mark, "\(quoted(text)) in `\(key)` is not an address prefix, like `10.1.0.0/24`")
+            error(value.mark, "\(quoted(text)) in `\(key)` is not an address prefix, like `10.1.0.0/24`\(leadingZeros(text))")
             return nil
         }
         guard prefix.address.isIPv4 else {
@@ -207,11 +207,24 @@ extension Reader {
         return prefix
     }
 
+    func refuseAddress(_ text: String, _ mark: Mark) {
+        error(mark, "\(quoted(text)) is not an IP address; names are not resolved, write the address\(leadingZeros(text))")
+    }
+
+    /// What to say about `010.001.0.0`; empty where that is not the fault.
+    func leadingZeros(_ text: String) -> String {
+        let octets = text.prefix { $0 != "/" }.split(separator: ".", omittingEmptySubsequences: false)
+        let isDotted = octets.count == 4 && octets.allSatisfy { !$0.isEmpty && $0.allSatisfy(\.isWholeNumber) }
+        guard isDotted, octets.contains(where: { $0.count > 1 && $0.first == "0" }) else { return "" }
+        let plain = octets.map { String($0.drop { $0 == "0" }) }.map { $0.isEmpty ? "0" : $0 }.joined(separator: ".")
+        return "; leading zeros are decimal to some programs and octal to others: write \(plain) if that is meant"
+    }
+
     /// An address of this gateway or of a peer on the underlay.
     func unicastAddress(_ entry: Entry) -> IPAddress? {
         guard let text = text(entry) else { return nil }
         guard let address = IPAddress(text) else {
-            error(entry.mark, "\(quoted(text)) is not an IP address; names are not resolved, write the address")
+            refuseAddress(text, entry.mark)
             return nil
         }
         if let fault = Self.fault(of: address) {

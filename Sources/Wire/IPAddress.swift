@@ -4,13 +4,15 @@ public struct IPv4Address: Hashable, Comparable, Sendable, CustomStringConvertib
 
     @inlinable public init(bits: UInt32) { self.bits = bits }
 
-    /// Dotted-quad text, exactly four decimal octets; anything else is nil.
+    /// Dotted-quad text, exactly four decimal octets without leading zeros, which others read as octal (RFC 6943 §3.1.1);
+    /// anything else is nil.
     public init?(_ text: some StringProtocol) {
         let parts = text.split(separator: ".", omittingEmptySubsequences: false)
         guard parts.count == 4 else { return nil }
         var bits: UInt32 = 0
         for part in parts {
-            guard (1...3).contains(part.utf8.count), part.utf8.allSatisfy({ (48...57).contains($0) }), let octet = UInt8(part)
+            guard (1...3).contains(part.utf8.count), part.utf8.allSatisfy({ (48...57).contains($0) }), let octet = UInt8(part),
+                part == "0" || part.first != "0"
             else { return nil }
             bits = bits << 8 | UInt32(octet)
         }

@@ -7,7 +7,7 @@ import Testing
         ("# nothing but a comment\n", "1:1", "is empty"),
         ("connections: [\n", "2:1", "not valid YAML"),
         ("a: b: c\n", "1:5", "not valid YAML"),
-        ("interfaces: []\n\tconnections: []\n", "2:1", "not valid YAML"),
+        ("interfaces: []\n\tconnections: []\n", "2:1", "a tab in the indentation"),
         ("just text\n", "1:1", "must be keys with values"),
         ("- a\n- b\n", "1:1", "must be keys with values"),
         ("a: 1\n---\nb: 2\n", "2:1", "another document"),
