@@ -156,7 +156,7 @@ def test_a_certificate_brings_its_ocsp_response_along(lab, tmp_path):
     try:
         east.wait_installed("west", timeout=8)  # the first attempt: a second one comes after 10 s
         responder.kill()
-        east.client("down", "west")
+        west.client("down", "east")
         west.client("up", "east", "--timeout", "10s")  # it has kept the response
         stop(west)
         west = Culvert(lab, "gw-west", text.replace("private_key:", "ocsp_response: off\n    private_key:")).start()

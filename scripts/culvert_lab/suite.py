@@ -22,6 +22,7 @@ LONG = ("debug", "fuzz")
 PARTS = ("imports", "style", "build", "hot-path", "interop", "demo", "unit")
 # The unit tests run optimised, as the product is built, with the assertions of a debug build; in a folder of their own, so that
 # neither build takes away what the other has compiled.
+SEEDS = "4000"  # of the simulation in a usual run
 OPTIMISED = ("-c", "release", "--scratch-path", ".build-tests", "-Xswiftc", "-assert-config", "-Xswiftc", "Debug")
 SUMMARY = re.compile(r"Test run with (\d+) tests?(?: in \d+ suites?)? (passed|failed)")
 TEST_ENDED = re.compile(r"^\S*\s*Test (?!run with)(?P<name>.+?) (?:with \d+ test cases? )?(?P<how>passed|failed) after ")
@@ -114,7 +115,7 @@ class Suite:
                             "scripts/demo", "--seconds", "1"])
 
     def unit(self):
-        return self.swift_test(OPTIMISED, self.options.seeds)
+        return self.swift_test(OPTIMISED, self.options.seeds or (None if self.options.full else SEEDS))
 
     def debug(self):
         return self.swift_test([])
